@@ -1,0 +1,2 @@
+//! Rekindle: the one binary.
+fn main() {}

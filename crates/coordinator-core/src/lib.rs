@@ -1,0 +1,1 @@
+//! Rekindle: coordinator-core.

@@ -1,0 +1,15 @@
+//! The vocabulary of Rekindle: identifiers, the job specification and its validation, plans as data, states and reasons.
+//!
+//! In: nothing but values. Out: nothing but values. Pure: no clock, no randomness, no IO, no async.
+//!
+//! Invariants
+//! - TY-1 A value that was constructed through its checked constructor (or parsed) is valid; nobody re-checks it.
+//! - TY-2 Everything that is compared or hashed across processes has one canonical form.
+//!
+//! Deliberately absent: algorithms (see `rekindle-plan`) and wire formats (see `rekindle-proto`).
+
+pub mod ids;
+pub mod model;
+
+pub use ids::{Epoch, IdError, JobId, Rank, RankId, WorkerId};
+pub use model::{LayerId, LayerLayout, ModelConfig, ModelConfigError, TensorSpec};
