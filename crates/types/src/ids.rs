@@ -19,7 +19,13 @@ pub struct IdError {
 const MAX_ID_BYTES: usize = 63;
 
 fn check(what: &'static str, text: &str) -> Result<(), IdError> {
-    let fail = |why| Err(IdError { what, text: text.chars().take(80).collect(), why });
+    let fail = |why| {
+        Err(IdError {
+            what,
+            text: text.chars().take(80).collect(),
+            why,
+        })
+    };
     if text.is_empty() {
         return fail("it is empty");
     }
@@ -94,9 +100,7 @@ text_id!(
 );
 
 /// A number that rises with every plan that has been made durable. Whoever sees an older one drops it.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
@@ -144,7 +148,10 @@ impl Rank {
     /// The inverse of [`Rank::id`]. `stages` is at least 1.
     #[must_use]
     pub fn of(id: RankId, stages: u32) -> Self {
-        Self { lane: id.0 / stages, stage: id.0 % stages }
+        Self {
+            lane: id.0 / stages,
+            stage: id.0 % stages,
+        }
     }
 }
 
@@ -161,7 +168,12 @@ mod tests {
     #[test]
     fn ids_name_what_is_wrong() {
         assert!(JobId::new("demo-1.a_b").is_ok());
-        for (text, why) in [("", "empty"), ("A", "lower-case"), ("-a", "start"), (&"x".repeat(64), "63 bytes")] {
+        for (text, why) in [
+            ("", "empty"),
+            ("A", "lower-case"),
+            ("-a", "start"),
+            (&"x".repeat(64), "63 bytes"),
+        ] {
             let error = JobId::new(text).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }

@@ -10,6 +10,16 @@
 
 pub mod ids;
 pub mod model;
+pub mod plan;
+pub mod session;
+pub mod shard;
+pub mod spec;
+pub mod status;
 
 pub use ids::{Epoch, IdError, JobId, Rank, RankId, WorkerId};
 pub use model::{LayerId, LayerLayout, ModelConfig, ModelConfigError, TensorSpec};
+pub use plan::Plan;
+pub use session::{Command, NumberedReport, Registration, Report, StartTrainer, TrainerPhase, TrainerStatus};
+pub use shard::{BLOCK, shard_range};
+pub use spec::{JobFile, JobSpec, Numerics, SpecError, Violation};
+pub use status::{Failure, FailureClass, JobEvent, JobState, StepReport};

@@ -230,20 +230,32 @@ impl ModelConfig {
             );
         }
         if !self.head_dim.is_multiple_of(2) {
-            return fail("head_dim", format!("{} is odd; rotary embedding turns pairs, use an even number", self.head_dim));
+            return fail(
+                "head_dim",
+                format!(
+                    "{} is odd; rotary embedding turns pairs, use an even number",
+                    self.head_dim
+                ),
+            );
         }
         Ok(())
     }
 
     fn check_numbers(&self) -> Result<(), ModelConfigError> {
         let fail = |key, why: String| Err(ModelConfigError { key, why });
-        for (key, value) in [("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope_theta)] {
+        for (key, value) in [
+            ("rms_norm_eps", self.rms_norm_eps),
+            ("rope_theta", self.rope_theta),
+        ] {
             if !(value.is_finite() && value > 0.0) {
                 return fail(key, format!("{value} is not a positive number"));
             }
         }
         if !(self.initializer_range.is_finite() && self.initializer_range >= 0.0) {
-            return fail("initializer_range", format!("{} is not a number of at least 0", self.initializer_range));
+            return fail(
+                "initializer_range",
+                format!("{} is not a number of at least 0", self.initializer_range),
+            );
         }
         Ok(())
     }

@@ -1,0 +1,138 @@
+//! What a coordinator and its workers say to each other, as values; `rekindle-proto` puts them on the wire.
+//!
+//! ```text
+//!   worker -> coordinator   Registration, then numbered Reports (kept by the worker until acknowledged)
+//!   coordinator -> worker   Commands; each carries (job, epoch), an older epoch is dropped
+//! ```
+//!
+//! Invariants
+//! - TY-5 Reports of one incarnation of a worker carry rising numbers; a report seen twice has no second effect.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Epoch, Failure, JobId, JobSpec, Plan, RankId, StepReport, WorkerId};
+
+/// What a worker says when it (re)connects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// The worker's name.
+    pub worker: WorkerId,
+    /// Drawn anew at every start of the worker process; tells a restarted worker from a reconnected one.
+    pub incarnation: u64,
+    /// Version of the worker's binary.
+    pub version: String,
+    /// Host that other trainers reach this worker's trainers at.
+    pub data_host: String,
+    /// Processor threads a trainer may use.
+    pub threads: u32,
+    /// Trainers this worker may run at once.
+    pub slots: u32,
+    /// Memory of the machine, bytes; 0 when unknown.
+    pub memory_bytes: u64,
+    /// Trainers that are alive now.
+    pub trainers: Vec<TrainerStatus>,
+}
+
+/// A living trainer, as its worker sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrainerStatus {
+    /// The job.
+    pub job: JobId,
+    /// The epoch it was started or last moved to.
+    pub epoch: Epoch,
+    /// Its rank.
+    pub rank: RankId,
+    /// How far it is.
+    pub phase: TrainerPhase,
+    /// Where it listens for its peers, once it does.
+    pub data_address: Option<String>,
+    /// The last step it committed.
+    pub step: u64,
+}
+
+/// How far a trainer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum TrainerPhase {
+    /// The process was started and loads its state.
+    Loading,
+    /// It listens for its peers.
+    Ready,
+    /// It connects or trains.
+    Training,
+}
+
+/// From the coordinator to a worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// Start a trainer.
+    Start(Box<StartTrainer>),
+    /// All trainers of the epoch are ready: connect and train.
+    Connect {
+        /// The job.
+        job: JobId,
+        /// The epoch.
+        epoch: Epoch,
+        /// Where each rank listens.
+        peers: BTreeMap<RankId, String>,
+    },
+    /// End all trainers of the job up to and including this epoch.
+    Stop {
+        /// The job.
+        job: JobId,
+        /// The newest epoch to end.
+        epoch: Epoch,
+        /// Why, for the logs.
+        reason: String,
+    },
+    /// Reports up to this number were taken over.
+    Acknowledge {
+        /// The number.
+        up_to: u64,
+    },
+}
+
+/// Everything a trainer needs to know before it meets its peers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StartTrainer {
+    /// Whom to start.
+    pub rank: RankId,
+    /// The job.
+    pub spec: JobSpec,
+    /// Who does what.
+    pub plan: Plan,
+}
+
+/// From a worker to the coordinator, numbered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NumberedReport {
+    /// Rises by one with every report of the worker's incarnation, from 1.
+    pub number: u64,
+    /// The job.
+    pub job: JobId,
+    /// The epoch of the trainer it is about.
+    pub epoch: Epoch,
+    /// The trainer it is about.
+    pub rank: RankId,
+    /// What happened.
+    pub report: Report,
+}
+
+/// What happened to a trainer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Report {
+    /// It has loaded its state and listens at this address.
+    Ready {
+        /// `host:port`.
+        data_address: String,
+    },
+    /// It committed a step. Sent by rank 0 only.
+    Step(StepReport),
+    /// It committed the last step, its part of the model is exported.
+    Finished,
+    /// It ended badly.
+    Failed(Failure),
+    /// It ended because it was told to.
+    Stopped,
+}
