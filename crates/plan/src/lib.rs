@@ -1,1 +1,28 @@
-//! Rekindle: plan.
+//! Planning as pure functions: layer cut, placement, pipeline schedule, micro-batch dispatch, learning rate, cost figures.
+//!
+//! ```text
+//!   JobSpec + free slots --place--> Plan --program--> what each rank does in a step
+//!                                    \----report---> cut, bubble, memory, bytes per link, for a person
+//! ```
+//!
+//! Invariants
+//! - PL-1 Every layer has exactly one stage, every stage at least one layer, and stages follow the pipeline order.
+//! - PL-2 Every micro-batch of a step is run by exactly one lane.
+//! - PL-3 A rank holds the activations of at most `stages - stage` micro-batches at once (1F1B).
+//! - PL-4 Same inputs, same plan: no clock, no randomness, no iteration over unordered maps.
+//!
+//! Deliberately absent: moving layers between two plans (nothing migrates yet).
+
+pub mod cost;
+pub mod cut;
+pub mod dispatch;
+pub mod lr;
+pub mod place;
+pub mod report;
+pub mod schedule;
+
+pub use dispatch::micro_batches_of;
+pub use lr::learning_rate;
+pub use place::{PlaceError, Slot, place};
+pub use report::{LinkReport, PlanReport, StageReport, report};
+pub use schedule::{Op, program};

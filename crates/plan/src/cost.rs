@@ -1,0 +1,55 @@
+//! What a layer costs: operations, parameters, activation bytes. All figures are for one token unless said otherwise.
+//!
+//! Operations count a multiply and an add as two, matrix products and attention scores only; the rest is memory-bound and small.
+
+use rekindle_types::{LayerId, ModelConfig};
+
+/// Bytes of a float on the wire and in memory.
+pub const FLOAT_BYTES: u64 = 4;
+
+/// Operations of the forward pass of `layer` per token at sequence length `seq_len` (causal attention: half the scores).
+#[must_use]
+pub fn forward_flops(model: &ModelConfig, layer: LayerId, seq_len: u32) -> u64 {
+    let hidden = u64::from(model.hidden_size);
+    match layer {
+        LayerId::Embed => 0,
+        LayerId::Head => 2 * hidden * u64::from(model.vocab_size),
+        LayerId::Block(_) => {
+            let (query, kv) = (model.query_size() as u64, model.key_value_size() as u64);
+            let projections = 2 * hidden * (2 * query + 2 * kv);
+            let feed_forward = 2 * 3 * hidden * u64::from(model.intermediate_size);
+            let scores = 2 * 2 * query * u64::from(seq_len) / 2;
+            projections + feed_forward + scores
+        }
+    }
+}
+
+/// Operations of forward and backward together. A backward costs two forwards (gradients of inputs and of weights).
+#[must_use]
+pub fn step_flops(model: &ModelConfig, layer: LayerId, seq_len: u32) -> u64 {
+    3 * forward_flops(model, layer, seq_len)
+}
+
+/// Parameters of `layer`.
+#[must_use]
+pub fn parameters(model: &ModelConfig, layer: LayerId) -> u64 {
+    model.layout(layer).numel() as u64
+}
+
+/// Bytes that one token's activations of `layer` take between its forward and its backward.
+///
+/// Block: input, query, key, value, attention output, log-sum-exp per head, second residual, gate and up. Head: its input
+/// and the gradient of it. Embedding: the token id.
+#[must_use]
+pub fn activation_bytes(model: &ModelConfig, layer: LayerId) -> u64 {
+    let hidden = u64::from(model.hidden_size);
+    match layer {
+        LayerId::Embed => FLOAT_BYTES,
+        LayerId::Head => FLOAT_BYTES * 2 * hidden,
+        LayerId::Block(_) => {
+            let (query, kv) = (model.query_size() as u64, model.key_value_size() as u64);
+            let floats = 2 * hidden + 2 * query + 2 * kv + 2 * u64::from(model.intermediate_size);
+            FLOAT_BYTES * (floats + u64::from(model.num_attention_heads))
+        }
+    }
+}

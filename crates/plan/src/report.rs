@@ -1,0 +1,278 @@
+//! What a plan means, for a person, before anything runs.
+
+use std::fmt;
+use std::ops::Range;
+
+use rekindle_types::{JobSpec, LayerId, Numerics, Plan};
+use serde::Serialize;
+
+use crate::cost::{FLOAT_BYTES, activation_bytes, parameters, step_flops};
+use crate::dispatch::micro_batches_of;
+use crate::schedule::bubble_share;
+
+/// Everything `rekindle plan` shows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PlanReport {
+    /// Lanes (data-parallel copies of the pipeline).
+    pub lanes: u32,
+    /// Trained parameters.
+    pub parameters: u64,
+    /// Tokens a step.
+    pub tokens_per_step: u64,
+    /// Operations a step, all ranks together.
+    pub flops_per_step: u64,
+    /// Micro-batches a step and lane (of the busiest lane).
+    pub micro_batches_per_lane: u32,
+    /// Share of rank-time spent waiting if all stages took equally long.
+    pub bubble_share: f64,
+    /// How much slower the slowest stage is than the mean stage, as a ratio of at least 1.
+    pub imbalance: f64,
+    /// One entry per stage.
+    pub stages: Vec<StageReport>,
+    /// One entry per kind of link.
+    pub links: Vec<LinkReport>,
+}
+
+/// One stage, as each of its ranks sees it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StageReport {
+    /// Layer indices in pipeline order.
+    pub layers: Range<u32>,
+    /// The layers' names, first and last.
+    pub names: String,
+    /// Parameters held.
+    pub parameters: u64,
+    /// Share of the step's operations.
+    pub flops_share: f64,
+    /// Weights, bytes.
+    pub weight_bytes: u64,
+    /// Gradient accumulators, bytes.
+    pub gradient_bytes: u64,
+    /// Adam moments of the shard of one lane, bytes.
+    pub optimizer_bytes: u64,
+    /// Activations of the micro-batches in flight, bytes.
+    pub activation_bytes: u64,
+    /// The workers that run it, lane by lane.
+    pub workers: Vec<String>,
+}
+
+impl StageReport {
+    /// All of it, bytes.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
+    }
+}
+
+/// Bytes a step on one link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinkReport {
+    /// What for.
+    pub what: String,
+    /// From whom to whom.
+    pub between: String,
+    /// Bytes a step.
+    pub bytes_per_step: u64,
+}
+
+/// Works out what `plan` costs for `spec`.
+#[must_use]
+pub fn report(spec: &JobSpec, plan: &Plan) -> PlanReport {
+    let layers: Vec<LayerId> = spec.model.layers().collect();
+    let flops: Vec<u64> = layers
+        .iter()
+        .map(|l| step_flops(&spec.model, *l, spec.data.seq_len))
+        .collect();
+    let total: u64 = flops.iter().sum();
+    let share = |r: &Range<u32>| flops[range(r)].iter().sum::<u64>() as f64 / total.max(1) as f64;
+    let per_lane = micro_batches_of(0, plan.lanes, spec.micro_batches()).len();
+    let per_lane = u32::try_from(per_lane).unwrap_or(u32::MAX);
+    let worst = plan.stages.iter().map(share).fold(0.0, f64::max);
+    let stages = (0..plan.stage_count())
+        .map(|s| stage(spec, plan, &layers, s, per_lane, &share))
+        .collect();
+    PlanReport {
+        lanes: plan.lanes,
+        parameters: spec.model.parameters(),
+        tokens_per_step: spec.tokens_per_step(),
+        flops_per_step: total * spec.tokens_per_step(),
+        micro_batches_per_lane: per_lane,
+        bubble_share: bubble_share(plan.stage_count(), per_lane),
+        imbalance: worst * plan.stages.len() as f64,
+        stages,
+        links: links(spec, plan, &layers, per_lane),
+    }
+}
+
+fn range(r: &Range<u32>) -> Range<usize> {
+    r.start as usize..r.end as usize
+}
+
+fn accumulator_bytes(spec: &JobSpec) -> u64 {
+    match spec.training.numerics {
+        Numerics::Exact => 8,
+        Numerics::Fast => 4,
+    }
+}
+
+/// Whether this stage holds a second copy of the tied matrix.
+fn holds_mirror(spec: &JobSpec, plan: &Plan, stage: u32) -> bool {
+    spec.model.tie_word_embeddings && plan.stage_count() > 1 && stage + 1 == plan.stage_count()
+}
+
+fn stage(
+    spec: &JobSpec,
+    plan: &Plan,
+    layers: &[LayerId],
+    stage: u32,
+    micro_batches: u32,
+    share: &dyn Fn(&Range<u32>) -> f64,
+) -> StageReport {
+    let cut = &plan.stages[stage as usize];
+    let own = &layers[range(cut)];
+    let held: u64 = own.iter().map(|l| parameters(&spec.model, *l)).sum();
+    let mirror = if holds_mirror(spec, plan, stage) {
+        parameters(&spec.model, LayerId::Embed)
+    } else {
+        0
+    };
+    let in_flight = u64::from(micro_batches.min(plan.stage_count() - stage));
+    let tokens = u64::from(spec.training.micro_batch) * u64::from(spec.data.seq_len);
+    let per_token: u64 = own.iter().map(|l| activation_bytes(&spec.model, *l)).sum();
+    let names = match own {
+        [one] => one.to_string(),
+        [first, .., last] => format!("{first} … {last}"),
+        [] => String::new(),
+    };
+    StageReport {
+        layers: cut.clone(),
+        names,
+        parameters: held,
+        flops_share: share(cut),
+        weight_bytes: FLOAT_BYTES * (held + mirror),
+        gradient_bytes: accumulator_bytes(spec) * (held + mirror),
+        optimizer_bytes: 2 * FLOAT_BYTES * held.div_ceil(u64::from(plan.lanes)),
+        activation_bytes: in_flight * tokens * per_token,
+        workers: (0..plan.lanes)
+            .map(|lane| plan.workers[(lane * plan.stage_count() + stage) as usize].to_string())
+            .collect(),
+    }
+}
+
+fn links(spec: &JobSpec, plan: &Plan, layers: &[LayerId], micro_batches: u32) -> Vec<LinkReport> {
+    let mut links = Vec::new();
+    let mut push = |what: &str, between: String, bytes_per_step| {
+        links.push(LinkReport {
+            what: what.to_owned(),
+            between,
+            bytes_per_step,
+        });
+    };
+    let boundary = u64::from(micro_batches)
+        * u64::from(spec.training.micro_batch)
+        * u64::from(spec.data.seq_len)
+        * u64::from(spec.model.hidden_size)
+        * FLOAT_BYTES;
+    for s in 1..plan.stage_count() {
+        push(
+            "activations",
+            format!("stage {} → {s}, each lane", s - 1),
+            boundary,
+        );
+        push(
+            "gradients of activations",
+            format!("stage {s} → {}, each lane", s - 1),
+            boundary,
+        );
+    }
+    let (lanes, each) = (u64::from(plan.lanes), accumulator_bytes(spec));
+    for (s, cut) in plan.stages.iter().enumerate().filter(|_| lanes > 1) {
+        let held: u64 = layers[range(cut)]
+            .iter()
+            .map(|l| parameters(&spec.model, *l))
+            .sum();
+        let between = |to| format!("stage {s}, each lane → {to}");
+        push(
+            "gradient shards",
+            between("the others"),
+            held * each * (lanes - 1) / lanes,
+        );
+        push(
+            "updated weights",
+            between("the others"),
+            held * FLOAT_BYTES * (lanes - 1) / lanes,
+        );
+    }
+    let last = plan.stage_count().saturating_sub(1);
+    if holds_mirror(spec, plan, last) {
+        let matrix = parameters(&spec.model, LayerId::Embed);
+        push(
+            "gradient of the tied matrix",
+            format!("stage {last} → 0, each lane"),
+            matrix * each,
+        );
+        push(
+            "tied matrix",
+            format!("stage 0 → {last}, each lane"),
+            matrix * FLOAT_BYTES,
+        );
+    }
+    links
+}
+
+impl fmt::Display for PlanReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} parameters, {} stages x {} lanes, {} tokens and {:.1} GFLOP a step",
+            self.parameters,
+            self.stages.len(),
+            self.lanes,
+            self.tokens_per_step,
+            self.flops_per_step as f64 / 1e9
+        )?;
+        writeln!(
+            f,
+            "{} micro-batches a lane: bubble {:.1} %, slowest stage {:.2} x the mean",
+            self.micro_batches_per_lane,
+            100.0 * self.bubble_share,
+            self.imbalance
+        )?;
+        writeln!(
+            f,
+            "\n{:<6}{:<22}{:>12}{:>8}{:>12}{:>12}{:>12}{:>12}  workers",
+            "stage", "layers", "parameters", "work", "weights", "gradients", "optimizer", "activations"
+        )?;
+        for (n, s) in self.stages.iter().enumerate() {
+            writeln!(
+                f,
+                "{n:<6}{:<22}{:>12}{:>7.1}%{:>12}{:>12}{:>12}{:>12}  {}",
+                s.names,
+                s.parameters,
+                100.0 * s.flops_share,
+                mib(s.weight_bytes),
+                mib(s.gradient_bytes),
+                mib(s.optimizer_bytes),
+                mib(s.activation_bytes),
+                s.workers.join(", ")
+            )?;
+        }
+        if !self.links.is_empty() {
+            writeln!(f, "\n{:<30}{:<34}{:>14}", "bytes a step", "between", "")?;
+        }
+        for link in &self.links {
+            writeln!(
+                f,
+                "{:<30}{:<34}{:>14}",
+                link.what,
+                link.between,
+                mib(link.bytes_per_step)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20))
+}

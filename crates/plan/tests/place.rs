@@ -1,0 +1,93 @@
+//! Placement, learning rate and the report on a whole job.
+
+use rekindle_plan::{PlaceError, Slot, learning_rate, place, report};
+use rekindle_types::{Epoch, JobFile, JobId, JobSpec, WorkerId};
+
+fn spec(extra: &str) -> JobSpec {
+    let text = format!(
+        r#"
+        [job]
+        name = "t"
+        output = "/tmp/t"
+        [model]
+        hidden_size = 64
+        intermediate_size = 128
+        num_hidden_layers = 6
+        num_attention_heads = 4
+        tie_word_embeddings = true
+        [data]
+        train = ["x"]
+        seq_len = 32
+        [training]
+        steps = 100
+        global_batch = 8
+        micro_batch = 2
+        [optimizer]
+        lr = 1.0
+        {extra}
+        "#
+    );
+    JobFile::parse(&text).unwrap().into_spec(None).unwrap()
+}
+
+fn slots(names: &[&str]) -> Vec<Slot> {
+    names
+        .iter()
+        .map(|n| Slot {
+            worker: WorkerId::new(*n).unwrap(),
+            threads: 1,
+        })
+        .collect()
+}
+
+fn job() -> JobId {
+    JobId::new("t-1").unwrap()
+}
+
+#[test]
+fn ranks_are_spread_over_workers_before_doubling() {
+    let spec = spec("[parallelism]\npipeline = 3");
+    let plan = place(&job(), Epoch(4), &spec, &slots(&["a", "a", "b", "b"])).unwrap();
+    let names: Vec<_> = plan.workers.iter().map(WorkerId::as_str).collect();
+    assert_eq!(names, ["a", "b", "a"]);
+    assert_eq!((plan.epoch, plan.world()), (Epoch(4), 3));
+    assert_eq!(plan.stages.last().unwrap().end, 8);
+}
+
+#[test]
+fn auto_takes_all_slots_and_too_few_are_named() {
+    let plan = place(&job(), Epoch(1), &spec(""), &slots(&["a", "b", "c", "d"])).unwrap();
+    assert_eq!((plan.stage_count(), plan.lanes), (4, 1));
+    let two = spec("[parallelism]\npipeline = 2\ndata = 2");
+    let error = place(&job(), Epoch(1), &two, &slots(&["a", "b", "c"])).unwrap_err();
+    assert_eq!(error, PlaceError::NotEnoughWorkers { needed: 4, free: 3 });
+}
+
+#[test]
+fn schedules_start_and_end_where_they_should() {
+    let constant = spec("[lr_schedule]\nwarmup_steps = 10");
+    assert_eq!(learning_rate(&constant, 1), 0.1);
+    assert_eq!(learning_rate(&constant, 10), 1.0);
+    assert_eq!(learning_rate(&constant, 100), 1.0);
+    let cosine = spec("[lr_schedule]\nkind = \"cosine\"\nwarmup_steps = 10\nmin_lr_ratio = 0.1");
+    assert!((learning_rate(&cosine, 55) - 0.55).abs() < 1e-12);
+    assert!((learning_rate(&cosine, 100) - 0.1).abs() < 1e-12);
+    let wsd = spec("[lr_schedule]\nkind = \"wsd\"\nwarmup_steps = 10\ndecay_steps = 20");
+    assert_eq!(learning_rate(&wsd, 80), 1.0);
+    assert!((learning_rate(&wsd, 90) - 0.5).abs() < 1e-12);
+    assert_eq!(learning_rate(&wsd, 100), 0.0);
+}
+
+#[test]
+fn report_counts_the_bytes_of_a_tied_two_by_two() {
+    let spec = spec("[parallelism]\npipeline = 2\ndata = 2");
+    let plan = place(&job(), Epoch(1), &spec, &slots(&["a", "b", "c", "d"])).unwrap();
+    let report = report(&spec, &plan);
+    let boundary = 2 * 2 * 32 * 64 * 4;
+    assert_eq!(report.links[0].bytes_per_step, boundary);
+    let tied = report.links.iter().find(|l| l.what == "tied matrix").unwrap();
+    assert_eq!(tied.bytes_per_step, 256 * 64 * 4);
+    let held: u64 = report.stages.iter().map(|s| s.parameters).sum();
+    assert_eq!(held, spec.model.parameters());
+    assert!(report.to_string().contains("bubble 33.3 %"), "{report}");
+}
