@@ -1,0 +1,151 @@
+//! Relations between the keys of a job file: each impossible one is refused under its own key, with a way out.
+
+mod common;
+
+use common::{JOB, spec, with};
+use rekindle_types::SpecError;
+
+fn refused(section: &str, key: &str, value: &str) -> SpecError {
+    spec(&with(section, key, &format!("{key} = {value}"))).expect_err(&format!("{section}.{key} = {value}"))
+}
+
+#[test]
+fn each_impossible_value_is_refused_under_its_own_key() {
+    for (section, key, value) in [
+        ("job", "name", "\"\""),
+        ("job", "name", "\"Upper\""),
+        ("job", "name", "\"-x\""),
+        ("job", "name", "\"a/b\""),
+        ("job", "output", "\"\""),
+        ("job", "output", "\"s3://bucket/run\""),
+        ("model", "hidden_size", "0"),
+        ("model", "num_hidden_layers", "0"),
+        ("model", "vocab_size", "255"),
+        ("model", "head_dim", "7"),
+        ("model", "rms_norm_eps", "0.0"),
+        ("model", "rope_theta", "nan"),
+        ("model", "initializer_range", "-1.0"),
+        ("data", "train", "[]"),
+        ("data", "seq_len", "0"),
+        ("training", "steps", "0"),
+        ("training", "global_batch", "0"),
+        ("training", "micro_batch", "0"),
+        ("training", "max_grad_norm", "-1.0"),
+        ("optimizer", "lr", "0.0"),
+        ("optimizer", "lr", "inf"),
+        ("optimizer", "eps", "0.0"),
+        ("optimizer", "betas", "[0.9, 1.0]"),
+        ("optimizer", "weight_decay", "-0.1"),
+        ("lr_schedule", "min_lr_ratio", "1.5"),
+        ("lr_schedule", "decay_steps", "2"),
+        ("lr_schedule", "warmup_steps", "11"),
+        ("evaluation", "every", "5"),
+    ] {
+        let error = refused(section, key, value);
+        let field = format!("{section}.{key}");
+        assert!(
+            error.violations.iter().any(|v| v.field == field),
+            "{field} = {value}: {error}"
+        );
+        assert!(error.violations.iter().all(|v| !v.description.is_empty()));
+    }
+}
+
+#[test]
+fn heads_must_divide() {
+    let error = refused("model", "num_attention_heads", "5").to_string();
+    assert!(error.contains("5 heads don't divide hidden_size = 64"), "{error}");
+    let error = refused("model", "num_key_value_heads", "3").to_string();
+    assert!(
+        error.contains("3 doesn't divide num_attention_heads = 4"),
+        "{error}"
+    );
+    let wide = with(
+        "model",
+        "num_attention_heads",
+        "num_attention_heads = 5\nhead_dim = 8",
+    );
+    assert_eq!(spec(&wide).unwrap().model.query_size(), 40);
+}
+
+#[test]
+fn micro_batches_must_divide_the_batch() {
+    let error = refused("training", "micro_batch", "3").to_string();
+    assert!(
+        error.contains("3 doesn't divide training.global_batch = 8"),
+        "{error}"
+    );
+}
+
+#[test]
+fn sequences_must_fit_the_model() {
+    let error = refused("model", "max_position_embeddings", "31").to_string();
+    assert!(error.contains("data.seq_len") && error.contains("31"), "{error}");
+}
+
+#[test]
+fn stages_and_lanes_have_limits_that_are_named() {
+    for stages in 1..=6 {
+        let text = with("parallelism", "pipeline", &format!("pipeline = {stages}"));
+        assert!(spec(&text).is_ok(), "{stages} stages");
+    }
+    let error = refused("parallelism", "pipeline", "7").to_string();
+    assert!(error.contains("7 stages for 6 layers"), "{error}");
+    assert!(
+        refused("parallelism", "pipeline", "0")
+            .to_string()
+            .contains("parallelism.pipeline")
+    );
+    assert!(spec(&with("parallelism", "data", "data = 4")).is_ok());
+    let error = refused("parallelism", "data", "5").to_string();
+    assert!(error.contains("5 lanes for 4 micro-batches"), "{error}");
+}
+
+#[test]
+fn a_step_has_a_largest_size() {
+    let text = JOB.replace("global_batch = 8", "global_batch = 268435456");
+    let error = spec(&text).unwrap_err().to_string();
+    assert!(error.contains("2^32 tokens"), "{error}");
+}
+
+#[test]
+fn all_violations_are_reported_together() {
+    let text = JOB
+        .replace("steps = 10", "steps = 0")
+        .replace("lr = 1e-3", "lr = -1.0");
+    let error = spec(&text).unwrap_err();
+    let fields: Vec<_> = error.violations.iter().map(|v| v.field.as_str()).collect();
+    assert!(
+        fields.contains(&"training.steps") && fields.contains(&"optimizer.lr"),
+        "{error}"
+    );
+}
+
+#[test]
+fn token_files_may_have_any_vocabulary() {
+    let small = with("model", "vocab_size", "vocab_size = 12");
+    assert!(spec(&small).is_err());
+    let tokens = small.replace("seq_len = 32", "seq_len = 32\nformat = \"tokens-u16\"");
+    assert_eq!(spec(&tokens).unwrap().model.vocab_size, 12);
+}
+
+#[test]
+fn warm_up_stable_decay_takes_its_decay() {
+    let text = with(
+        "lr_schedule",
+        "kind",
+        "kind = \"wsd\"\nwarmup_steps = 2\ndecay_steps = 3",
+    );
+    assert_eq!(spec(&text).unwrap().lr_schedule.decay_steps, Some(3));
+    let long = with(
+        "lr_schedule",
+        "kind",
+        "kind = \"wsd\"\nwarmup_steps = 8\ndecay_steps = 3",
+    );
+    assert!(
+        spec(&long)
+            .unwrap_err()
+            .to_string()
+            .contains("training.steps = 10")
+    );
+}
