@@ -1,0 +1,250 @@
+//! Frames on their way out to one peer: a bounded queue between callers and the one writer thread.
+//!
+//! In: frames from callers ([`Outbox::push`]). Out: batches for the writer ([`Outbox::take`]), which reports what it has written.
+//!
+//! Invariants: TR-1 (one queue, one writer), TR-3 (bytes and frames are counted until they are written). The writer's own wait has no
+//! deadline: it is an owned thread and ends with [`Outbox::close`] or [`Outbox::end`].
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use rekindle_types::RankId;
+
+use crate::error::End;
+use crate::inbox::{Inbox, wait_timeout};
+use crate::stats::{Counters, add, add_time, raise};
+use crate::wire::HEADER_BYTES;
+use crate::{Deadline, Operation, Payload, Tag, TransportError};
+
+pub(crate) struct Outbox {
+    to: RankId,
+    state: Mutex<State>,
+    filled: Condvar,
+    drained: Condvar,
+    counters: Arc<Counters>,
+    max_bytes: usize,
+    max_frames: usize,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<(Tag, Payload)>,
+    /// Queued and being written.
+    bytes: usize,
+    frames: usize,
+    /// Frames ever pushed and ever written, for `flush`.
+    pushed: u64,
+    written: u64,
+    writing: bool,
+    closing: bool,
+    end: Option<End>,
+}
+
+/// What the writer shall do next.
+pub(crate) enum Next {
+    /// Write these, then call [`Outbox::written`].
+    Write(Vec<(Tag, Payload)>),
+    /// Everything is written and nothing more will come: say goodbye.
+    Goodbye,
+    /// Stop at once.
+    Stop,
+}
+
+fn cost(payload: &Payload) -> usize {
+    payload.len() + HEADER_BYTES
+}
+
+impl Outbox {
+    pub(crate) fn new(to: RankId, counters: Arc<Counters>, max_bytes: usize, max_frames: usize) -> Self {
+        Self {
+            to,
+            state: Mutex::default(),
+            filled: Condvar::new(),
+            drained: Condvar::new(),
+            counters,
+            max_bytes,
+            max_frames,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_room(&self, state: &State, cost: usize) -> bool {
+        state.frames == 0
+            || (state.frames < self.max_frames && state.bytes.saturating_add(cost) <= self.max_bytes)
+    }
+
+    fn check_open(&self, state: &State) -> Result<(), TransportError> {
+        match &state.end {
+            Some(end) => Err(end.error(self.to)),
+            None if state.closing => Err(TransportError::Aborted {
+                reason: "the transport is closing".to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Queues a frame, waiting for room.
+    pub(crate) fn push(
+        &self,
+        tag: Tag,
+        payload: Payload,
+        deadline: Deadline,
+        inbox: &Inbox,
+    ) -> Result<(), TransportError> {
+        let cost = cost(&payload);
+        let state = self.lock();
+        self.check_open(&state)?;
+        if self.has_room(&state, cost) {
+            self.enqueue(state, tag, payload, cost);
+            return Ok(());
+        }
+        drop(state);
+        let began = Instant::now();
+        let result = self.push_blocked(tag, payload, deadline, inbox, began);
+        add_time(&self.counters.send_blocked_nanos, began.elapsed());
+        result
+    }
+
+    fn push_blocked(
+        &self,
+        tag: Tag,
+        payload: Payload,
+        deadline: Deadline,
+        inbox: &Inbox,
+        began: Instant,
+    ) -> Result<(), TransportError> {
+        let _waiting = inbox.waiting();
+        let cost = cost(&payload);
+        let mut state = self.lock();
+        while !self.has_room(&state, cost) {
+            let left = deadline
+                .remaining()
+                .ok_or_else(|| TransportError::DeadlineExceeded {
+                    operation: Operation::Send,
+                    peer: self.to,
+                    tag: Some(tag),
+                    waited: began.elapsed(),
+                })?;
+            state = wait_timeout(&self.drained, state, left);
+            self.check_open(&state)?;
+        }
+        self.enqueue(state, tag, payload, cost);
+        Ok(())
+    }
+
+    fn enqueue(&self, mut state: MutexGuard<'_, State>, tag: Tag, payload: Payload, cost: usize) {
+        state.bytes += cost;
+        state.frames += 1;
+        state.pushed += 1;
+        raise(&self.counters.outbox_peak_bytes, state.bytes);
+        state.queue.push_back((tag, payload));
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    /// Waits for frames and takes up to `max_frames` of them and about `max_bytes`, at least one.
+    pub(crate) fn take(&self, max_frames: usize, max_bytes: usize) -> Next {
+        let mut state = self.lock();
+        loop {
+            if state.end.is_some() {
+                return Next::Stop;
+            }
+            if !state.queue.is_empty() {
+                break;
+            }
+            if state.closing {
+                return Next::Goodbye;
+            }
+            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while batch.len() < max_frames && bytes < max_bytes {
+            let Some(item) = state.queue.pop_front() else {
+                break;
+            };
+            bytes += cost(&item.1);
+            batch.push(item);
+        }
+        state.writing = true;
+        Next::Write(batch)
+    }
+
+    /// The batch is with the network.
+    pub(crate) fn written(&self, batch: Vec<(Tag, Payload)>) {
+        let frames = batch.len();
+        let bytes: usize = batch.iter().map(|(_, payload)| payload.len()).sum();
+        // Payloads are freed before their bytes are, so that the bound holds for the memory itself.
+        drop(batch);
+        self.written_bytes(frames, bytes);
+    }
+
+    pub(crate) fn written_bytes(&self, frames: usize, bytes: usize) {
+        add(&self.counters.bytes_sent, bytes);
+        add(&self.counters.frames_sent, frames);
+        let mut state = self.lock();
+        state.writing = false;
+        state.frames -= frames;
+        state.bytes -= bytes + frames * HEADER_BYTES;
+        state.written += frames as u64;
+        drop(state);
+        self.drained.notify_all();
+    }
+
+    /// Waits until what is queued now has been written.
+    pub(crate) fn flush(&self, deadline: Deadline, inbox: &Inbox) -> Result<(), TransportError> {
+        let target = self.lock().pushed;
+        let began = Instant::now();
+        let mut waiting = None;
+        loop {
+            let state = self.lock();
+            if state.written >= target {
+                return Ok(());
+            }
+            self.check_end(&state)?;
+            let Some(waiting_guard) = waiting.take() else {
+                drop(state);
+                waiting = Some(inbox.waiting());
+                continue;
+            };
+            let left = deadline
+                .remaining()
+                .ok_or_else(|| TransportError::DeadlineExceeded {
+                    operation: Operation::Flush,
+                    peer: self.to,
+                    tag: None,
+                    waited: began.elapsed(),
+                })?;
+            drop(wait_timeout(&self.drained, state, left));
+            waiting = Some(waiting_guard);
+        }
+    }
+
+    fn check_end(&self, state: &State) -> Result<(), TransportError> {
+        state.end.as_ref().map_or(Ok(()), |end| Err(end.error(self.to)))
+    }
+
+    /// No more frames from callers; the writer drains what there is.
+    pub(crate) fn close(&self) {
+        self.lock().closing = true;
+        self.filled.notify_all();
+        self.drained.notify_all();
+    }
+
+    /// Throws away what is queued and ends all waits. Returns whether the writer is in the middle of a write. The first end stays.
+    pub(crate) fn end(&self, end: End) -> bool {
+        let mut state = self.lock();
+        state.end.get_or_insert(end);
+        let dropped = std::mem::take(&mut state.queue);
+        let writing = state.writing;
+        drop(state);
+        self.filled.notify_all();
+        self.drained.notify_all();
+        drop(dropped);
+        writing
+    }
+}
