@@ -1,1 +1,55 @@
-//! Rekindle: coordinator-core.
+//! The coordinator as a pure machine: jobs, workers, leases and gangs of trainers. No clock, no IO, no async.
+//!
+//! ```text
+//!        clients                                                        journal   files   watchers
+//!   Submit, Cancel |                                            Persist ^   AppendX ^   Publish ^
+//!                  v                                                    |           |           |
+//!   Tick ----> +-------------------------------------------------------------------------------+
+//!              |  handle(now, event) -> effects          next_deadline() -> when to Tick       |
+//!   Persisted->|                                                                               |
+//!              |  submit, cancel -> queue -> placement -> gang (start, ready, connect, step,   |
+//!              |  finish) -> verdict;  registry (sessions, leases, slots, adoption)            |
+//!              |                                                                               |
+//!              |  live = fold(records given out)    durable = fold(records known durable)      |
+//!              +-------------------------------------------------------------------------------+
+//!                  ^                                                    |           |
+//!   WorkerRegistered, WorkerReport, Heartbeat, SessionLost              v Send      v AcceptSession, CloseSession
+//!        workers
+//! ```
+//!
+//! The shell executes effects strictly in the order given. An effect with `after = Some(seq)` waits until that record is durable,
+//! and everything behind it waits as well. It handles what has arrived before it sends a `Tick`.
+//!
+//! Invariants
+//! - CO-1 Durable before visible: nothing that depends on a record leaves (command, answer, event line, query result) before the
+//!   record is durable.
+//! - CO-2 The durable state is changed by [`Durable::apply`] alone; folding the journal through it gives the live durable state.
+//! - CO-3 A job has at most one plan per epoch; whatever comes from another epoch than the current plan's is dropped and counted.
+//! - CO-4 Every wait has a deadline: each job that isn't queued ends when nothing happens.
+//! - CO-5 Whatever a worker or a client sends, twice or late, changes nothing the second time.
+//! - CO-6 Jobs, events per job and workers are bounded by [`Config`].
+//!
+//! Deliberately absent: recovery of a lost trainer (a gang that lost one fails), anything about steps beyond counting them.
+
+mod config;
+mod effect;
+mod event;
+mod record;
+mod view;
+
+pub use config::Config;
+pub use effect::{Answer, CloseReason, Effect, Rejection, SessionTerms, Update};
+pub use event::{CancelMode, Event, Submission};
+pub use record::{Change, Record, Seq};
+pub use view::{JobView, RankPhase, RankView, Stats, WorkerView};
+
+/// Milliseconds since the Unix epoch, as the shell's wall clock has it. It may jump; see [`Config::max_step`].
+pub type Millis = u64;
+
+/// Names a request that waits for an answer; chosen by the shell, never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// Names one connection of a worker; chosen by the shell, never used twice in the life of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);

@@ -1,0 +1,74 @@
+//! What the worker wants done.
+
+use rekindle_types::{NumberedReport, Registration, StartTrainer};
+
+use crate::TrainerKey;
+use crate::trainer_messages::ToTrainer;
+
+/// One thing to do, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Connect and register; answer with `SessionOpened`, `SessionRefused` or `SessionClosed`. An earlier session is dropped.
+    OpenSession {
+        /// What to say.
+        registration: Box<Registration>,
+    },
+    /// Drop the session (or the attempt); no answer is expected.
+    CloseSession,
+    /// Send a report through the open session; dropped when it is broken.
+    Send {
+        /// The report.
+        report: Box<NumberedReport>,
+    },
+    /// Say that the worker is alive.
+    Heartbeat,
+    /// Start a trainer process, answer `Spawned` or `SpawnFailed`, and pass it `Begin`.
+    SpawnTrainer {
+        /// Which.
+        key: TrainerKey,
+        /// What it is to be.
+        start: Box<StartTrainer>,
+        /// Host it listens on.
+        listen_host: String,
+        /// Processor threads it may use.
+        threads: u32,
+    },
+    /// Write a message to a trainer.
+    ToTrainer {
+        /// Which.
+        key: TrainerKey,
+        /// What.
+        message: ToTrainer,
+    },
+    /// Ask a trainer to end: `ToTrainer::Stop`, then close its stdin.
+    Terminate {
+        /// Which.
+        key: TrainerKey,
+    },
+    /// End a trainer's process with SIGKILL (its children too).
+    Kill {
+        /// Which.
+        key: TrainerKey,
+    },
+    /// Write a warning to the log.
+    Warn {
+        /// One sentence.
+        message: String,
+    },
+    /// Leave the process.
+    Exit(ExitReason),
+}
+
+/// Why a worker leaves.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExitReason {
+    /// It was asked to.
+    #[error("shut down")]
+    Shutdown,
+    /// The coordinator doesn't want it.
+    #[error("the coordinator refused this worker: {message}")]
+    Refused {
+        /// The coordinator's words.
+        message: String,
+    },
+}

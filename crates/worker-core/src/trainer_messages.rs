@@ -1,0 +1,60 @@
+//! What a worker and its trainer processes say to each other: one JSON value a line, over the child's stdin and stdout.
+//!
+//! ```text
+//!   worker -> trainer   Begin, then Connect, at last perhaps Stop
+//!   trainer -> worker   Ready, then Step (rank 0) and Progress (the others), at last Finished or Failed
+//! ```
+//!
+//! The end of stdin means the worker is gone: the trainer ends as if told to stop. A line is at most [`MAX_LINE`] bytes.
+
+use std::collections::BTreeMap;
+
+use rekindle_types::{Failure, RankId, StartTrainer, StepReport};
+use serde::{Deserialize, Serialize};
+
+/// The longest line either side accepts, bytes.
+pub const MAX_LINE: usize = 4 << 20;
+
+/// From the worker to its trainer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToTrainer {
+    /// What to be; the first message. The trainer loads its state, listens, and says `Ready`.
+    Begin {
+        /// Rank, job and plan.
+        start: Box<StartTrainer>,
+        /// Host to listen on and to be reached at.
+        listen_host: String,
+        /// Processor threads to use.
+        threads: u32,
+    },
+    /// All trainers of the epoch are ready: connect and train.
+    Connect {
+        /// Where each rank listens, `host:port`.
+        peers: BTreeMap<RankId, String>,
+    },
+    /// End now, without exporting; exit with status 0.
+    Stop,
+}
+
+/// From a trainer to its worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum FromTrainer {
+    /// State loaded; it listens at this address.
+    Ready {
+        /// `host:port`.
+        data_address: String,
+    },
+    /// A step was committed (rank 0 says so).
+    Step(StepReport),
+    /// The last step this rank committed (every rank may say so).
+    Progress {
+        /// 1-based step.
+        step: u64,
+    },
+    /// Last step committed, its part of the model is exported; it exits with status 0 by itself.
+    Finished,
+    /// It can't go on; it exits with a status other than 0 by itself.
+    Failed(Failure),
+}
