@@ -1,0 +1,193 @@
+//! What a worker and its coordinator say to each other.
+
+use rekindle_types::{
+    Command, NumberedReport, Plan, RankId, Registration, Report, StartTrainer, TrainerPhase, TrainerStatus,
+};
+
+use super::job::enumeration;
+use super::spec::{decode, spec_to_json};
+use super::{ConvertError, epoch, job_id, optional, required, worker_id};
+use crate::pb::v1;
+use crate::pb::worker::v1 as pb;
+
+impl From<&Registration> for pb::Registration {
+    fn from(r: &Registration) -> Self {
+        Self {
+            worker_id: r.worker.to_string(),
+            incarnation: r.incarnation,
+            version: r.version.clone(),
+            data_host: r.data_host.clone(),
+            threads: r.threads,
+            slots: r.slots,
+            memory_bytes: r.memory_bytes,
+            trainers: r.trainers.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::Registration> for Registration {
+    type Error = ConvertError;
+
+    fn try_from(r: pb::Registration) -> Result<Self, ConvertError> {
+        if r.data_host.is_empty() {
+            return Err(ConvertError::new("data_host", "is empty"));
+        }
+        Ok(Self {
+            worker: worker_id(&r.worker_id)?,
+            incarnation: r.incarnation,
+            version: r.version,
+            data_host: r.data_host,
+            threads: r.threads,
+            slots: r.slots,
+            memory_bytes: r.memory_bytes,
+            trainers: r
+                .trainers
+                .into_iter()
+                .map(TryInto::try_into)
+                .collect::<Result<_, ConvertError>>()
+                .map_err(|e| e.inside("trainers"))?,
+        })
+    }
+}
+
+impl From<&TrainerStatus> for pb::TrainerStatus {
+    fn from(t: &TrainerStatus) -> Self {
+        Self {
+            job_id: t.job.to_string(),
+            epoch: t.epoch.0,
+            rank: t.rank.0,
+            phase: v1::TrainerPhase::from(t.phase).into(),
+            data_address: t.data_address.clone().unwrap_or_default(),
+            step: t.step,
+        }
+    }
+}
+
+impl TryFrom<pb::TrainerStatus> for TrainerStatus {
+    type Error = ConvertError;
+
+    fn try_from(t: pb::TrainerStatus) -> Result<Self, ConvertError> {
+        Ok(Self {
+            job: job_id(&t.job_id)?,
+            epoch: epoch(t.epoch),
+            rank: RankId(t.rank),
+            phase: enumeration::<v1::TrainerPhase, TrainerPhase>("phase", t.phase)?,
+            data_address: optional(t.data_address),
+            step: t.step,
+        })
+    }
+}
+
+impl From<&NumberedReport> for pb::NumberedReport {
+    fn from(r: &NumberedReport) -> Self {
+        use pb::numbered_report::Report as Wire;
+        Self {
+            number: r.number,
+            job_id: r.job.to_string(),
+            epoch: r.epoch.0,
+            rank: r.rank.0,
+            report: Some(match &r.report {
+                Report::Ready { data_address } => Wire::Ready(pb::TrainerReady {
+                    data_address: data_address.clone(),
+                }),
+                Report::Step(step) => Wire::Step(step.into()),
+                Report::Finished => Wire::Finished(pb::TrainerFinished {}),
+                Report::Failed(failure) => Wire::Failed(failure.into()),
+                Report::Stopped => Wire::Stopped(pb::TrainerStopped {}),
+            }),
+        }
+    }
+}
+
+impl TryFrom<pb::NumberedReport> for NumberedReport {
+    type Error = ConvertError;
+
+    fn try_from(r: pb::NumberedReport) -> Result<Self, ConvertError> {
+        use pb::numbered_report::Report as Wire;
+        let report = match required("report", r.report)? {
+            Wire::Ready(ready) if ready.data_address.is_empty() => {
+                return Err(ConvertError::new("ready.data_address", "is empty"));
+            }
+            Wire::Ready(ready) => Report::Ready {
+                data_address: ready.data_address,
+            },
+            Wire::Step(step) => Report::Step(step.try_into().map_err(|e: ConvertError| e.inside("step"))?),
+            Wire::Finished(_) => Report::Finished,
+            Wire::Failed(failure) => {
+                Report::Failed(failure.try_into().map_err(|e: ConvertError| e.inside("failed"))?)
+            }
+            Wire::Stopped(_) => Report::Stopped,
+        };
+        Ok(Self {
+            number: r.number,
+            job: job_id(&r.job_id)?,
+            epoch: epoch(r.epoch),
+            rank: RankId(r.rank),
+            report,
+        })
+    }
+}
+
+/// Puts a command into the message that carries it.
+#[must_use]
+pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
+    use pb::session_response::Message;
+    let message = match command {
+        Command::Start(start) => Message::StartTrainer(pb::StartTrainer {
+            rank: start.rank.0,
+            spec_json: spec_to_json(&start.spec),
+            plan: Some((&start.plan).into()),
+        }),
+        Command::Connect { job, epoch, peers } => Message::ConnectTrainers(pb::ConnectTrainers {
+            job_id: job.to_string(),
+            epoch: epoch.0,
+            peers: peers.iter().map(|(rank, at)| (rank.0, at.clone())).collect(),
+        }),
+        Command::Stop { job, epoch, reason } => Message::StopTrainers(pb::StopTrainers {
+            job_id: job.to_string(),
+            epoch: epoch.0,
+            reason: reason.clone(),
+        }),
+        Command::Acknowledge { up_to } => Message::Acknowledge(pb::Acknowledge { up_to: *up_to }),
+    };
+    pb::SessionResponse {
+        message: Some(message),
+    }
+}
+
+/// Reads a command; [`pb::Welcome`] is none and refused here.
+impl TryFrom<pb::SessionResponse> for Command {
+    type Error = ConvertError;
+
+    fn try_from(response: pb::SessionResponse) -> Result<Self, ConvertError> {
+        use pb::session_response::Message;
+        match required("message", response.message)? {
+            Message::Welcome(_) => Err(ConvertError::new("message", "a second welcome")),
+            Message::StartTrainer(start) => Ok(Self::Start(Box::new(start_trainer(start)?))),
+            Message::ConnectTrainers(c) => Ok(Self::Connect {
+                job: job_id(&c.job_id)?,
+                epoch: epoch(c.epoch),
+                peers: c.peers.into_iter().map(|(rank, at)| (RankId(rank), at)).collect(),
+            }),
+            Message::StopTrainers(s) => Ok(Self::Stop {
+                job: job_id(&s.job_id)?,
+                epoch: epoch(s.epoch),
+                reason: s.reason,
+            }),
+            Message::Acknowledge(a) => Ok(Self::Acknowledge { up_to: a.up_to }),
+        }
+    }
+}
+
+fn start_trainer(start: pb::StartTrainer) -> Result<StartTrainer, ConvertError> {
+    let plan: Plan = required("start_trainer.plan", start.plan)?.try_into()?;
+    if start.rank >= plan.world() {
+        let why = format!("{} in a plan of {} ranks", start.rank, plan.world());
+        return Err(ConvertError::new("start_trainer.rank", why));
+    }
+    Ok(StartTrainer {
+        rank: RankId(start.rank),
+        spec: decode("start_trainer.spec_json", &start.spec_json)?,
+        plan,
+    })
+}

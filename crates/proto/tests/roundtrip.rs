@@ -1,0 +1,264 @@
+//! PR-1, PR-2, PR-3: values survive the wire, impossible ones are refused by name.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use rekindle_proto::convert::{
+    SpecSource, command_to_pb, from_unix_ms, spec_from_json, spec_to_json, to_unix_ms,
+};
+use rekindle_proto::pb::{v1, worker::v1 as worker};
+use rekindle_proto::{ApiError, ConvertError, Reason};
+use rekindle_types::{
+    Command, Epoch, Failure, FailureClass, JobEvent, JobFile, JobId, JobSpec, JobState, NumberedReport, Plan,
+    RankId, Registration, Report, StartTrainer, StepReport, TrainerPhase, TrainerStatus, WorkerId,
+};
+
+const JOB: &str = r#"
+[job]
+name = "demo"
+output = "/tmp/demo"
+[model]
+hidden_size = 64
+intermediate_size = 128
+num_hidden_layers = 2
+num_attention_heads = 4
+[data]
+train = ["/tmp/a.txt"]
+seq_len = 32
+[training]
+steps = 10
+global_batch = 8
+micro_batch = 2
+[optimizer]
+lr = 3e-4
+[parallelism]
+pipeline = 2
+"#;
+
+fn spec() -> JobSpec {
+    JobFile::parse(JOB).unwrap().into_spec(None).unwrap()
+}
+
+fn plan() -> Plan {
+    Plan {
+        job: JobId::new("demo-1").unwrap(),
+        epoch: Epoch(3),
+        lanes: 2,
+        stages: vec![0..2, 2..4],
+        workers: ["a", "b", "a", "c"].map(|w| WorkerId::new(w).unwrap()).to_vec(),
+    }
+}
+
+fn step(loss: f64) -> StepReport {
+    StepReport {
+        step: 7,
+        loss,
+        grad_norm: 0.1 + 0.2,
+        lr: 3e-4,
+        tokens: 256,
+        step_seconds: 0.01,
+        epoch: Epoch(3),
+        data_digest: "0".repeat(32),
+        state_digest: None,
+        val_loss: Some(f64::MIN_POSITIVE),
+    }
+}
+
+fn failure() -> Failure {
+    Failure {
+        class: FailureClass::NumericNan,
+        rank: Some(RankId(0)),
+        worker: None,
+        message: "loss is NaN".to_owned(),
+    }
+}
+
+/// Encodes to bytes and back, as the network does.
+fn wire<M: Message + Default>(message: &M) -> M {
+    M::decode(message.encode_to_vec().as_slice()).unwrap()
+}
+
+fn report(report: Report) -> NumberedReport {
+    NumberedReport {
+        number: 4,
+        job: JobId::new("demo-1").unwrap(),
+        epoch: Epoch(3),
+        rank: RankId(2),
+        report,
+    }
+}
+
+#[test]
+fn reports_survive_the_wire() {
+    let all = [
+        Report::Ready {
+            data_address: "[::1]:5000".to_owned(),
+        },
+        Report::Step(step(5.545_177_444_479_562)),
+        Report::Finished,
+        Report::Failed(failure()),
+        Report::Stopped,
+    ];
+    for kind in all {
+        let value = report(kind);
+        let back: NumberedReport = wire(&worker::NumberedReport::from(&value)).try_into().unwrap();
+        assert_eq!(back, value);
+    }
+}
+
+#[test]
+fn commands_survive_the_wire() {
+    let job = JobId::new("demo-1").unwrap();
+    let all = [
+        Command::Start(Box::new(StartTrainer {
+            rank: RankId(3),
+            spec: spec(),
+            plan: plan(),
+        })),
+        Command::Connect {
+            job: job.clone(),
+            epoch: Epoch(3),
+            peers: BTreeMap::from([(RankId(0), "a:1".to_owned()), (RankId(1), "b:2".to_owned())]),
+        },
+        Command::Stop {
+            job,
+            epoch: Epoch(3),
+            reason: "why".to_owned(),
+        },
+        Command::Acknowledge { up_to: 9 },
+    ];
+    for value in all {
+        let back: Command = wire(&command_to_pb(&value)).try_into().unwrap();
+        assert_eq!(back, value);
+    }
+}
+
+#[test]
+fn registrations_survive_the_wire() {
+    let value = Registration {
+        worker: WorkerId::new("w1").unwrap(),
+        incarnation: u64::MAX,
+        version: "0.1.0".to_owned(),
+        data_host: "127.0.0.1".to_owned(),
+        threads: 2,
+        slots: 1,
+        memory_bytes: 1 << 40,
+        trainers: vec![TrainerStatus {
+            job: JobId::new("demo-1").unwrap(),
+            epoch: Epoch(3),
+            rank: RankId(1),
+            phase: TrainerPhase::Training,
+            data_address: None,
+            step: 6,
+        }],
+    };
+    let back: Registration = wire(&worker::Registration::from(&value)).try_into().unwrap();
+    assert_eq!(back, value);
+}
+
+#[test]
+fn every_state_and_class_has_its_wire_value() {
+    for state in JobState::ALL {
+        let there = v1::JobState::from(*state);
+        assert_eq!(there.as_str_name(), format!("JOB_STATE_{state}"));
+        assert_eq!(JobState::try_from(there), Ok(*state));
+    }
+    for class in FailureClass::ALL {
+        let there = v1::FailureClass::from(*class);
+        assert_eq!(there.as_str_name(), format!("FAILURE_CLASS_{class}"));
+        assert_eq!(FailureClass::try_from(there), Ok(*class));
+    }
+}
+
+#[test]
+fn events_and_times_survive_the_wire() {
+    let value = JobEvent {
+        seq: 1,
+        time_unix_ms: 1_764_000_000_123,
+        job: JobId::new("demo-1").unwrap(),
+        actor: "coordinator".to_owned(),
+        kind: "plan.durable".to_owned(),
+        detail: "epoch 1".to_owned(),
+    };
+    let back: JobEvent = wire(&v1::JobEvent::from(&value)).try_into().unwrap();
+    assert_eq!(back, value);
+    for ms in [0, 999, 1_000, u64::from(u32::MAX)] {
+        assert_eq!(to_unix_ms(&from_unix_ms(ms)), ms);
+    }
+}
+
+#[test]
+fn a_resolved_job_survives_as_json() {
+    let value = spec();
+    assert_eq!(spec_from_json(&spec_to_json(&value)).unwrap(), value);
+    let submitted = v1::JobSpec {
+        format: Some(v1::job_spec::Format::Json(spec_to_json(&value))),
+    };
+    assert_eq!(
+        SpecSource::try_from(wire(&submitted)).unwrap(),
+        SpecSource::Resolved(Box::new(value))
+    );
+}
+
+#[test]
+fn impossible_messages_name_the_field() {
+    let field = |e: ConvertError| e.field;
+    let refuse_plan = |change: &dyn Fn(&mut v1::Plan)| {
+        let mut message = v1::Plan::from(&plan());
+        change(&mut message);
+        field(Plan::try_from(message).unwrap_err())
+    };
+    assert_eq!(refuse_plan(&|p| p.lanes = 0), "plan.stages");
+    assert_eq!(refuse_plan(&|p| p.lanes = 3), "plan.worker_ids");
+    assert_eq!(refuse_plan(&|p| p.stages[1].first = 1), "plan.stages");
+    assert_eq!(refuse_plan(&|p| p.stages[0].end = 0), "plan.stages");
+    assert_eq!(refuse_plan(&|p| p.worker_ids[0].clear()), "plan.worker_id");
+
+    let nan = worker::NumberedReport::from(&report(Report::Step(step(f64::NAN))));
+    assert_eq!(field(NumberedReport::try_from(nan).unwrap_err()), "step.loss");
+    let mut empty = worker::NumberedReport::from(&report(Report::Finished));
+    empty.report = None;
+    assert_eq!(field(NumberedReport::try_from(empty).unwrap_err()), "report");
+    let unspecified = v1::Failure {
+        class: 0,
+        ..(&failure()).into()
+    };
+    assert_eq!(field(Failure::try_from(unspecified).unwrap_err()), "class");
+    let unknown = v1::Failure {
+        class: 999,
+        ..(&failure()).into()
+    };
+    assert!(Failure::try_from(unknown).unwrap_err().why.contains("999"));
+}
+
+#[test]
+fn unknown_keys_become_field_violations() {
+    let text = JOB.replace("micro_batch", "micro_bach");
+    let submitted = v1::JobSpec {
+        format: Some(v1::job_spec::Format::Toml(text)),
+    };
+    let error = ApiError::from(SpecSource::try_from(submitted).unwrap_err());
+    let status = tonic::Status::from(error.clone());
+    let back = ApiError::from(&status);
+    assert_eq!(back, error);
+    assert_eq!(back.code, tonic::Code::InvalidArgument);
+    assert_eq!(back.violations[0].field, "training.micro_bach");
+    assert!(back.violations[0].description.contains("micro_batch"));
+}
+
+#[test]
+fn every_reason_survives_a_status() {
+    for reason in Reason::ALL {
+        let error = ApiError::new(*reason, "what happened")
+            .with("key", "value")
+            .about("job", "demo-1");
+        assert_eq!(ApiError::from(&tonic::Status::from(error.clone())), error);
+    }
+}
+
+#[test]
+fn a_status_of_someone_else_keeps_code_and_message() {
+    let error = ApiError::from(&tonic::Status::unimplemented("no such method"));
+    assert_eq!((error.code, error.reason), (tonic::Code::Unimplemented, None));
+    assert_eq!(error.message, "no such method");
+}
