@@ -1,1 +1,31 @@
-//! Rekindle: checkpoint.
+//! Weights on disk, as other programs read and write them: import and export of Hugging Face LLaMA folders.
+//!
+//! In: folders of `config.json` and safetensors files; flat layer buffers in the order of `ModelConfig::layout`. Out: the same, the
+//! other way round.
+//!
+//! Invariants
+//! - CK-1 A folder that was opened ([`HfModel`]) has every tensor of its model, in the right shape and a known type; reading a layer
+//!   can't find anything missing.
+//! - CK-2 What we can't run exactly as the folder means it is refused by name, never approximated.
+//! - CK-3 A float32 weight that is exported and imported has the same bits.
+//! - CK-4 A folder that was written by several processes can be loaded only after [`finish`] has seen every part; files appear whole or
+//!   not at all.
+//! - CK-5 No name found inside a file leads outside the folder.
+//!
+//! Deliberately absent: optimizer state, and object stores.
+
+mod atomic;
+mod config;
+mod dtype;
+mod error;
+mod export;
+mod finish;
+mod import;
+mod shard;
+mod tokenizer;
+
+pub use config::{config_from_json, config_to_json, read_config};
+pub use error::CheckpointError;
+pub use export::{shard_name, write_shard};
+pub use finish::finish;
+pub use import::HfModel;
