@@ -1,0 +1,18 @@
+//! A cluster of child processes on this machine, for `rekindle run` and `rekindle demo`.
+//!
+//! ```text
+//!   rekindle run ─┬─ rekindle coordinator   loopback, a port of the system's choice
+//!                 ├─ rekindle worker …      restarted when it dies
+//!                 └─ … each in a process group of its own, so that Ctrl-C reaches this process alone
+//! ```
+//!
+//! Invariants
+//! - CL-4 Every child is killed when its handle is dropped, and by the kernel when this process dies.
+//! - CL-5 Stopping is bounded: a child that ignores SIGTERM is killed after a grace period.
+
+mod child;
+mod cluster;
+mod session;
+
+pub use cluster::{ClusterOptions, LocalCluster};
+pub use session::{Outcome, Session};
