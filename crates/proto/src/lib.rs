@@ -12,6 +12,7 @@
 
 pub mod convert;
 mod error;
+pub mod view;
 
 pub use convert::ConvertError;
 pub use error::{ApiError, DOMAIN, Reason, Resource};

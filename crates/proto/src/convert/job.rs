@@ -27,6 +27,8 @@ macro_rules! same_values {
     };
 }
 
+pub(super) use same_values;
+
 same_values!(
     JobState,
     JobState,

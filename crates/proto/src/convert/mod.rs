@@ -3,9 +3,11 @@
 //! `From<&types::X> for pb::X` encodes, `TryFrom<pb::X> for types::X` decodes and checks.
 
 mod job;
+mod plan;
 mod session;
 mod spec;
 mod time;
+mod view;
 
 pub use session::command_to_pb;
 pub use spec::{SpecSource, spec_from_json, spec_to_json};

@@ -52,14 +52,24 @@ reasons! {
     OutputUnusable = "OUTPUT_UNUSABLE", FailedPrecondition;
     /// The job has ended already.
     JobEnded = "JOB_ENDED", FailedPrecondition;
+    /// No cluster could run the job.
+    NotPlaceable = "NOT_PLACEABLE", InvalidArgument;
     /// The workers there are can't hold the job.
-    NotPlaceable = "NOT_PLACEABLE", FailedPrecondition;
-    /// A newer session of the same worker took over.
+    NotEnoughWorkers = "NOT_ENOUGH_WORKERS", FailedPrecondition;
+    /// As many jobs as are allowed are queued or running.
+    TooManyJobs = "TOO_MANY_JOBS", ResourceExhausted;
+    /// Another living worker process has the name.
+    WorkerNameTaken = "WORKER_NAME_TAKEN", AlreadyExists;
+    /// The worker's registration can't be used.
+    WorkerUnusable = "WORKER_UNUSABLE", InvalidArgument;
+    /// A newer session of the same worker process took over.
     SessionReplaced = "SESSION_REPLACED", Aborted;
     /// The worker didn't take its messages in time.
     SessionTooSlow = "SESSION_TOO_SLOW", ResourceExhausted;
     /// The worker wasn't heard of within its lease.
     LeaseExpired = "LEASE_EXPIRED", DeadlineExceeded;
+    /// The coordinator can't write its journal and ends.
+    JournalFailed = "JOURNAL_FAILED", Unavailable;
     /// Too many calls wait already.
     Overloaded = "OVERLOADED", ResourceExhausted;
     /// The coordinator is ending.

@@ -1,0 +1,154 @@
+//! Jobs, workers and the cluster as the API tells about them.
+
+use rekindle_types::{JobState, RankId};
+
+use super::job::{enumeration, same_values};
+use super::spec::decode;
+use super::{ConvertError, from_unix_ms, job_id, optional, required, spec_to_json, to_unix_ms, worker_id};
+use crate::pb::v1 as pb;
+use crate::view::{ClusterStatus, JobStatus, RankPhase, RankStatus, WorkerStatus};
+
+same_values!(
+    RankPhase,
+    RankPhase,
+    "phase",
+    [Starting, Ready, Training, Finished, Ended]
+);
+
+impl From<&JobStatus> for pb::Job {
+    fn from(job: &JobStatus) -> Self {
+        Self {
+            job_id: job.job.as_ref().map(ToString::to_string).unwrap_or_default(),
+            name: job.name.clone(),
+            state: pb::JobState::from(job.state).into(),
+            state_message: job.state_message.clone(),
+            resource_version: job.resource_version,
+            total_steps: job.total_steps,
+            create_time: Some(from_unix_ms(job.created_unix_ms)),
+            start_time: job.started_unix_ms.map(from_unix_ms),
+            end_time: job.ended_unix_ms.map(from_unix_ms),
+            output: job.output.clone(),
+            failure: job.failure.as_ref().map(Into::into),
+            plan: job.plan.as_ref().map(Into::into),
+            ranks: job.ranks.iter().map(Into::into).collect(),
+            last_step: job.last_step.as_ref().map(Into::into),
+            spec_json: job.spec.as_deref().map(spec_to_json).unwrap_or_default(),
+        }
+    }
+}
+
+impl TryFrom<pb::Job> for JobStatus {
+    type Error = ConvertError;
+
+    fn try_from(job: pb::Job) -> Result<Self, ConvertError> {
+        Ok(Self {
+            job: optional(job.job_id).map(|text| job_id(&text)).transpose()?,
+            name: job.name,
+            state: enumeration::<pb::JobState, JobState>("state", job.state)?,
+            state_message: job.state_message,
+            resource_version: job.resource_version,
+            total_steps: job.total_steps,
+            created_unix_ms: to_unix_ms(&required("create_time", job.create_time)?),
+            started_unix_ms: job.start_time.as_ref().map(to_unix_ms),
+            ended_unix_ms: job.end_time.as_ref().map(to_unix_ms),
+            output: job.output,
+            failure: job.failure.map(TryInto::try_into).transpose()?,
+            plan: job.plan.map(TryInto::try_into).transpose()?,
+            ranks: job
+                .ranks
+                .into_iter()
+                .map(TryInto::try_into)
+                .collect::<Result<_, _>>()?,
+            last_step: job.last_step.map(TryInto::try_into).transpose()?,
+            spec: optional(job.spec_json)
+                .map(|text| decode("spec_json", &text).map(Box::new))
+                .transpose()?,
+        })
+    }
+}
+
+impl From<&RankStatus> for pb::RankStatus {
+    fn from(rank: &RankStatus) -> Self {
+        Self {
+            rank: rank.rank.0,
+            worker_id: rank.worker.to_string(),
+            phase: pb::RankPhase::from(rank.phase).into(),
+            data_address: rank.data_address.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl TryFrom<pb::RankStatus> for RankStatus {
+    type Error = ConvertError;
+
+    fn try_from(rank: pb::RankStatus) -> Result<Self, ConvertError> {
+        Ok(Self {
+            rank: RankId(rank.rank),
+            worker: worker_id(&rank.worker_id)?,
+            phase: enumeration::<pb::RankPhase, _>("phase", rank.phase)?,
+            data_address: optional(rank.data_address),
+        })
+    }
+}
+
+impl From<&WorkerStatus> for pb::Worker {
+    fn from(worker: &WorkerStatus) -> Self {
+        Self {
+            worker_id: worker.worker.to_string(),
+            connected: worker.connected,
+            version: worker.version.clone(),
+            data_host: worker.data_host.clone(),
+            threads: worker.threads,
+            slots: worker.slots,
+            memory_bytes: worker.memory_bytes,
+            last_seen_time: worker.last_seen_unix_ms.map(from_unix_ms),
+            used_slots: worker.used_slots,
+            incarnation: worker.incarnation,
+        }
+    }
+}
+
+impl TryFrom<pb::Worker> for WorkerStatus {
+    type Error = ConvertError;
+
+    fn try_from(worker: pb::Worker) -> Result<Self, ConvertError> {
+        Ok(Self {
+            worker: worker_id(&worker.worker_id)?,
+            incarnation: worker.incarnation,
+            connected: worker.connected,
+            version: worker.version,
+            data_host: worker.data_host,
+            threads: worker.threads,
+            slots: worker.slots,
+            used_slots: worker.used_slots,
+            memory_bytes: worker.memory_bytes,
+            last_seen_unix_ms: worker.last_seen_time.as_ref().map(to_unix_ms),
+        })
+    }
+}
+
+impl From<&ClusterStatus> for pb::GetClusterResponse {
+    fn from(cluster: &ClusterStatus) -> Self {
+        Self {
+            version: cluster.version.clone(),
+            api_revision: cluster.api_revision,
+            start_time: Some(from_unix_ms(cluster.started_unix_ms)),
+            connected_workers: cluster.connected_workers,
+            active_jobs: cluster.active_jobs,
+        }
+    }
+}
+
+impl TryFrom<pb::GetClusterResponse> for ClusterStatus {
+    type Error = ConvertError;
+
+    fn try_from(cluster: pb::GetClusterResponse) -> Result<Self, ConvertError> {
+        Ok(Self {
+            version: cluster.version,
+            api_revision: cluster.api_revision,
+            started_unix_ms: to_unix_ms(&required("start_time", cluster.start_time)?),
+            connected_workers: cluster.connected_workers,
+            active_jobs: cluster.active_jobs,
+        })
+    }
+}
