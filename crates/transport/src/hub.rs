@@ -124,6 +124,10 @@ impl<C: CarrierBound> Linked<C> {
         }
     }
 
+    pub(crate) fn link(&self, peer: RankId) -> Result<Arc<Link>, TransportError> {
+        self.hub.link(peer).cloned()
+    }
+
     /// Which member of which plan this is.
     #[must_use]
     pub fn identity(&self) -> &Identity {

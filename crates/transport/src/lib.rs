@@ -25,6 +25,8 @@
 //! encryption, discovery of addresses, asynchronous code (trainers are threads that compute).
 
 mod buffer;
+pub mod collective;
+pub mod conformance;
 mod deadline;
 mod error;
 mod frame;
@@ -38,6 +40,7 @@ mod outbox;
 mod payload;
 mod stats;
 mod tag;
+pub mod tcp;
 mod transport;
 pub mod wire;
 
@@ -51,4 +54,5 @@ pub use options::Options;
 pub use payload::{ByteOwner, Payload};
 pub use stats::{PeerStats, Stats};
 pub use tag::{Tag, TagKind};
+pub use tcp::{TcpEndpoint, TcpTransport};
 pub use transport::Transport;

@@ -19,7 +19,7 @@ use crate::hub::{Carrier, Hub, Link, Linked};
 use crate::inbox::Room;
 use crate::outbox::Next;
 use crate::stats::add;
-use crate::wire::{FrameType, Header};
+use crate::wire::{FrameType, HEADER_BYTES, Header};
 use crate::{Deadline, Frame, Identity, Options, Payload, RefusalReason, TransportError};
 
 /// A rank's transport in memory.
@@ -183,6 +183,35 @@ fn arrive(into: &Link, header: &Header, payload: Payload) -> bool {
         }
     }
     true
+}
+
+impl MemoryTransport {
+    /// A way to put any bytes on the line from `peer`, for conformance tests.
+    pub(crate) fn injector(&self, peer: RankId) -> Result<Injector, TransportError> {
+        self.link(peer).map(|into| Injector { into, ended: false })
+    }
+}
+
+/// Plays a peer that doesn't keep to the protocol.
+pub(crate) struct Injector {
+    into: Arc<Link>,
+    ended: bool,
+}
+
+impl Injector {
+    /// What the reader of a connection does with these bytes.
+    pub(crate) fn inject(&mut self, header: &[u8; HEADER_BYTES], payload: &[u8]) {
+        if self.ended {
+            return;
+        }
+        match Header::decode(header) {
+            Ok(header) => self.ended = !arrive(&self.into, &header, self.into.pool.copy_of(payload).into()),
+            Err(error) => {
+                self.into.end(&End::Protocol(error));
+                self.ended = true;
+            }
+        }
+    }
 }
 
 impl Carrier for Pumps {

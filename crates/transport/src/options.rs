@@ -26,8 +26,8 @@ pub struct Options {
     pub linger: Duration,
     /// Longest time one handshake may take.
     pub handshake: Duration,
-    /// Socket send and receive buffers, bytes (the kernel may give less).
-    pub socket_buffer_bytes: usize,
+    /// Socket send and receive buffers, bytes (the kernel may give less). `None` leaves them to the kernel's own tuning.
+    pub socket_buffer_bytes: Option<usize>,
     /// Idle time before keep-alive probes, which find a machine that vanished without a word.
     pub keepalive_idle: Duration,
     /// Time between probes; four without an answer end the connection.
@@ -47,7 +47,7 @@ impl Default for Options {
             payload_checksum: false,
             linger: Duration::from_secs(2),
             handshake: Duration::from_secs(5),
-            socket_buffer_bytes: 4 * MIB,
+            socket_buffer_bytes: Some(4 * MIB),
             keepalive_idle: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(2),
         }

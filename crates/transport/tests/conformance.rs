@@ -1,0 +1,54 @@
+//! Runs every conformance check against both transports.
+
+use rekindle_transport::conformance::{ALL, Harness, Memory, Tcp};
+
+fn run(harness: &dyn Harness, name: &str) {
+    let (_, check) = ALL.iter().find(|(n, _)| *n == name).expect("a check of the list");
+    check(harness);
+}
+
+macro_rules! conformance {
+    ($($name:ident),* $(,)?) => {
+        mod memory {
+            $(#[test] fn $name() { super::run(&super::Memory, stringify!($name)); })*
+        }
+        mod tcp {
+            $(#[test] fn $name() { super::run(&super::Tcp, stringify!($name)); })*
+        }
+        #[test]
+        fn the_list_is_complete() {
+            let listed = [$(stringify!($name)),*];
+            assert!(ALL.iter().map(|(name, _)| *name).eq(listed));
+        }
+    };
+}
+
+conformance!(
+    order_per_tag,
+    any_tag_order,
+    big_frames_both_ways,
+    many_small_frames,
+    payload_kinds,
+    sizes_are_checked,
+    slow_receiver_slows_the_sender,
+    frame_count_is_bounded,
+    waiting_receiver_reads_past_the_soft_bound,
+    stuck_receiver_is_told,
+    crossing_sends_complete,
+    waiting_for_each_other_through_a_third,
+    deadlines_name_peer_and_tag,
+    abort_frees_everybody,
+    close_delivers_what_was_sent,
+    close_ends_waits_for_this_rank_only,
+    misuse_is_named,
+    foreign_members_are_refused,
+    older_frames_are_dropped_and_counted,
+    foreign_frames_end_the_connection,
+    malformed_frames_end_the_connection,
+    reduce_scatter_equals_reference,
+    all_gather_equals_reference,
+    all_reduce_equals_reference,
+    broadcast_and_barrier,
+    phases_overlap,
+    integer_overflow_reaches_everybody,
+);
