@@ -1,1 +1,29 @@
-//! Rekindle: model.
+//! A stage of a LLaMA-family model: forward, backward, update, and its state as ranges of flat buffers.
+//!
+//! In: token ids or activations of micro-batches, gradients of other lanes, the step's learning rate and clip factor. Out:
+//! activations, losses, gradient sums, weights, digests. Who calls: the trainer, in the order its schedule says.
+//!
+//! Invariants
+//! - MO-1 A micro-batch's loss and gradient are functions of (weights, tokens) and its shape; the cut into stages, the lane and the
+//!   number of threads don't enter (design, exactness contract 3).
+//! - MO-2 In exact mode everything that is added over micro-batches, lanes or ranks is an integer: gradients, losses, squares, digests.
+//! - MO-3 The loss that is differentiated is the sum over tokens; the division by the step's planned tokens happens once, at the end.
+//!
+//! Deliberately absent: communication, schedules, files, data.
+//!
+//! Start reading at [`Stage`].
+
+mod digest;
+pub mod engine;
+mod exact_sum;
+pub mod generate;
+mod init;
+mod philox;
+
+pub use digest::{StateDigest, StateKind};
+pub use engine::{
+    AdamW, EngineError, GradientSummary, GradientSums, MemoryReport, Result, Stage, StageInput, StageOutput,
+    StageSpec,
+};
+pub use exact_sum::ExactSum;
+pub use philox::Philox;

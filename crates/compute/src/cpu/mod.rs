@@ -1,0 +1,52 @@
+//! The CPU device: checks operands, then runs the kernels of the modules beside this one.
+
+mod adamw;
+mod attention;
+mod buffer;
+mod embed;
+mod fixed;
+mod lanes;
+mod loss;
+mod matmul;
+mod norm;
+mod ops;
+mod pool;
+mod rope;
+mod sums;
+mod swiglu;
+mod tile;
+
+use std::marker::PhantomData;
+
+pub use buffer::Aligned;
+pub use sums::CpuSums;
+
+use crate::{Float, Result};
+
+/// This machine's processor, computing in `F`.
+#[derive(Debug)]
+pub struct Cpu<F> {
+    pool: pool::Pool,
+    scratch: attention::Scratch<F>,
+    element: PhantomData<F>,
+}
+
+impl<F: Float> Cpu<F> {
+    /// A device that computes on `threads` threads of its own (1: on the caller's).
+    ///
+    /// # Errors
+    /// [`crate::ComputeError::Device`] when the system gives no threads.
+    pub fn new(threads: usize) -> Result<Self> {
+        Ok(Self {
+            pool: pool::Pool::new(threads)?,
+            scratch: attention::Scratch::default(),
+            element: PhantomData,
+        })
+    }
+
+    /// How many threads compute.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+}

@@ -1,0 +1,503 @@
+//! `Device` for the CPU: each operation checks its operands and calls its kernel.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::buffer::{Aligned, expect_len, read, write};
+use super::sums::{AdamSlices, CpuSums};
+use super::{Cpu, attention, embed, loss, matmul, norm, rope, sums, swiglu};
+use crate::{
+    AdamStep, AdamTarget, AttentionShape, ComputeError, Device, Float, Product, Result, SumKind, View,
+    ViewMut,
+};
+
+type Buf<F> = Aligned<F>;
+
+fn check_rope(shape: &AttentionShape, cos: usize, sin: usize) -> Result<()> {
+    let want = shape.seq_len * (shape.head_dim / 2);
+    for (what, have) in [("cos", cos), ("sin", sin)] {
+        if have < want {
+            return Err(ComputeError::Shape {
+                op: "rope",
+                what,
+                have,
+                want,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_attention(op: &'static str, shape: &AttentionShape) -> Result<()> {
+    let fits = shape.kv_heads > 0
+        && shape.heads.is_multiple_of(shape.kv_heads)
+        && shape.head_dim > 0
+        && shape.seq_len > 0;
+    if fits {
+        Ok(())
+    } else {
+        Err(ComputeError::Shape {
+            op,
+            what: "heads",
+            have: shape.heads,
+            want: shape.kv_heads,
+        })
+    }
+}
+
+fn check_tokens(op: &'static str, tokens: &[u32], len: usize) -> Result<()> {
+    match tokens.iter().position(|&t| t as usize >= len) {
+        Some(at) => Err(ComputeError::Index {
+            op,
+            at,
+            index: tokens[at],
+            len,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn check_sums<F: Float>(op: &'static str, sums: &CpuSums<F>, range: &Range<usize>) -> Result<()> {
+    if range.start <= range.end && range.end <= sums.len() {
+        return Ok(());
+    }
+    Err(ComputeError::Range {
+        op,
+        start: range.start,
+        end: range.end,
+        len: sums.len(),
+    })
+}
+
+impl<F: Float> Cpu<F> {
+    fn check_product(shape: &Product, c: usize, a: usize, b: usize) -> Result<()> {
+        let Product { m, n, k, .. } = *shape;
+        expect_len("product", "c", c, m * n)?;
+        expect_len("product", "a", a, m * k)?;
+        expect_len("product", "b", b, k * n)
+    }
+}
+
+impl<F: Float> Device for Cpu<F> {
+    type Float = F;
+    type Buffer = Buf<F>;
+    type Indices = Vec<u32>;
+    type Sums = CpuSums<F>;
+
+    fn alloc(&self, len: usize) -> Result<Buf<F>> {
+        Aligned::zeroed(len)
+    }
+
+    fn len(&self, buffer: &Buf<F>) -> usize {
+        buffer.len()
+    }
+
+    fn read<'a>(&self, src: View<'a, Buf<F>>) -> Result<Cow<'a, [F]>> {
+        read("read", src).map(Cow::Borrowed)
+    }
+
+    fn bytes<'a>(&self, src: View<'a, Buf<F>>) -> Result<Cow<'a, [u8]>> {
+        read("bytes", src).map(|s| Cow::Borrowed(bytemuck::cast_slice(s)))
+    }
+
+    fn write(&self, dst: ViewMut<'_, Buf<F>>, src: &[F]) -> Result<()> {
+        let dst = write("write", dst)?;
+        expect_len("write", "source", src.len(), dst.len())?;
+        dst.copy_from_slice(src);
+        Ok(())
+    }
+
+    fn write_bytes(&self, dst: ViewMut<'_, Buf<F>>, src: &[u8]) -> Result<()> {
+        let dst: &mut [u8] = bytemuck::cast_slice_mut(write("write_bytes", dst)?);
+        expect_len("write_bytes", "source", src.len(), dst.len())?;
+        dst.copy_from_slice(src);
+        Ok(())
+    }
+
+    fn write_indices(&self, into: &mut Vec<u32>, src: &[u32]) -> Result<()> {
+        into.clear();
+        into.extend_from_slice(src);
+        Ok(())
+    }
+
+    fn alloc_indices(&self) -> Result<Vec<u32>> {
+        Ok(Vec::new())
+    }
+
+    fn fill_zero(&self, dst: ViewMut<'_, Buf<F>>) -> Result<()> {
+        write("fill_zero", dst)?.fill(F::ZERO);
+        Ok(())
+    }
+
+    fn add(&self, dst: ViewMut<'_, Buf<F>>, src: View<'_, Buf<F>>) -> Result<()> {
+        let (dst, src) = (write("add", dst)?, read("add", src)?);
+        expect_len("add", "source", src.len(), dst.len())?;
+        const TASK: usize = 32 * 1024;
+        let parts = super::pool::Chunks::of(dst, TASK);
+        self.pool.each(parts.count(), |task| {
+            // SAFETY: each task takes the chunk of its own number.
+            sums::add_plain(unsafe { parts.take(task) }, super::pool::chunk(src, TASK, task));
+        });
+        Ok(())
+    }
+
+    fn product(
+        &self,
+        shape: Product,
+        c: ViewMut<'_, Buf<F>>,
+        a: View<'_, Buf<F>>,
+        b: View<'_, Buf<F>>,
+    ) -> Result<()> {
+        let (c, a, b) = (write("product", c)?, read("product", a)?, read("product", b)?);
+        Self::check_product(&shape, c.len(), a.len(), b.len())?;
+        matmul::product(&self.pool, shape, c, a, b);
+        Ok(())
+    }
+
+    fn norm(
+        &self,
+        x: View<'_, Buf<F>>,
+        delta: Option<(View<'_, Buf<F>>, ViewMut<'_, Buf<F>>)>,
+        weight: View<'_, Buf<F>>,
+        eps: f64,
+        y: ViewMut<'_, Buf<F>>,
+        rstd: ViewMut<'_, Buf<F>>,
+    ) -> Result<()> {
+        let (x, weight, y, rstd) = (
+            read("norm", x)?,
+            read("norm", weight)?,
+            write("norm", y)?,
+            write("norm", rstd)?,
+        );
+        expect_len("norm", "x", x.len(), rstd.len() * weight.len())?;
+        expect_len("norm", "y", y.len(), x.len())?;
+        let delta = match delta {
+            Some((delta, sum)) => Some((read("norm", delta)?, write("norm", sum)?)),
+            None => None,
+        };
+        if let Some((delta, sum)) = &delta {
+            expect_len("norm", "delta", delta.len(), x.len())?;
+            expect_len("norm", "sum", sum.len(), x.len())?;
+        }
+        norm::forward(
+            &self.pool,
+            norm::Forward {
+                x,
+                delta,
+                weight,
+                eps,
+                y,
+                rstd,
+            },
+        );
+        Ok(())
+    }
+
+    fn norm_backward(
+        &self,
+        x: View<'_, Buf<F>>,
+        weight: View<'_, Buf<F>>,
+        rstd: View<'_, Buf<F>>,
+        dy_then_y: ViewMut<'_, Buf<F>>,
+        dx: ViewMut<'_, Buf<F>>,
+        dweight: ViewMut<'_, Buf<F>>,
+    ) -> Result<()> {
+        let op = "norm_backward";
+        let (x, weight, rstd) = (read(op, x)?, read(op, weight)?, read(op, rstd)?);
+        let (dy_then_y, dx, dweight) = (write(op, dy_then_y)?, write(op, dx)?, write(op, dweight)?);
+        expect_len(op, "x", x.len(), rstd.len() * weight.len())?;
+        expect_len(op, "dy", dy_then_y.len(), x.len())?;
+        expect_len(op, "dx", dx.len(), x.len())?;
+        expect_len(op, "dweight", dweight.len(), weight.len())?;
+        let mut partial = vec![F::ZERO; norm::partial_len(rstd.len(), weight.len())];
+        norm::backward(
+            &self.pool,
+            norm::Backward {
+                x,
+                weight,
+                rstd,
+                dy_then_y,
+                dx,
+                dweight,
+                partial: &mut partial,
+            },
+        );
+        Ok(())
+    }
+
+    fn rope(
+        &self,
+        shape: AttentionShape,
+        qkv: ViewMut<'_, Buf<F>>,
+        cos: View<'_, Buf<F>>,
+        sin: View<'_, Buf<F>>,
+        inverse: bool,
+    ) -> Result<()> {
+        let (qkv, cos, sin) = (write("rope", qkv)?, read("rope", cos)?, read("rope", sin)?);
+        check_attention("rope", &shape)?;
+        expect_len("rope", "qkv", qkv.len(), shape.rows() * shape.stride())?;
+        check_rope(&shape, cos.len(), sin.len())?;
+        rope::turn(&self.pool, shape, qkv, cos, sin, inverse);
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        shape: AttentionShape,
+        qkv: View<'_, Buf<F>>,
+        out: ViewMut<'_, Buf<F>>,
+        lse: ViewMut<'_, Buf<F>>,
+    ) -> Result<()> {
+        let op = "attention";
+        let (qkv, out, lse) = (read(op, qkv)?, write(op, out)?, write(op, lse)?);
+        check_attention(op, &shape)?;
+        expect_len(op, "qkv", qkv.len(), shape.rows() * shape.stride())?;
+        expect_len(op, "out", out.len(), shape.rows() * shape.width())?;
+        expect_len(op, "lse", lse.len(), shape.rows() * shape.heads)?;
+        attention::forward(&self.pool, &self.scratch, shape, qkv, out, lse);
+        Ok(())
+    }
+
+    fn attention_backward(
+        &self,
+        shape: AttentionShape,
+        qkv: View<'_, Buf<F>>,
+        out: View<'_, Buf<F>>,
+        lse: View<'_, Buf<F>>,
+        dout: View<'_, Buf<F>>,
+        dqkv: ViewMut<'_, Buf<F>>,
+    ) -> Result<()> {
+        let op = "attention_backward";
+        let (qkv, out, lse, dout) = (read(op, qkv)?, read(op, out)?, read(op, lse)?, read(op, dout)?);
+        let dqkv = write(op, dqkv)?;
+        check_attention(op, &shape)?;
+        expect_len(op, "qkv", qkv.len(), shape.rows() * shape.stride())?;
+        expect_len(op, "dqkv", dqkv.len(), qkv.len())?;
+        expect_len(op, "out", out.len(), shape.rows() * shape.width())?;
+        expect_len(op, "dout", dout.len(), out.len())?;
+        expect_len(op, "lse", lse.len(), shape.rows() * shape.heads)?;
+        let io = attention::Backward { qkv, out, lse, dout };
+        attention::backward(&self.pool, &self.scratch, shape, io, dqkv);
+        Ok(())
+    }
+
+    fn swiglu(&self, width: usize, gate_up: View<'_, Buf<F>>, y: ViewMut<'_, Buf<F>>) -> Result<()> {
+        let (gate_up, y) = (read("swiglu", gate_up)?, write("swiglu", y)?);
+        expect_len("swiglu", "gate_up", gate_up.len(), 2 * y.len())?;
+        swiglu::forward(&self.pool, width, gate_up, y);
+        Ok(())
+    }
+
+    fn swiglu_backward(
+        &self,
+        width: usize,
+        gate_up: View<'_, Buf<F>>,
+        dy_then_y: ViewMut<'_, Buf<F>>,
+        dgate_up: ViewMut<'_, Buf<F>>,
+    ) -> Result<()> {
+        let op = "swiglu_backward";
+        let (gate_up, dy, dgate_up) = (read(op, gate_up)?, write(op, dy_then_y)?, write(op, dgate_up)?);
+        expect_len(op, "gate_up", gate_up.len(), 2 * dy.len())?;
+        expect_len(op, "dgate_up", dgate_up.len(), gate_up.len())?;
+        swiglu::backward(&self.pool, width, gate_up, dy, dgate_up);
+        Ok(())
+    }
+
+    fn cross_entropy(
+        &self,
+        logits: ViewMut<'_, Buf<F>>,
+        targets: &Vec<u32>,
+        rows: Range<usize>,
+        gradient: bool,
+    ) -> Result<f64> {
+        let op = "cross_entropy";
+        let logits = write(op, logits)?;
+        let len = targets.len();
+        let targets = targets.get(rows.clone()).ok_or(ComputeError::Range {
+            op,
+            start: rows.start,
+            end: rows.end,
+            len,
+        })?;
+        if targets.is_empty() {
+            return Ok(0.0);
+        }
+        let width = logits.len() / targets.len();
+        expect_len(op, "logits", logits.len(), width * targets.len())?;
+        check_tokens(op, targets, width)?;
+        Ok(loss::cross_entropy(&self.pool, width, logits, targets, gradient))
+    }
+
+    fn gather(
+        &self,
+        width: usize,
+        table: View<'_, Buf<F>>,
+        tokens: &Vec<u32>,
+        out: ViewMut<'_, Buf<F>>,
+    ) -> Result<()> {
+        let (table, out) = (read("gather", table)?, write("gather", out)?);
+        expect_len("gather", "out", out.len(), width * tokens.len())?;
+        check_tokens("gather", tokens, table.len() / width.max(1))?;
+        embed::gather(&self.pool, width, table, tokens, out);
+        Ok(())
+    }
+
+    fn alloc_sums(&self, kind: SumKind, len: usize) -> Result<CpuSums<F>> {
+        CpuSums::new(kind, len)
+    }
+
+    fn sums_bytes<'a>(&self, sums: &'a CpuSums<F>, range: Range<usize>) -> Result<Cow<'a, [u8]>> {
+        check_sums("sums_bytes", sums, &range)?;
+        Ok(Cow::Borrowed(match sums {
+            CpuSums::Fixed { values, .. } => bytemuck::cast_slice(&values[range]),
+            CpuSums::Float(values) => bytemuck::cast_slice(&values[range]),
+        }))
+    }
+
+    fn add_sums_bytes(&self, sums: &mut CpuSums<F>, range: Range<usize>, bytes: &[u8]) -> Result<()> {
+        check_sums("add_sums_bytes", sums, &range)?;
+        expect_len("add_sums_bytes", "bytes", bytes.len(), range.len() * sums.width())?;
+        sums::add_bytes(&self.pool, sums, range.start, bytes);
+        Ok(())
+    }
+
+    fn accumulate(&self, sums: &mut CpuSums<F>, at: usize, gradient: View<'_, Buf<F>>) -> Result<()> {
+        let gradient = read("accumulate", gradient)?;
+        check_sums("accumulate", sums, &(at..at + gradient.len()))?;
+        sums::accumulate(&self.pool, sums, at, gradient);
+        Ok(())
+    }
+
+    fn accumulate_product(
+        &self,
+        sums: &mut CpuSums<F>,
+        at: usize,
+        shape: Product,
+        a: View<'_, Buf<F>>,
+        b: View<'_, Buf<F>>,
+        scratch: ViewMut<'_, Buf<F>>,
+    ) -> Result<()> {
+        let op = "accumulate_product";
+        let (a, b, scratch) = (read(op, a)?, read(op, b)?, write(op, scratch)?);
+        let len = shape.m * shape.n;
+        check_sums(op, sums, &(at..at + len))?;
+        if scratch.len() < len {
+            return Err(ComputeError::Shape {
+                op,
+                what: "scratch",
+                have: scratch.len(),
+                want: len,
+            });
+        }
+        Self::check_product(&shape, len, a.len(), b.len())?;
+        match sums {
+            CpuSums::Float(values) => {
+                let shape = Product {
+                    accumulate: true,
+                    ..shape
+                };
+                matmul::product(&self.pool, shape, &mut values[at..at + len], a, b);
+            }
+            CpuSums::Fixed { .. } => {
+                let shape = Product {
+                    accumulate: false,
+                    ..shape
+                };
+                matmul::product(&self.pool, shape, &mut scratch[..len], a, b);
+                sums::accumulate(&self.pool, sums, at, &scratch[..len]);
+            }
+        }
+        Ok(())
+    }
+
+    fn accumulate_rows(
+        &self,
+        sums: &mut CpuSums<F>,
+        width: usize,
+        tokens: &Vec<u32>,
+        gradient: View<'_, Buf<F>>,
+    ) -> Result<()> {
+        let gradient = read("accumulate_rows", gradient)?;
+        expect_len(
+            "accumulate_rows",
+            "gradient",
+            gradient.len(),
+            tokens.len() * width,
+        )?;
+        check_tokens("accumulate_rows", tokens, sums.len() / width.max(1))?;
+        let (rows, groups) = embed::groups(tokens);
+        let mut total = vec![F::ZERO; width];
+        for (token, first, count) in groups {
+            embed::sum_rows(width, &rows[first..first + count], gradient, &mut total);
+            sums::accumulate(&self.pool, sums, token as usize * width, &total);
+        }
+        Ok(())
+    }
+
+    fn clear(&self, sums: &mut CpuSums<F>, range: Range<usize>) -> Result<()> {
+        check_sums("clear", sums, &range)?;
+        match sums {
+            CpuSums::Fixed { values, .. } => values[range].fill(0),
+            CpuSums::Float(values) => values[range].fill(F::ZERO),
+        }
+        Ok(())
+    }
+
+    fn block_squares(
+        &self,
+        sums: &CpuSums<F>,
+        range: Range<usize>,
+        block: usize,
+        tokens: u64,
+    ) -> Result<Vec<f64>> {
+        check_sums("block_squares", sums, &range)?;
+        if block == 0 || !range.start.is_multiple_of(block) {
+            return Err(ComputeError::Shape {
+                op: "block_squares",
+                what: "range.start",
+                have: range.start,
+                want: block,
+            });
+        }
+        Ok(sums::block_squares(&self.pool, sums, range, block, tokens))
+    }
+
+    fn mean(&self, sums: &CpuSums<F>, range: Range<usize>, tokens: u64) -> Result<Vec<F>> {
+        check_sums("mean", sums, &range)?;
+        Ok(sums::mean(sums, range, tokens))
+    }
+
+    fn adamw(
+        &self,
+        target: AdamTarget<'_, Buf<F>>,
+        sums: &mut CpuSums<F>,
+        at: Range<usize>,
+        step: &AdamStep,
+    ) -> Result<()> {
+        let weights = write("adamw", target.weights)?;
+        let (exp_avg, exp_avg_sq) = (
+            write("adamw", target.exp_avg)?,
+            write("adamw", target.exp_avg_sq)?,
+        );
+        check_sums("adamw", sums, &at)?;
+        for (what, have) in [
+            ("weights", weights.len()),
+            ("exp_avg", exp_avg.len()),
+            ("exp_avg_sq", exp_avg_sq.len()),
+        ] {
+            expect_len("adamw", what, have, at.len())?;
+        }
+        sums::adamw(
+            &self.pool,
+            AdamSlices {
+                weights,
+                exp_avg,
+                exp_avg_sq,
+            },
+            sums,
+            at.start,
+            step,
+        );
+        Ok(())
+    }
+}

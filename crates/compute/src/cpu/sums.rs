@@ -1,0 +1,330 @@
+//! Gradient accumulators: 64-bit fixed point, or floats.
+
+use super::adamw::Factors;
+use super::buffer::Aligned;
+use super::fixed;
+use super::lanes::vectorized;
+use super::pool::{Chunks, Pool, chunk};
+use crate::{AdamStep, Float, POISON, Result, SumKind};
+
+/// Elements of a task: a multiple of any block.
+const TASK: usize = 16 * 1024;
+
+/// Accumulators of the CPU device.
+#[derive(Debug)]
+pub enum CpuSums<F> {
+    /// Units of 2^-shift.
+    Fixed {
+        /// The sums.
+        values: Aligned<i64>,
+        /// Fractional bits.
+        shift: u32,
+    },
+    /// Floats.
+    Float(Aligned<F>),
+}
+
+impl<F: Float> CpuSums<F> {
+    /// Zeroes.
+    ///
+    /// # Errors
+    /// When the size is beyond the address space.
+    pub fn new(kind: SumKind, len: usize) -> Result<Self> {
+        Ok(match kind {
+            SumKind::Fixed { shift } => Self::Fixed {
+                values: Aligned::zeroed(len)?,
+                shift: shift.min(60),
+            },
+            SumKind::Float => Self::Float(Aligned::zeroed(len)?),
+        })
+    }
+
+    /// Number of elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Fixed { values, .. } => values.len(),
+            Self::Float(values) => values.len(),
+        }
+    }
+
+    /// Whether there are no elements.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of an element.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        match self {
+            Self::Fixed { .. } => size_of::<i64>(),
+            Self::Float(_) => F::BYTES,
+        }
+    }
+}
+
+fn unit<F: Float>(shift: u32) -> F {
+    F::of((1u64 << shift) as f64)
+}
+
+/// `values[at..] += gradient`.
+pub fn accumulate<F: Float>(pool: &Pool, sums: &mut CpuSums<F>, at: usize, gradient: &[F]) {
+    match sums {
+        CpuSums::Fixed { values, shift } => {
+            let scale = unit(*shift);
+            let parts = Chunks::of(&mut values[at..at + gradient.len()], TASK);
+            pool.each(parts.count(), |task| {
+                // SAFETY: each task takes the chunk of its own number.
+                fixed::add_floats(unsafe { parts.take(task) }, chunk(gradient, TASK, task), scale);
+            });
+        }
+        CpuSums::Float(values) => {
+            let parts = Chunks::of(&mut values[at..at + gradient.len()], TASK);
+            pool.each(parts.count(), |task| {
+                // SAFETY: as above.
+                add_plain(unsafe { parts.take(task) }, chunk(gradient, TASK, task));
+            });
+        }
+    }
+}
+
+/// `dst += src` in floats.
+pub fn add_plain<F: Float>(dst: &mut [F], src: &[F]) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (d, &s) in dst.iter_mut().zip(src) {
+                *d += s;
+            }
+        },
+    );
+}
+
+/// Adds the sums of another rank; `bytes` has the right length.
+pub fn add_bytes<F: Float>(pool: &Pool, sums: &mut CpuSums<F>, at: usize, bytes: &[u8]) {
+    let width = sums.width();
+    let count = bytes.len() / width;
+    match sums {
+        CpuSums::Fixed { values, .. } => {
+            let parts = Chunks::of(&mut values[at..at + count], TASK);
+            pool.each(parts.count(), |task| {
+                // SAFETY: each task takes the chunk of its own number.
+                let part = unsafe { parts.take(task) };
+                let (items, _) = chunk(bytes, TASK * width, task).as_chunks::<8>();
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for (value, item) in part.iter_mut().zip(items) {
+                            *value = fixed::add(*value, i64::from_ne_bytes(*item));
+                        }
+                    },
+                );
+            });
+        }
+        CpuSums::Float(values) => {
+            let parts = Chunks::of(&mut values[at..at + count], TASK);
+            pool.each(parts.count(), |task| {
+                // SAFETY: as above.
+                let part = unsafe { parts.take(task) };
+                for (value, item) in part
+                    .iter_mut()
+                    .zip(chunk(bytes, TASK * width, task).chunks_exact(width))
+                {
+                    *value += bytemuck::pod_read_unaligned::<F>(item);
+                }
+            });
+        }
+    }
+}
+
+/// Turns accumulators into mean gradients.
+#[derive(Clone, Copy)]
+struct Mean {
+    unit: f64,
+    tokens: f64,
+}
+
+impl Mean {
+    #[inline(always)]
+    fn of_fixed<F: Float>(self, value: i64) -> F {
+        if value == POISON {
+            F::of(f64::NAN)
+        } else {
+            F::of(value as f64 * self.unit / self.tokens)
+        }
+    }
+
+    #[inline(always)]
+    fn of_float<F: Float>(self, value: F) -> F {
+        F::of(value.f64() / self.tokens)
+    }
+}
+
+fn mean_of<F>(sums: &CpuSums<F>, tokens: u64) -> Mean {
+    let unit = match sums {
+        CpuSums::Fixed { shift, .. } => 1.0 / (1u64 << shift) as f64,
+        CpuSums::Float(_) => 1.0,
+    };
+    Mean {
+        unit,
+        tokens: tokens.max(1) as f64,
+    }
+}
+
+/// Mean gradients of a range.
+pub fn mean<F: Float>(sums: &CpuSums<F>, range: std::ops::Range<usize>, tokens: u64) -> Vec<F> {
+    let mean = mean_of(sums, tokens);
+    match sums {
+        CpuSums::Fixed { values, .. } => values[range].iter().map(|&v| mean.of_fixed(v)).collect(),
+        CpuSums::Float(values) => values[range].iter().map(|&v| mean.of_float(v)).collect(),
+    }
+}
+
+/// Sums of squares of the mean gradient, block by block.
+pub fn block_squares<F: Float>(
+    pool: &Pool,
+    sums: &CpuSums<F>,
+    range: std::ops::Range<usize>,
+    block: usize,
+    tokens: u64,
+) -> Vec<f64> {
+    let mean = mean_of(sums, tokens);
+    let mut squares = vec![0.0; range.len().div_ceil(block)];
+    const BLOCKS: usize = 16;
+    {
+        let parts = Chunks::of(&mut squares, BLOCKS);
+        pool.each(parts.count(), |task| {
+            // SAFETY: each task takes the chunk of its own number.
+            let part = unsafe { parts.take(task) };
+            for (i, square) in part.iter_mut().enumerate() {
+                let from = range.start + (task * BLOCKS + i) * block;
+                let to = (from + block).min(range.end);
+                *square = match sums {
+                    CpuSums::Fixed { values, .. } => block_square(
+                        &values[from..to],
+                        #[inline(always)]
+                        |v| mean.of_fixed::<F>(v),
+                    ),
+                    CpuSums::Float(values) => block_square(
+                        &values[from..to],
+                        #[inline(always)]
+                        |v| mean.of_float::<F>(v),
+                    ),
+                };
+            }
+        });
+    }
+    squares
+}
+
+fn block_square<T: Copy, F: Float>(values: &[T], mean: impl Fn(T) -> F) -> f64 {
+    vectorized(
+        #[inline(always)]
+        || {
+            super::lanes::sum(
+                values.len(),
+                #[inline(always)]
+                |i| {
+                    let g = mean(values[i]).f64();
+                    g * g
+                },
+            )
+        },
+    )
+}
+
+/// Weights and moments of an AdamW step, equally long.
+pub struct AdamSlices<'a, F> {
+    pub weights: &'a mut [F],
+    pub exp_avg: &'a mut [F],
+    pub exp_avg_sq: &'a mut [F],
+}
+
+/// The AdamW step; zeroes the accumulators `at..`.
+pub fn adamw<F: Float>(
+    pool: &Pool,
+    slices: AdamSlices<'_, F>,
+    sums: &mut CpuSums<F>,
+    at: usize,
+    step: &AdamStep,
+) {
+    let (mean, factors) = (mean_of(sums, step.tokens), Factors::<F>::new(step));
+    let len = slices.weights.len();
+    let weights = Chunks::of(slices.weights, TASK);
+    let (firsts, seconds) = (
+        Chunks::of(slices.exp_avg, TASK),
+        Chunks::of(slices.exp_avg_sq, TASK),
+    );
+    match sums {
+        CpuSums::Fixed { values, .. } => {
+            let values = Chunks::of(&mut values[at..at + len], TASK);
+            pool.each(weights.count(), |task| {
+                // SAFETY: each task takes the chunks of its own number.
+                let (w, m, v, g) = unsafe {
+                    (
+                        weights.take(task),
+                        firsts.take(task),
+                        seconds.take(task),
+                        values.take(task),
+                    )
+                };
+                adam_chunk(
+                    factors,
+                    w,
+                    m,
+                    v,
+                    g,
+                    0,
+                    #[inline(always)]
+                    |g| mean.of_fixed(g),
+                );
+            });
+        }
+        CpuSums::Float(values) => {
+            let values = Chunks::of(&mut values[at..at + len], TASK);
+            pool.each(weights.count(), |task| {
+                // SAFETY: as above.
+                let (w, m, v, g) = unsafe {
+                    (
+                        weights.take(task),
+                        firsts.take(task),
+                        seconds.take(task),
+                        values.take(task),
+                    )
+                };
+                adam_chunk(
+                    factors,
+                    w,
+                    m,
+                    v,
+                    g,
+                    F::ZERO,
+                    #[inline(always)]
+                    |g| mean.of_float(g),
+                );
+            });
+        }
+    }
+}
+
+fn adam_chunk<F: Float, T: Copy>(
+    factors: Factors<F>,
+    weights: &mut [F],
+    exp_avg: &mut [F],
+    exp_avg_sq: &mut [F],
+    sums: &mut [T],
+    zero: T,
+    mean: impl Fn(T) -> F,
+) {
+    vectorized(
+        #[inline(always)]
+        || {
+            let all = weights.iter_mut().zip(exp_avg).zip(exp_avg_sq).zip(sums);
+            for (((w, m), v), g) in all {
+                factors.apply(mean(*g), w, m, v);
+                *g = zero;
+            }
+        },
+    );
+}

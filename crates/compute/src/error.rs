@@ -1,0 +1,50 @@
+//! What can go wrong inside an operation.
+
+/// Why an operation was refused or failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ComputeError {
+    /// Operands don't fit together.
+    #[error("{op}: {what} has {have} elements, the shape needs {want}; check the caller's shapes")]
+    Shape {
+        /// The operation.
+        op: &'static str,
+        /// The operand at fault.
+        what: &'static str,
+        /// Elements it has.
+        have: usize,
+        /// Elements it must have.
+        want: usize,
+    },
+    /// A range that lies outside its buffer.
+    #[error("{op}: elements {start}..{end} lie outside a buffer of {len}")]
+    Range {
+        /// The operation.
+        op: &'static str,
+        /// First element asked for.
+        start: usize,
+        /// One past the last element asked for.
+        end: usize,
+        /// Elements there are.
+        len: usize,
+    },
+    /// An index beyond the table it selects from.
+    #[error(
+        "{op}: index {index} at position {at} is outside the table of {len} rows; was the data made for another vocabulary?"
+    )]
+    Index {
+        /// The operation.
+        op: &'static str,
+        /// Position of the index.
+        at: usize,
+        /// The index.
+        index: u32,
+        /// Rows of the table.
+        len: usize,
+    },
+    /// The device can't be used as asked.
+    #[error("{what}")]
+    Device {
+        /// What failed and what to do.
+        what: String,
+    },
+}

@@ -1,0 +1,219 @@
+//! State of a stage as ranges of flat buffers: weights, moments, gradients, digests.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use rekindle_compute::{AdamStep, Device, Float, part, part_mut};
+use rekindle_types::LayerId;
+
+use super::{GradientSummary, GradientSums, MemoryReport, Result, Stage, StageSpec};
+use crate::{StateDigest, StateKind};
+
+impl<D: Device> Stage<D> {
+    /// What this stage was made of.
+    #[must_use]
+    pub fn spec(&self) -> &StageSpec {
+        &self.spec
+    }
+
+    /// The layers in pipeline order, a mirror not among them.
+    #[must_use]
+    pub fn layers(&self) -> Vec<LayerId> {
+        self.ids.clone()
+    }
+
+    /// Whether this stage has a tied head without the embedding: then `LayerId::Embed` names the mirror in calls about weights and gradients.
+    #[must_use]
+    pub fn holds_mirror(&self) -> bool {
+        self.mirror
+    }
+
+    /// The elements of `layer` that this rank updates. Empty for a mirror.
+    ///
+    /// # Errors
+    /// When the layer isn't here.
+    pub fn owned(&self, layer: LayerId) -> Result<Range<usize>> {
+        Ok(self.state(layer)?.owned.clone())
+    }
+
+    /// Fresh weights: a function of (seed, layer, tensor, element). Moments become zero.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn init_weights(&mut self, seed: u64) -> Result<()> {
+        for state in self.states.values_mut() {
+            state.init(&*self.device, seed, &self.spec.model)?;
+        }
+        Ok(())
+    }
+
+    /// Sets elements `offset..` of a layer's weights or moments. Moments: within the owned shard only.
+    ///
+    /// # Errors
+    /// When the layer or the range isn't here.
+    pub fn import(&mut self, layer: LayerId, kind: StateKind, offset: usize, values: &[f32]) -> Result<()> {
+        let values: Vec<D::Float> = values.iter().map(|&v| D::Float::of_f32(v)).collect();
+        let (buffer, place) = self
+            .states
+            .get_mut(&layer)
+            .ok_or(super::EngineError::Layer { layer })?
+            .locate_mut(kind, &(offset..offset + values.len()))?;
+        Ok(self.device.write(part_mut(buffer, place), &values)?)
+    }
+
+    /// Elements of a layer's weights or moments. Moments: within the owned shard only.
+    ///
+    /// # Errors
+    /// When the layer or the range isn't here.
+    pub fn export(&self, layer: LayerId, kind: StateKind, range: Range<usize>) -> Result<Vec<f32>> {
+        let (buffer, place) = self.state(layer)?.locate(kind, &range)?;
+        Ok(self
+            .device
+            .read(part(buffer, place))?
+            .iter()
+            .map(|v| v.f32())
+            .collect())
+    }
+
+    /// The bytes of weights or moments in native (little-endian) order. On a CPU they are borrowed, not copied.
+    ///
+    /// # Errors
+    /// When the layer or the range isn't here.
+    pub fn state_bytes(&self, layer: LayerId, kind: StateKind, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        let (buffer, place) = self.state(layer)?.locate(kind, &range)?;
+        Ok(self.device.bytes(part(buffer, place))?)
+    }
+
+    /// Overwrites weights or moments with [`Stage::state_bytes`] of another rank.
+    ///
+    /// # Errors
+    /// When the layer or the range isn't here, or the length doesn't fit.
+    pub fn set_state_bytes(
+        &mut self,
+        layer: LayerId,
+        kind: StateKind,
+        range: Range<usize>,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let device = std::sync::Arc::clone(&self.device);
+        let (buffer, place) = self.state_mut(layer)?.locate_mut(kind, &range)?;
+        Ok(device.write_bytes(part_mut(buffer, place), bytes)?)
+    }
+
+    /// The bytes of weights, see [`Stage::state_bytes`].
+    ///
+    /// # Errors
+    /// When the layer or the range isn't here.
+    pub fn weight_bytes(&self, layer: LayerId, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        self.state_bytes(layer, StateKind::Weights, range)
+    }
+
+    /// Overwrites weights, see [`Stage::set_state_bytes`].
+    ///
+    /// # Errors
+    /// When the layer or the range isn't here, or the length doesn't fit.
+    pub fn set_weight_bytes(&mut self, layer: LayerId, range: Range<usize>, bytes: &[u8]) -> Result<()> {
+        self.set_state_bytes(layer, StateKind::Weights, range, bytes)
+    }
+
+    /// The gradient sums, which `backward` also hands to its callback.
+    #[must_use]
+    pub fn gradients(&self) -> &GradientSums<D> {
+        &self.gradients
+    }
+
+    /// The gradient sums, to add other ranks' to.
+    #[must_use]
+    pub fn gradients_mut(&mut self) -> &mut GradientSums<D> {
+        &mut self.gradients
+    }
+
+    /// See [`GradientSums::bytes`].
+    ///
+    /// # Errors
+    /// When the layer or the range isn't here.
+    pub fn gradient_bytes(&self, layer: LayerId, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        self.gradients.bytes(layer, range)
+    }
+
+    /// See [`GradientSums::add_bytes`].
+    ///
+    /// # Errors
+    /// When the layer or the range isn't here, or the length doesn't fit.
+    pub fn add_gradient_bytes(&mut self, layer: LayerId, range: Range<usize>, bytes: &[u8]) -> Result<()> {
+        self.gradients.add_bytes(layer, range, bytes)
+    }
+
+    /// What this rank adds to the gradient norm, once its shards hold the sums of all lanes (and of the mirror).
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn finish_gradients(&mut self) -> Result<GradientSummary> {
+        self.gradients.summary()
+    }
+
+    /// AdamW on the owned shard of a layer, then clears the layer's sums (with the head: the mirror's, too).
+    /// `step` counts from 1; `clip` = min(1, max_norm / (norm + 1e-6)).
+    ///
+    /// # Errors
+    /// When the layer isn't here.
+    pub fn update(&mut self, layer: LayerId, step: u64, lr: f64, clip: f64) -> Result<()> {
+        let optimizer = self.spec.optimizer;
+        let numbers = AdamStep {
+            lr,
+            betas: optimizer.betas,
+            eps: optimizer.eps,
+            weight_decay: 0.0,
+            step,
+            tokens: self.spec.tokens_per_step,
+            clip,
+        };
+        let state = self
+            .states
+            .get_mut(&layer)
+            .ok_or(super::EngineError::Layer { layer })?;
+        state.update(&*self.device, &mut self.gradients, &optimizer, &numbers)?;
+        self.gradients.clear(layer)?;
+        if layer == LayerId::Head && self.mirror {
+            self.gradients.clear(LayerId::Embed)?;
+        }
+        Ok(())
+    }
+
+    /// Drops the step: gradient sums and everything in flight.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn discard_gradients(&mut self) -> Result<()> {
+        self.slots.release_all();
+        self.gradients.clear_all()
+    }
+
+    /// Digest of the owned shards' weights and moments. Digests of all ranks add up to that of the model.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn digest(&self) -> Result<StateDigest> {
+        self.ids.iter().try_fold(StateDigest::default(), |sum, &layer| {
+            Ok(sum.add(self.state(layer)?.digest(&*self.device)?))
+        })
+    }
+
+    /// Bytes held, by use.
+    #[must_use]
+    pub fn memory(&self) -> MemoryReport {
+        let element = size_of::<D::Float>() as u64;
+        let (weights, moments) = self
+            .states
+            .values()
+            .map(|s| s.memory())
+            .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        MemoryReport {
+            weights,
+            moments,
+            gradients: self.gradients.memory(),
+            activations: self.slots.elements(&self.widths) as u64 * element,
+            scratch: self.scratch.elements() as u64 * element,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The stage: a contiguous run of layers of one lane.
+//!
+//! ```text
+//! forward(slot, tokens | activations, targets?)  -> activations | loss       any number in flight, bounded by the schedule
+//! backward(slot, gradient?, layer_done)          -> gradient of the input    layer_done(layer) once its sums have this micro-batch
+//! add_gradient_bytes(layer, ..)                                              other lanes, a mirrored embedding
+//! finish_gradients() -> squares                                              then the global norm, then
+//! update(layer, step, lr, clip)                                              AdamW on the owned shard, sums cleared
+//! ```
+//!
+//! The head's loss and gradient come from one pass, so the head's share of a gradient is added by `forward` (with targets); `backward`
+//! reports it. A step that is given up is dropped with `discard_gradients`.
+
+mod api;
+mod block;
+mod error;
+mod evaluate;
+mod gradients;
+mod head;
+mod rope;
+mod slots;
+mod spec;
+mod state;
+mod train;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use error::{EngineError, Result};
+pub use gradients::{GradientSummary, GradientSums};
+pub use spec::{AdamW, MemoryReport, StageInput, StageOutput, StageSpec};
+
+use block::Pass;
+use head::HeadWeights;
+use rekindle_compute::Device;
+use rekindle_types::LayerId;
+use rope::Rope;
+use slots::{Scratch, Slot, Slots, Widths};
+use state::LayerState;
+
+/// One stage of one lane, see the module.
+pub struct Stage<D: Device> {
+    device: Arc<D>,
+    spec: StageSpec,
+    widths: Widths,
+    /// The layers in pipeline order, as ids.
+    ids: Vec<LayerId>,
+    /// State by layer; the mirrored embedding, too.
+    states: BTreeMap<LayerId, LayerState<D>>,
+    mirror: bool,
+    gradients: GradientSums<D>,
+    slots: Slots<D>,
+    /// For passes that keep nothing.
+    spare: Option<Slot<D>>,
+    scratch: Scratch<D>,
+    rope: Rope<D>,
+}
+
+impl<D: Device> Stage<D> {
+    /// Builds a stage with zero weights.
+    ///
+    /// # Errors
+    /// [`EngineError::Spec`] naming what is impossible, or the device's error.
+    pub fn new(device: Arc<D>, spec: StageSpec) -> Result<Self> {
+        spec.validate()?;
+        let (widths, ids) = (Widths::of(&spec), spec.layer_ids());
+        let head = ids.contains(&LayerId::Head);
+        let mirror = head && spec.model.tie_word_embeddings && !ids.contains(&LayerId::Embed);
+        let blocks = ids.iter().filter(|l| matches!(l, LayerId::Block(_))).count();
+        let mut gradients = GradientSums::new(Arc::clone(&device), spec.sum_kind(), spec.tokens_per_step);
+        let mut states = BTreeMap::new();
+        let held = ids
+            .iter()
+            .map(|&l| (l, Some((spec.lanes, spec.lane))))
+            .chain(mirror.then_some((LayerId::Embed, None)));
+        for (layer, shard) in held {
+            let state = LayerState::new(&*device, spec.model.layout(layer), shard)?;
+            gradients.insert(layer, state.layout.numel(), state.owned.clone())?;
+            states.insert(layer, state);
+        }
+        let (scratch, rope) = (
+            Scratch::new(&*device, &widths, blocks > 0, head)?,
+            Rope::new(&*device, &spec)?,
+        );
+        let slots = Slots::new(blocks);
+        Ok(Self {
+            device,
+            spec,
+            widths,
+            ids,
+            states,
+            mirror,
+            gradients,
+            slots,
+            spare: None,
+            scratch,
+            rope,
+        })
+    }
+
+    fn state(&self, layer: LayerId) -> Result<&LayerState<D>> {
+        self.states.get(&layer).ok_or(EngineError::Layer { layer })
+    }
+
+    fn state_mut(&mut self, layer: LayerId) -> Result<&mut LayerState<D>> {
+        self.states.get_mut(&layer).ok_or(EngineError::Layer { layer })
+    }
+
+    fn blocks(&self) -> Vec<LayerId> {
+        self.ids
+            .iter()
+            .copied()
+            .filter(|l| matches!(l, LayerId::Block(_)))
+            .collect()
+    }
+
+    fn has(&self, layer: LayerId) -> bool {
+        self.ids.contains(&layer)
+    }
+}
+
+fn pass<'a, D: Device>(
+    device: &'a D,
+    widths: &'a Widths,
+    rope: &'a Rope<D>,
+    spec: &StageSpec,
+    (sequences, seq_len): (usize, usize),
+) -> Pass<'a, D> {
+    Pass {
+        device,
+        widths,
+        rope,
+        attention: spec.attention(sequences, seq_len),
+        eps: spec.model.rms_norm_eps,
+    }
+}
+
+fn head_weights<'a, D: Device>(
+    states: &'a BTreeMap<LayerId, LayerState<D>>,
+    tied: bool,
+) -> Result<HeadWeights<'a, D>> {
+    let get = |layer| states.get(&layer).ok_or(EngineError::Layer { layer });
+    let embed = if tied { Some(get(LayerId::Embed)?) } else { None };
+    Ok(HeadWeights::of(get(LayerId::Head)?, embed))
+}

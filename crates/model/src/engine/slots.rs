@@ -1,0 +1,215 @@
+//! What a micro-batch in flight keeps for its backward pass, and the work space all of them share.
+//!
+//! Kept per block: its input, the fused queries/keys/values after rotation, attention's output and row sums, the residual stream after
+//! attention, gate and up. Normed inputs and silu(gate)*up are computed anew in the backward pass, inside passes that read their
+//! sources anyway.
+
+use std::collections::BTreeMap;
+
+use rekindle_compute::Device;
+
+use super::{EngineError, Result, StageSpec};
+
+/// Sizes of a stage's buffers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Widths {
+    pub rows: usize,
+    pub hidden: usize,
+    pub inter: usize,
+    pub query: usize,
+    /// Queries, keys and values.
+    pub fused: usize,
+    pub heads: usize,
+    pub vocab: usize,
+}
+
+impl Widths {
+    pub fn of(spec: &StageSpec) -> Self {
+        let model = &spec.model;
+        Self {
+            rows: spec.rows(),
+            hidden: model.hidden_size as usize,
+            inter: model.intermediate_size as usize,
+            query: model.query_size(),
+            fused: model.query_size() + 2 * model.key_value_size(),
+            heads: model.num_attention_heads as usize,
+            vocab: model.vocab_size as usize,
+        }
+    }
+
+    /// Rows of logits that are worked on at once: about 2^21 logits, fixed by the shape.
+    pub fn logit_rows(&self) -> usize {
+        ((1 << 21) / self.vocab).max(64).min(self.rows)
+    }
+}
+
+/// One block's activations.
+pub(super) struct BlockSlot<D: Device> {
+    /// Residual stream before the block.
+    pub x: D::Buffer,
+    /// Residual stream after attention.
+    pub mid: D::Buffer,
+    pub qkv: D::Buffer,
+    pub attention: D::Buffer,
+    pub lse: D::Buffer,
+    pub rstd_in: D::Buffer,
+    pub rstd_mid: D::Buffer,
+    pub gate_up: D::Buffer,
+}
+
+impl<D: Device> BlockSlot<D> {
+    fn new(device: &D, w: &Widths) -> Result<Self> {
+        Ok(Self {
+            x: device.alloc(w.rows * w.hidden)?,
+            mid: device.alloc(w.rows * w.hidden)?,
+            qkv: device.alloc(w.rows * w.fused)?,
+            attention: device.alloc(w.rows * w.query)?,
+            lse: device.alloc(w.rows * w.heads)?,
+            rstd_in: device.alloc(w.rows)?,
+            rstd_mid: device.alloc(w.rows)?,
+            gate_up: device.alloc(w.rows * 2 * w.inter)?,
+        })
+    }
+
+    fn elements(w: &Widths) -> usize {
+        w.rows * (2 * w.hidden + w.fused + w.query + w.heads + 2 + 2 * w.inter)
+    }
+}
+
+/// One micro-batch's activations.
+pub(super) struct Slot<D: Device> {
+    pub tokens: D::Indices,
+    pub targets: D::Indices,
+    /// One per block of the stage; two that take turns where nothing is kept.
+    pub blocks: Vec<BlockSlot<D>>,
+    /// The gradient that runs backward through the stage; before that, the stage's input where there is no block.
+    pub dx: D::Buffer,
+}
+
+impl<D: Device> Slot<D> {
+    pub fn new(device: &D, w: &Widths, blocks: usize) -> Result<Self> {
+        Ok(Self {
+            tokens: device.alloc_indices()?,
+            targets: device.alloc_indices()?,
+            blocks: (0..blocks)
+                .map(|_| BlockSlot::new(device, w))
+                .collect::<Result<_>>()?,
+            dx: device.alloc(w.rows * w.hidden)?,
+        })
+    }
+
+    fn elements(w: &Widths, blocks: usize) -> usize {
+        blocks * BlockSlot::<D>::elements(w) + w.rows * w.hidden
+    }
+}
+
+/// Slots in flight by number, and free ones for reuse: as many as were ever in flight at once.
+pub(super) struct Slots<D: Device> {
+    blocks: usize,
+    flying: BTreeMap<u32, Slot<D>>,
+    free: Vec<Slot<D>>,
+}
+
+impl<D: Device> Slots<D> {
+    pub fn new(blocks: usize) -> Self {
+        Self {
+            blocks,
+            flying: BTreeMap::new(),
+            free: Vec::new(),
+        }
+    }
+
+    /// A slot for a forward pass; put it back with [`Slots::keep`] or [`Slots::release`].
+    pub fn open(&mut self, device: &D, w: &Widths, number: u32) -> Result<Slot<D>> {
+        if self.flying.contains_key(&number) {
+            let what = "its backward pass is still to come; use another slot or discard the gradients";
+            return Err(EngineError::Order { slot: number, what });
+        }
+        match self.free.pop() {
+            Some(slot) => Ok(slot),
+            None => Slot::new(device, w, self.blocks),
+        }
+    }
+
+    pub fn keep(&mut self, number: u32, slot: Slot<D>) {
+        self.flying.insert(number, slot);
+    }
+
+    /// The slot of an earlier forward pass.
+    pub fn take(&mut self, number: u32) -> Result<Slot<D>> {
+        let what = "there was no forward pass to go back through";
+        self.flying
+            .remove(&number)
+            .ok_or(EngineError::Order { slot: number, what })
+    }
+
+    /// Gives a slot back; it stays readable until the next call that takes one.
+    pub fn release(&mut self, slot: Slot<D>) -> Option<&Slot<D>> {
+        self.free.push(slot);
+        self.free.last()
+    }
+
+    pub fn flying(&self, number: u32) -> Option<&Slot<D>> {
+        self.flying.get(&number)
+    }
+
+    /// Drops what is in flight.
+    pub fn release_all(&mut self) {
+        let flying = std::mem::take(&mut self.flying);
+        self.free.extend(flying.into_values());
+    }
+
+    pub fn elements(&self, w: &Widths) -> usize {
+        (self.flying.len() + self.free.len()) * Slot::<D>::elements(w, self.blocks)
+    }
+}
+
+/// Work space.
+pub(super) struct Scratch<D: Device> {
+    /// `[rows, hidden]`: a normed input, later its gradient.
+    pub normed: D::Buffer,
+    /// `[rows, hidden]`: what a block's half adds to the residual stream; the stage's output.
+    pub delta: D::Buffer,
+    /// `[rows, max(inter, query)]`
+    pub narrow: D::Buffer,
+    /// `[rows, max(2 inter, fused)]`
+    pub wide: D::Buffer,
+    /// `[rows]`: the head's.
+    pub rstd: D::Buffer,
+    /// `[logit_rows, vocab]`, on the stage with the head.
+    pub logits: D::Buffer,
+    /// `[rows, hidden]`: the residual stream that enters the head.
+    pub head_x: D::Buffer,
+    /// A weight's gradient, as long as the largest one that is added from here.
+    pub gradient: D::Buffer,
+    elements: usize,
+}
+
+impl<D: Device> Scratch<D> {
+    pub fn new(device: &D, w: &Widths, blocks: bool, head: bool) -> Result<Self> {
+        let block = |n: usize| if blocks { n } else { 0 };
+        let of_head = |n: usize| if head { n } else { 0 };
+        let narrow = block(w.rows * w.inter.max(w.query));
+        let wide = block(w.rows * w.fused.max(2 * w.inter));
+        let logits = of_head(w.logit_rows() * w.vocab);
+        let gradient = block(w.hidden * w.fused.max(2 * w.inter).max(w.query))
+            .max(of_head(w.vocab * w.hidden))
+            .max(w.hidden);
+        let stream = w.rows * w.hidden;
+        Ok(Self {
+            normed: device.alloc(stream)?,
+            delta: device.alloc(stream)?,
+            narrow: device.alloc(narrow)?,
+            wide: device.alloc(wide)?,
+            rstd: device.alloc(w.rows)?,
+            logits: device.alloc(logits)?,
+            head_x: device.alloc(of_head(stream))?,
+            gradient: device.alloc(gradient)?,
+            elements: 2 * stream + narrow + wide + w.rows + logits + of_head(stream) + gradient,
+        })
+    }
+
+    pub fn elements(&self) -> usize {
+        self.elements
+    }
+}

@@ -1,0 +1,149 @@
+//! Weights and moments of one layer.
+
+use std::ops::Range;
+
+use rekindle_compute::{AdamStep, AdamTarget, Device, part, part_mut};
+use rekindle_types::{BLOCK, LayerLayout, ModelConfig, shard_range};
+
+use super::gradients::{GradientSums, check};
+use super::{AdamW, Result};
+use crate::{StateDigest, StateKind, init};
+
+/// A layer on this rank: all of its weights, the moments of the owned shard.
+pub(super) struct LayerState<D: Device> {
+    pub layout: LayerLayout,
+    pub weights: D::Buffer,
+    exp_avg: D::Buffer,
+    exp_avg_sq: D::Buffer,
+    /// What this rank updates; empty for a mirror.
+    pub owned: Range<usize>,
+}
+
+impl<D: Device> LayerState<D> {
+    /// `shard` is (lanes, lane), or None for a mirror, which owns nothing.
+    pub fn new(device: &D, layout: LayerLayout, shard: Option<(u32, u32)>) -> Result<Self> {
+        let owned = shard.map_or(0..0, |(lanes, lane)| shard_range(layout.numel(), lanes, lane));
+        Ok(Self {
+            weights: device.alloc(layout.numel())?,
+            exp_avg: device.alloc(owned.len())?,
+            exp_avg_sq: device.alloc(owned.len())?,
+            layout,
+            owned,
+        })
+    }
+
+    /// The part of the flat buffer from the tensor named `first` to the one named `last`.
+    pub fn range(&self, first: &str, last: &str) -> Range<usize> {
+        let find = |name: &str| self.layout.tensor(name).map_or(0..0, |t| t.range());
+        find(first).start..find(last).end
+    }
+
+    pub fn init(&mut self, device: &D, seed: u64, config: &ModelConfig) -> Result<()> {
+        for (index, spec) in self.layout.tensors.iter().enumerate() {
+            let values = init::tensor(seed, self.layout.layer, index, spec, config.initializer_range);
+            let values: Vec<D::Float> = values.into_iter().map(rekindle_compute::Float::of_f32).collect();
+            device.write(part_mut(&mut self.weights, spec.range()), &values)?;
+        }
+        let zeroes = vec![<D::Float as rekindle_compute::Float>::ZERO; self.owned.len()];
+        device.write(part_mut(&mut self.exp_avg, 0..self.owned.len()), &zeroes)?;
+        device.write(part_mut(&mut self.exp_avg_sq, 0..self.owned.len()), &zeroes)?;
+        Ok(())
+    }
+
+    fn held(&self, kind: StateKind) -> Range<usize> {
+        match kind {
+            StateKind::Weights => 0..self.layout.numel(),
+            StateKind::ExpAvg | StateKind::ExpAvgSq => self.owned.clone(),
+        }
+    }
+
+    /// The buffer of a kind and the place of `range` in it, refused when this rank doesn't hold that.
+    pub fn locate(&self, kind: StateKind, range: &Range<usize>) -> Result<(&D::Buffer, Range<usize>)> {
+        let held = self.held(kind);
+        check(self.layout.layer, range, &held)?;
+        let buffer = match kind {
+            StateKind::Weights => &self.weights,
+            StateKind::ExpAvg => &self.exp_avg,
+            StateKind::ExpAvgSq => &self.exp_avg_sq,
+        };
+        Ok((buffer, range.start - held.start..range.end - held.start))
+    }
+
+    /// As [`LayerState::locate`], to be written.
+    pub fn locate_mut(
+        &mut self,
+        kind: StateKind,
+        range: &Range<usize>,
+    ) -> Result<(&mut D::Buffer, Range<usize>)> {
+        let held = self.held(kind);
+        check(self.layout.layer, range, &held)?;
+        let buffer = match kind {
+            StateKind::Weights => &mut self.weights,
+            StateKind::ExpAvg => &mut self.exp_avg,
+            StateKind::ExpAvgSq => &mut self.exp_avg_sq,
+        };
+        Ok((buffer, range.start - held.start..range.end - held.start))
+    }
+
+    /// AdamW on the owned shard, tensor by tensor (weight decay is for matrices only).
+    pub fn update(
+        &mut self,
+        device: &D,
+        gradients: &mut GradientSums<D>,
+        optimizer: &AdamW,
+        step: &AdamStep,
+    ) -> Result<()> {
+        for spec in &self.layout.tensors {
+            let range = spec.range();
+            let range = range.start.max(self.owned.start)..range.end.min(self.owned.end);
+            if range.is_empty() {
+                continue;
+            }
+            let weight_decay = if spec.is_matrix() {
+                optimizer.weight_decay
+            } else {
+                0.0
+            };
+            let step = AdamStep {
+                weight_decay,
+                ..*step
+            };
+            let local = range.start - self.owned.start..range.end - self.owned.start;
+            let target = AdamTarget {
+                weights: part_mut(&mut self.weights, range.clone()),
+                exp_avg: part_mut(&mut self.exp_avg, local.clone()),
+                exp_avg_sq: part_mut(&mut self.exp_avg_sq, local),
+            };
+            let (_, sums) = gradients.sums(self.layout.layer)?;
+            device.adamw(target, sums, range, &step)?;
+        }
+        Ok(())
+    }
+
+    /// Digest of the owned blocks of all three kinds.
+    pub fn digest(&self, device: &D) -> Result<StateDigest> {
+        let mut digest = StateDigest::default();
+        for kind in [StateKind::Weights, StateKind::ExpAvg, StateKind::ExpAvgSq] {
+            let (buffer, range) = self.locate(kind, &self.owned)?;
+            let bytes = device.bytes(part(buffer, range))?;
+            let first = self.owned.start / BLOCK;
+            digest = digest.add(StateDigest::of_blocks(
+                self.layout.layer,
+                kind,
+                first,
+                &bytes,
+                size_of::<D::Float>(),
+            ));
+        }
+        Ok(digest)
+    }
+
+    /// Bytes of (weights, moments).
+    pub fn memory(&self) -> (u64, u64) {
+        let element = size_of::<D::Float>() as u64;
+        (
+            self.layout.numel() as u64 * element,
+            2 * self.owned.len() as u64 * element,
+        )
+    }
+}
