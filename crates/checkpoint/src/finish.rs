@@ -4,6 +4,7 @@
 //! that makes several parts one model. Nothing is written before all parts were found whole.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 use rekindle_types::ModelConfig;
@@ -25,7 +26,7 @@ pub fn finish(folder: &Path, parts: u32, config: &ModelConfig, tokenizer: &str) 
     let map = collect(folder, parts, config)?;
     let files = tokenizer::files(tokenizer, config)?;
     for (name, content) in &files.files {
-        atomic::write_json(&folder.join(name), content)?;
+        atomic::write(&folder.join(name), |out| out.write_all(content))?;
     }
     atomic::write_json(
         &folder.join("config.json"),

@@ -23,18 +23,18 @@ const END_OF_TEXT: [&str; 6] = [
     "[EOS]",
 ];
 
-/// The files to write, by name.
+/// The files to write: names and contents.
 pub(crate) struct Files {
-    pub files: Vec<(&'static str, Value)>,
+    pub files: Vec<(&'static str, Vec<u8>)>,
     pub end_of_text: Option<u32>,
 }
 
-/// The files for a tokenizer, as a job file names it.
+/// The files for a tokenizer, as a job file names it. Existing files are copied byte by byte.
 pub(crate) fn files(tokenizer: &str, config: &ModelConfig) -> Result<Files> {
     if tokenizer == "bytes" {
         let files = vec![
-            ("tokenizer.json", bytes()),
-            ("tokenizer_config.json", settings(None, config)),
+            ("tokenizer.json", pretty(&bytes())),
+            ("tokenizer_config.json", pretty(&settings(None, config))),
         ];
         return Ok(Files {
             files,
@@ -42,20 +42,20 @@ pub(crate) fn files(tokenizer: &str, config: &ModelConfig) -> Result<Files> {
         });
     }
     let path = Path::new(tokenizer);
-    let json = read_json(path)?;
+    let (json, text) = read_json(path)?;
     let end = end_of_text(&json);
     let name = end.map(|(name, _)| name);
-    let beside = |file: &str| -> Result<Option<Value>> {
+    let beside = |file: &str| -> Result<Option<Vec<u8>>> {
         let path: PathBuf = path.with_file_name(file);
         if path.is_file() {
-            read_json(&path).map(Some)
+            read_json(&path).map(|(_, text)| Some(text))
         } else {
             Ok(None)
         }
     };
-    let settings = beside("tokenizer_config.json")?.unwrap_or_else(|| settings(name, config));
+    let settings = beside("tokenizer_config.json")?.unwrap_or_else(|| pretty(&settings(name, config)));
     let special = beside("special_tokens_map.json")?.map(|map| ("special_tokens_map.json", map));
-    let mut files = vec![("tokenizer.json", json), ("tokenizer_config.json", settings)];
+    let mut files = vec![("tokenizer.json", text), ("tokenizer_config.json", settings)];
     files.extend(special);
     Ok(Files {
         files,
@@ -63,13 +63,18 @@ pub(crate) fn files(tokenizer: &str, config: &ModelConfig) -> Result<Files> {
     })
 }
 
-fn read_json(path: &Path) -> Result<Value> {
+/// A JSON file: parsed, and as it is.
+fn read_json(path: &Path) -> Result<(Value, Vec<u8>)> {
     let text = std::fs::read(path).map_err(io(path))?;
     let why = |e: serde_json::Error| CheckpointError::Export {
         path: path.to_owned(),
         why: format!("not JSON: {e}"),
     };
-    serde_json::from_slice(&text).map_err(why)
+    Ok((serde_json::from_slice(&text).map_err(why)?, text))
+}
+
+fn pretty(value: &Value) -> Vec<u8> {
+    format!("{value:#}\n").into_bytes()
 }
 
 /// Name and id of the added token that ends a text.

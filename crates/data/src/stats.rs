@@ -53,8 +53,8 @@ fn entropy(counts: &[u64]) -> f64 {
         let p = n as f64 / total as f64;
         -p * p.ln()
     });
-    // An empty sum of floats is -0.
-    terms.sum::<f64>().max(0.0)
+    // One id alone sums to -0, which plus 0 is 0.
+    terms.sum::<f64>() + 0.0
 }
 
 /// The entropy of the corpus's ids without context, in nats a token: the loss of a model that has learned nothing but frequencies.

@@ -151,7 +151,7 @@ mod tests {
         assert!(pieces.len() > 1);
         for pair in pieces.windows(2) {
             assert!(
-                pair[0].ends_with(|c: char| c == '\n') && !pair[0].ends_with("\n\n"),
+                pair[0].ends_with('\n') && !pair[0].ends_with("\n\n"),
                 "{:?}",
                 &pair[0][pair[0].len() - 9..]
             );

@@ -196,7 +196,7 @@ mod tests {
         let json = r#"{"version":"1.0","truncation":{"direction":"Right","max_length":2,"strategy":"LongestFirst","stride":0},
             "padding":null,"added_tokens":[{"id":9,"content":"</s>","single_word":false,"lstrip":false,"rstrip":false,
             "normalized":false,"special":true}],"normalizer":null,"pre_tokenizer":{"type":"WhitespaceSplit"},
-            "post_processor":null,"decoder":null,"model":{"type":"WordLevel","vocab":{"a":0,"b":1,"?":2},"unk_token":"?"}}"#;
+            "post_processor":null,"decoder":null,"model":{"type":"WordLevel","vocab":{"a":0,"b":1,"?":2,"</s>":9},"unk_token":"?"}}"#;
         std::fs::write(&path, json).unwrap();
         let tokenizer = Tokenizer::open(path.to_str().unwrap()).unwrap();
         assert_eq!(tokenizer.encode("a b c a").unwrap(), [0, 1, 2, 0]);
