@@ -31,15 +31,31 @@
 //!
 //! Deliberately absent: recovery of a lost trainer (a gang that lost one fails), anything about steps beyond counting them.
 
+mod clock;
 mod config;
+mod durable;
 mod effect;
 mod event;
+mod gang;
+mod machine;
+mod notes;
+mod query;
 mod record;
+mod registry;
+mod reports;
+mod requests;
+mod restore;
+mod run;
+mod sessions;
+mod timers;
+mod verdict;
 mod view;
 
 pub use config::Config;
+pub use durable::{Durable, DurableJob, FoldError};
 pub use effect::{Answer, CloseReason, Effect, Rejection, SessionTerms, Update};
 pub use event::{CancelMode, Event, Submission};
+pub use machine::{Coordinator, RestoreError};
 pub use record::{Change, Record, Seq};
 pub use view::{JobView, RankPhase, RankView, Stats, WorkerView};
 

@@ -1,0 +1,279 @@
+//! What survives the coordinator: the fold of its journal.
+//!
+//! In: records, in order. Out: jobs, and one line of history per record. Invariant CO-2 rests on [`Durable::apply`] being
+//! the only way to change anything here.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use rekindle_types::{
+    Epoch, Failure, JobEvent, JobId, JobSpec, JobState, Plan, RankId, StepReport, WorkerId,
+};
+
+use crate::notes::note;
+use crate::{Change, Config, Millis, Record};
+
+/// A record that doesn't fit the records before it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a record about job {job} doesn't fit what came before it: {why}")]
+pub struct FoldError {
+    /// The job.
+    pub job: JobId,
+    /// What doesn't fit.
+    pub why: &'static str,
+}
+
+/// A job as the journal knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DurableJob {
+    /// Counts submissions; the queue's order.
+    pub number: u64,
+    /// The request that made it; empty: none.
+    pub request_id: String,
+    /// What it runs.
+    pub spec: Arc<JobSpec>,
+    /// Where it stands.
+    pub state: JobState,
+    /// The newest plan.
+    pub plan: Option<Plan>,
+    /// Incarnations of the plan's workers.
+    pub members: BTreeMap<WorkerId, u64>,
+    /// Ranks of the plan that are through.
+    pub finished: BTreeSet<RankId>,
+    /// What went wrong under the plan, in order, until the verdict.
+    pub failures: Vec<Failure>,
+    /// The verdict.
+    pub failure: Option<Failure>,
+    /// The last committed step, known at the end.
+    pub last_step: Option<StepReport>,
+    /// When it was submitted.
+    pub submitted_at: Millis,
+    /// When its first plan was made.
+    pub started_at: Option<Millis>,
+    /// When it ended.
+    pub ended_at: Option<Millis>,
+    /// Counts ends; the order of eviction.
+    pub end_number: u64,
+    /// The newest lines of its history.
+    pub events: VecDeque<JobEvent>,
+    /// Number of lines of its history.
+    pub event_count: u64,
+}
+
+impl DurableJob {
+    /// Epoch of the newest plan, 0 before the first.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.plan.as_ref().map_or(Epoch(0), |plan| plan.epoch)
+    }
+
+    /// Whether trainers of the plan are wanted.
+    #[must_use]
+    pub fn is_training(&self) -> bool {
+        matches!(self.state, JobState::Starting | JobState::Running)
+    }
+
+    /// Whether every rank of the plan is through.
+    #[must_use]
+    pub fn all_finished(&self) -> bool {
+        self.plan
+            .as_ref()
+            .is_some_and(|plan| plan.ranks().all(|rank| self.finished.contains(&rank)))
+    }
+}
+
+/// The fold of a journal.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Durable {
+    max_jobs: usize,
+    max_events: usize,
+    jobs: BTreeMap<JobId, DurableJob>,
+    submitted: u64,
+    ended: u64,
+}
+
+impl Durable {
+    /// The fold of no records.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self {
+            max_jobs: config.max_jobs.max(1),
+            max_events: config.max_events.max(1),
+            jobs: BTreeMap::new(),
+            submitted: 0,
+            ended: 0,
+        }
+    }
+
+    /// Every job kept.
+    #[must_use]
+    pub fn jobs(&self) -> &BTreeMap<JobId, DurableJob> {
+        &self.jobs
+    }
+
+    /// One job.
+    #[must_use]
+    pub fn job(&self, job: &JobId) -> Option<&DurableJob> {
+        self.jobs.get(job)
+    }
+
+    /// Submissions ever taken.
+    #[must_use]
+    pub fn submitted(&self) -> u64 {
+        self.submitted
+    }
+
+    /// The job a request made. Requests are remembered as long as their jobs.
+    #[must_use]
+    pub fn of_request(&self, request_id: &str) -> Option<(&JobId, &DurableJob)> {
+        let wanted = |job: &DurableJob| !request_id.is_empty() && job.request_id == request_id;
+        self.jobs.iter().find(|(_, job)| wanted(job))
+    }
+
+    /// Jobs in order of submission.
+    #[must_use]
+    pub fn in_order(&self) -> Vec<&JobId> {
+        let mut ids: Vec<_> = self.jobs.iter().map(|(id, job)| (job.number, id)).collect();
+        ids.sort();
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Takes one record; gives the line of history it makes.
+    ///
+    /// # Errors
+    /// [`FoldError`] when the record can't follow the ones before; nothing was changed.
+    pub fn apply(&mut self, record: &Record) -> Result<JobEvent, FoldError> {
+        match &record.change {
+            Change::Submitted {
+                job,
+                request_id,
+                spec,
+            } => self.submit(record.at, job, request_id, spec)?,
+            change => self.change(record.at, change)?,
+        }
+        let id = record.change.job();
+        let (actor, kind, detail) = note(&record.change);
+        let max_events = self.max_events;
+        let job = self.job_mut(id)?;
+        job.event_count += 1;
+        let event = JobEvent {
+            seq: job.event_count,
+            time_unix_ms: record.at,
+            job: id.clone(),
+            actor,
+            kind,
+            detail,
+        };
+        job.events.push_back(event.clone());
+        while job.events.len() > max_events {
+            job.events.pop_front();
+        }
+        Ok(event)
+    }
+
+    fn job_mut(&mut self, job: &JobId) -> Result<&mut DurableJob, FoldError> {
+        self.jobs.get_mut(job).ok_or_else(|| FoldError {
+            job: job.clone(),
+            why: "the job isn't known",
+        })
+    }
+
+    fn submit(&mut self, at: Millis, id: &JobId, request: &str, spec: &JobSpec) -> Result<(), FoldError> {
+        if self.jobs.contains_key(id) {
+            return Err(FoldError {
+                job: id.clone(),
+                why: "the job was submitted before",
+            });
+        }
+        while self.jobs.len() >= self.max_jobs && self.evict_one() {}
+        self.submitted += 1;
+        let job = DurableJob {
+            number: self.submitted,
+            request_id: request.to_owned(),
+            spec: Arc::new(spec.clone()),
+            state: JobState::Queued,
+            plan: None,
+            members: BTreeMap::new(),
+            finished: BTreeSet::new(),
+            failures: Vec::new(),
+            failure: None,
+            last_step: None,
+            submitted_at: at,
+            started_at: None,
+            ended_at: None,
+            end_number: 0,
+            events: VecDeque::new(),
+            event_count: 0,
+        };
+        self.jobs.insert(id.clone(), job);
+        Ok(())
+    }
+
+    /// Whether another job fits, given that ended ones may be forgotten.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.jobs.len() < self.max_jobs || self.jobs.values().any(|job| job.state.is_terminal())
+    }
+
+    fn evict_one(&mut self) -> bool {
+        let ended = self.jobs.iter().filter(|(_, job)| job.state.is_terminal());
+        let oldest = ended
+            .min_by_key(|(_, job)| job.end_number)
+            .map(|(id, _)| id.clone());
+        oldest.is_some_and(|id| self.jobs.remove(&id).is_some())
+    }
+
+    fn change(&mut self, at: Millis, change: &Change) -> Result<(), FoldError> {
+        let ended = self.ended + 1;
+        let id = change.job();
+        let job = self.job_mut(id)?;
+        let check = |good: bool, why: &'static str| {
+            let job = id.clone();
+            if good { Ok(()) } else { Err(FoldError { job, why }) }
+        };
+        if !matches!(change, Change::Noted { .. }) {
+            check(!job.state.is_terminal(), "the job has ended")?;
+        }
+        match change {
+            Change::Planned { plan, members } => {
+                check(plan.epoch > job.epoch(), "its epoch isn't newer than the last")?;
+                job.plan = Some(plan.clone());
+                job.members.clone_from(members);
+                job.finished.clear();
+                job.failures.clear();
+                job.started_at.get_or_insert(at);
+                job.state = JobState::Starting;
+            }
+            Change::Running { epoch, .. } => {
+                check(job.epoch() == *epoch, "it is of another epoch")?;
+                check(job.state == JobState::Starting, "the job isn't starting")?;
+                job.state = JobState::Running;
+            }
+            Change::RankFinished { epoch, rank, .. } => {
+                check(job.epoch() == *epoch, "it is of another epoch")?;
+                job.finished.insert(*rank);
+            }
+            Change::FailureNoted { epoch, failure, .. } => {
+                check(job.epoch() == *epoch, "it is of another epoch")?;
+                job.failures.push(failure.clone());
+            }
+            Change::CancelRequested { .. } => job.state = JobState::Cancelling,
+            Change::Ended {
+                state,
+                failure,
+                last_step,
+                ..
+            } => {
+                check(state.is_terminal(), "the state it ends in isn't an end")?;
+                job.state = *state;
+                job.failure.clone_from(failure);
+                job.last_step.clone_from(last_step);
+                job.ended_at = Some(at);
+                job.end_number = ended;
+                self.ended = ended;
+            }
+            Change::Submitted { .. } | Change::Noted { .. } => {}
+        }
+        Ok(())
+    }
+}

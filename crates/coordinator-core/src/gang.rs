@@ -1,0 +1,192 @@
+//! From the queue to a connected gang: placement, start, connect; and stopping one.
+
+use std::collections::BTreeMap;
+
+use rekindle_plan::place;
+use rekindle_types::{Command, Failure, FailureClass, JobId, JobState, Plan, RankId, StartTrainer, WorkerId};
+
+use crate::machine::Coordinator;
+use crate::registry::Occupant;
+use crate::run::{Goal, Run};
+use crate::{Change, RankPhase};
+
+impl Coordinator {
+    /// Starts jobs from the head of the queue as long as there is room. A job that doesn't fit holds up the ones behind it, so
+    /// that a large one isn't passed over for ever.
+    pub(crate) fn place_queue(&mut self) {
+        self.queue_note = None;
+        let queued = |id: &&JobId| self.state_of(id) == Some(JobState::Queued);
+        let queue: Vec<JobId> = self.live.in_order().into_iter().filter(queued).cloned().collect();
+        for job in queue {
+            if !self.place_one(&job) {
+                break;
+            }
+        }
+    }
+
+    /// Whether the next job of the queue may be looked at.
+    fn place_one(&mut self, id: &JobId) -> bool {
+        let Some(job) = self.live.job(id) else {
+            return true;
+        };
+        let spec = job.spec.clone();
+        let epoch = job.epoch().next();
+        match place(id, epoch, &spec, &self.registry.free_slots()) {
+            Ok(plan) => self.start_plan(plan),
+            Err(error @ rekindle_plan::PlaceError::NotEnoughWorkers { .. }) => {
+                self.queue_note = Some((id.clone(), error.to_string()));
+                return false;
+            }
+            Err(error) => {
+                let failure = Failure {
+                    class: FailureClass::ConfigInvalid,
+                    rank: None,
+                    worker: None,
+                    message: error.to_string(),
+                };
+                self.end(id, JobState::Failed, Some(failure));
+            }
+        }
+        true
+    }
+
+    fn start_plan(&mut self, plan: Plan) {
+        let mut members = BTreeMap::new();
+        for worker in &plan.workers {
+            let entry = self.registry.workers.get(worker);
+            let incarnation = entry.and_then(crate::registry::Worker::incarnation).unwrap_or(0);
+            members.insert(worker.clone(), incarnation);
+        }
+        let run = Run::new(&plan, self.mono(), &self.config);
+        self.runs.insert(plan.job.clone(), run);
+        self.record(Change::Planned {
+            plan: plan.clone(),
+            members,
+        });
+        for (rank, worker) in plan.ranks().zip(&plan.workers) {
+            self.start_rank(&plan, rank, worker);
+        }
+    }
+
+    /// Tells a worker to start a rank. Harmless when it runs already.
+    pub(crate) fn start_rank(&mut self, plan: &Plan, rank: RankId, worker: &WorkerId) {
+        let Some(spec) = self.live.job(&plan.job).map(|job| job.spec.clone()) else {
+            return;
+        };
+        if let Some(entry) = self.registry.workers.get_mut(worker) {
+            let occupant = Occupant {
+                epoch: plan.epoch,
+                told_stop: None,
+            };
+            entry.occupants.insert((plan.job.clone(), rank), occupant);
+        }
+        let start = StartTrainer {
+            rank,
+            spec: (*spec).clone(),
+            plan: plan.clone(),
+        };
+        self.send(worker, Command::Start(Box::new(start)));
+    }
+
+    /// Tells the ranks that wait for it whom to connect to, once all addresses are known.
+    pub(crate) fn connect_gang(&mut self, job: &JobId) {
+        let Some(plan) = self.training_plan(job) else {
+            return;
+        };
+        let Some((waiting, peers)) = self.runs.get(job).and_then(Run::to_connect) else {
+            return;
+        };
+        for rank in waiting {
+            let Some(worker) = plan.workers.get(rank.0 as usize) else {
+                continue;
+            };
+            if self
+                .registry
+                .workers
+                .get(worker)
+                .is_none_or(|entry| entry.session.is_none())
+            {
+                continue;
+            }
+            let command = Command::Connect {
+                job: job.clone(),
+                epoch: plan.epoch,
+                peers: peers.clone(),
+            };
+            self.send(worker, command);
+            if let Some(state) = self.runs.get_mut(job).and_then(|run| run.rank_mut(rank)) {
+                state.phase = RankPhase::Training;
+            }
+        }
+        self.aim_if_connected(job);
+    }
+
+    /// A gang whose last rank was told to connect owes its first step.
+    pub(crate) fn aim_if_connected(&mut self, job: &JobId) {
+        let now = self.clock.mono();
+        if let Some(run) = self.runs.get_mut(job)
+            && run.goal == Goal::Start
+            && run.is_connected()
+        {
+            run.aim(Goal::FirstStep, now, &self.config);
+        }
+    }
+
+    /// The plan of a job whose trainers are wanted and of which nothing has failed.
+    pub(crate) fn training_plan(&self, job: &JobId) -> Option<Plan> {
+        let job = self.live.job(job)?;
+        let wanted = job.is_training() && job.failures.is_empty();
+        job.plan.clone().filter(|_| wanted)
+    }
+
+    /// Tells every worker with trainers of `job` to stop them.
+    pub(crate) fn stop_holders(&mut self, job: &JobId, reason: &str) {
+        for worker in self.registry.holders(job) {
+            self.stop_on(&worker, job, reason);
+        }
+    }
+
+    /// Tells one worker to stop its trainers of `job`.
+    pub(crate) fn stop_on(&mut self, worker: &WorkerId, job: &JobId, reason: &str) {
+        let now = self.mono();
+        let Some(entry) = self.registry.workers.get_mut(worker) else {
+            return;
+        };
+        let mut newest = None;
+        for ((of, _), occupant) in &mut entry.occupants {
+            if of == job {
+                occupant.told_stop = Some(now);
+                newest = newest.max(Some(occupant.epoch));
+            }
+        }
+        if let Some(epoch) = newest {
+            let command = Command::Stop {
+                job: job.clone(),
+                epoch,
+                reason: reason.to_owned(),
+            };
+            self.send(worker, command);
+        }
+    }
+
+    /// Frees the slot of a trainer that ended.
+    pub(crate) fn release(
+        &mut self,
+        worker: &WorkerId,
+        job: &JobId,
+        rank: RankId,
+        epoch: rekindle_types::Epoch,
+    ) {
+        let Some(entry) = self.registry.workers.get_mut(worker) else {
+            return;
+        };
+        let key = (job.clone(), rank);
+        if entry
+            .occupants
+            .get(&key)
+            .is_some_and(|occupant| occupant.epoch <= epoch)
+        {
+            entry.occupants.remove(&key);
+        }
+    }
+}

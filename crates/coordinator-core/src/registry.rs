@@ -1,0 +1,118 @@
+//! Who the workers are, which connection is theirs, when they were heard of, and what occupies their slots.
+//!
+//! Plain bookkeeping; what follows from a change is decided in [`crate::sessions`] and [`crate::gang`].
+
+use std::collections::BTreeMap;
+
+use rekindle_plan::Slot;
+use rekindle_types::{Epoch, JobId, RankId, Registration, WorkerId};
+
+use crate::clock::Mono;
+use crate::{Config, SessionId};
+
+/// A trainer that holds a slot, as far as the coordinator knows.
+#[derive(Debug, Clone)]
+pub(crate) struct Occupant {
+    /// The epoch it was started for.
+    pub(crate) epoch: Epoch,
+    /// When it was last told to stop.
+    pub(crate) told_stop: Option<Mono>,
+}
+
+/// A worker.
+#[derive(Debug, Clone)]
+pub(crate) struct Worker {
+    /// What it said of itself; none for a worker that hasn't come back since the coordinator's restart.
+    pub(crate) info: Option<Registration>,
+    /// Its connection.
+    pub(crate) session: Option<SessionId>,
+    /// When it was last heard of, or when the coordinator started to wait for it.
+    pub(crate) heard: Mono,
+    /// When its connection broke.
+    pub(crate) cut: Option<Mono>,
+    /// The newest report handled.
+    pub(crate) last_report: u64,
+    /// What holds its slots.
+    pub(crate) occupants: BTreeMap<(JobId, RankId), Occupant>,
+}
+
+impl Worker {
+    /// A worker that is expected to come back.
+    pub(crate) fn expected(now: Mono) -> Self {
+        Self {
+            info: None,
+            session: None,
+            heard: now,
+            cut: Some(now),
+            last_report: 0,
+            occupants: BTreeMap::new(),
+        }
+    }
+
+    /// When it counts as lost if nothing is heard.
+    pub(crate) fn lost_at(&self, config: &Config) -> Mono {
+        let lease = self.heard + config.lease;
+        match self.cut {
+            Some(cut) => cut + config.reconnect_grace,
+            None => lease,
+        }
+    }
+
+    /// Its incarnation, once it said so.
+    pub(crate) fn incarnation(&self) -> Option<u64> {
+        self.info.as_ref().map(|info| info.incarnation)
+    }
+}
+
+/// All workers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Registry {
+    /// By name.
+    pub(crate) workers: BTreeMap<WorkerId, Worker>,
+    /// Whose connection is whose.
+    pub(crate) sessions: BTreeMap<SessionId, WorkerId>,
+}
+
+impl Registry {
+    /// The worker behind a connection that is still its current one, heard of now.
+    pub(crate) fn hear(&mut self, session: SessionId, now: Mono) -> Option<(&WorkerId, &mut Worker)> {
+        let name = self.sessions.get(&session)?;
+        let worker = self.workers.get_mut(name)?;
+        worker.heard = now;
+        Some((name, worker))
+    }
+
+    /// Forgets a worker and its connection.
+    pub(crate) fn remove(&mut self, name: &WorkerId) -> Option<Worker> {
+        let worker = self.workers.remove(name)?;
+        if let Some(session) = worker.session {
+            self.sessions.remove(&session);
+        }
+        Some(worker)
+    }
+
+    /// One entry per free slot of every connected worker.
+    pub(crate) fn free_slots(&self) -> Vec<Slot> {
+        let mut slots = Vec::new();
+        for (name, worker) in &self.workers {
+            let (Some(info), Some(_)) = (&worker.info, worker.session) else {
+                continue;
+            };
+            let used = u32::try_from(worker.occupants.len()).unwrap_or(u32::MAX);
+            for _ in used..info.slots {
+                slots.push(Slot {
+                    worker: name.clone(),
+                    threads: info.threads,
+                });
+            }
+        }
+        slots
+    }
+
+    /// The workers on which trainers of `job` hold slots.
+    pub(crate) fn holders(&self, job: &JobId) -> Vec<WorkerId> {
+        let holds = |worker: &Worker| worker.occupants.keys().any(|(of, _)| of == job);
+        let held = self.workers.iter().filter(|(_, worker)| holds(worker));
+        held.map(|(name, _)| name.clone()).collect()
+    }
+}

@@ -1,0 +1,186 @@
+//! What workers report about trainers. Every report is acknowledged after the records it caused (CO-5: twice is as once).
+
+use rekindle_types::{
+    Command, Failure, FailureClass, JobId, JobState, NumberedReport, RankId, Report, StepReport, WorkerId,
+};
+
+use crate::machine::Coordinator;
+use crate::run::Goal;
+use crate::{Change, Effect, RankPhase, SessionId, Update};
+
+impl Coordinator {
+    pub(crate) fn report(&mut self, session: SessionId, report: NumberedReport) {
+        let now = self.mono();
+        let Some((worker, entry)) = self.registry.hear(session, now) else {
+            self.stale_session(session);
+            return;
+        };
+        let worker = worker.clone();
+        let number = report.number;
+        let repeated = number <= entry.last_report;
+        entry.last_report = entry.last_report.max(number);
+        let up_to = entry.last_report;
+        if repeated {
+            self.stats.repeated_reports += 1;
+        } else {
+            self.take(&worker, report);
+        }
+        self.send(&worker, Command::Acknowledge { up_to });
+        self.place_queue();
+    }
+
+    fn take(&mut self, worker: &WorkerId, report: NumberedReport) {
+        let NumberedReport {
+            job,
+            epoch,
+            rank,
+            report,
+            ..
+        } = report;
+        if matches!(report, Report::Finished | Report::Failed(_) | Report::Stopped) {
+            self.release(worker, &job, rank, epoch);
+        }
+        let plan = self.live.job(&job).and_then(|job| job.plan.as_ref());
+        let current =
+            plan.is_some_and(|plan| plan.epoch == epoch && plan.workers.get(rank.0 as usize) == Some(worker));
+        let training = self.live.job(&job).is_some_and(|job| job.is_training());
+        if !current || !training {
+            // Ends of trainers that were told to stop are no surprise.
+            let expected = current && matches!(report, Report::Stopped | Report::Failed(_));
+            self.stats.stale_reports += u64::from(!expected);
+            self.check_cancelled(&job);
+            return;
+        }
+        match report {
+            Report::Ready { data_address } => self.ready(&job, rank, worker, data_address),
+            Report::Step(step) => self.step(&job, rank, worker, step),
+            Report::Finished => self.finished(&job, rank),
+            Report::Failed(failure) => self.failed(&job, rank, worker, failure),
+            Report::Stopped => self.stopped(&job, rank, worker),
+        }
+    }
+
+    fn ready(&mut self, job: &JobId, rank: RankId, worker: &WorkerId, address: String) {
+        let Some(state) = self.runs.get_mut(job).and_then(|run| run.rank_mut(rank)) else {
+            return;
+        };
+        if state.phase > RankPhase::Starting {
+            self.stats.repeated_reports += 1;
+            return;
+        }
+        state.phase = RankPhase::Ready;
+        let detail = format!("{rank} listens at {address}");
+        state.address = Some(address);
+        self.record(Change::Noted {
+            job: job.clone(),
+            actor: format!("worker/{worker}"),
+            kind: "trainer.ready".to_owned(),
+            detail,
+        });
+        self.connect_gang(job);
+    }
+
+    fn step(&mut self, job: &JobId, rank: RankId, worker: &WorkerId, step: StepReport) {
+        if !(step.loss.is_finite() && step.grad_norm.is_finite()) {
+            let failure = Failure {
+                class: FailureClass::NumericNan,
+                rank: Some(rank),
+                worker: Some(worker.clone()),
+                message: format!(
+                    "step {} has loss {} and gradient norm {}; lower optimizer.lr or check the data",
+                    step.step, step.loss, step.grad_norm
+                ),
+            };
+            self.note_failure(job, failure);
+            return;
+        }
+        let Some(known) = self.live.job(job) else { return };
+        let (last, epoch) = (known.spec.training.steps, known.epoch());
+        let (starting, output) = (known.state == JobState::Starting, known.spec.job.output.clone());
+        let now = self.mono();
+        let Some(run) = self.runs.get_mut(job) else { return };
+        if run
+            .last_step
+            .as_ref()
+            .is_some_and(|before| before.step >= step.step)
+        {
+            self.stats.repeated_steps += 1;
+            return;
+        }
+        run.step(step.clone(), last, now, &self.config);
+        if starting {
+            self.record(Change::Running {
+                job: job.clone(),
+                epoch,
+            });
+        }
+        let after = self.after();
+        self.emit(Effect::AppendMetrics {
+            job: job.clone(),
+            output,
+            report: Box::new(step.clone()),
+            after,
+        });
+        self.emit(Effect::Publish {
+            job: job.clone(),
+            update: Update::Step(step),
+            after,
+        });
+    }
+
+    fn finished(&mut self, job: &JobId, rank: RankId) {
+        let now = self.mono();
+        let epoch = self.live.job(job).map(|job| job.epoch()).unwrap_or_default();
+        let Some(run) = self.runs.get_mut(job) else { return };
+        if let Some(state) = run.rank_mut(rank) {
+            state.phase = RankPhase::Finished;
+            state.missing_by = None;
+        }
+        if run.goal != Goal::Finish {
+            run.aim(Goal::Finish, now, &self.config);
+        }
+        self.record(Change::RankFinished {
+            job: job.clone(),
+            epoch,
+            rank,
+        });
+        let through = self
+            .live
+            .job(job)
+            .is_some_and(|job| job.all_finished() && job.failures.is_empty());
+        if through {
+            self.end(job, JobState::Succeeded, None);
+        }
+    }
+
+    fn failed(&mut self, job: &JobId, rank: RankId, worker: &WorkerId, failure: Failure) {
+        self.ended(job, rank);
+        let failure = Failure {
+            rank: failure.rank.or(Some(rank)),
+            worker: failure.worker.or_else(|| Some(worker.clone())),
+            ..failure
+        };
+        self.note_failure(job, failure);
+    }
+
+    /// A trainer stopped though the job goes on: its worker was shut down.
+    fn stopped(&mut self, job: &JobId, rank: RankId, worker: &WorkerId) {
+        self.ended(job, rank);
+        let failure = Failure {
+            class: FailureClass::WorkerLost,
+            rank: Some(rank),
+            worker: Some(worker.clone()),
+            message: format!(
+                "worker {worker} stopped {rank} without being told to; it was shut down or cut off for too long"
+            ),
+        };
+        self.note_failure(job, failure);
+    }
+
+    fn ended(&mut self, job: &JobId, rank: RankId) {
+        if let Some(state) = self.runs.get_mut(job).and_then(|run| run.rank_mut(rank)) {
+            state.phase = RankPhase::Ended;
+            state.missing_by = None;
+        }
+    }
+}

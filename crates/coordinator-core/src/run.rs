@@ -1,0 +1,147 @@
+//! A gang at work: what the coordinator knows of the trainers of one plan beyond what the journal holds.
+//!
+//! ```text
+//!   start --all ready--> connect --first step--> steps --last step or first finished rank--> finish
+//!     |  start_limit        |  first_step_limit     |  max(floor, factor * slowest recent)      |  finish_limit
+//!     +---------------------+-----------------------+-------------------------------------------+--> HANG
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rekindle_types::{Epoch, Plan, RankId, StepReport};
+
+use crate::clock::Mono;
+use crate::{Config, Millis, RankPhase};
+
+/// What a gang has to reach next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// All ranks ready.
+    Start,
+    /// The first step committed.
+    FirstStep,
+    /// Another step committed.
+    Step,
+    /// All ranks finished.
+    Finish,
+}
+
+/// A rank of a gang.
+#[derive(Debug, Clone)]
+pub(crate) struct RankRun {
+    /// How far it is.
+    pub(crate) phase: RankPhase,
+    /// Where it listens.
+    pub(crate) address: Option<String>,
+    /// Its worker came back without it: by when its end must be reported.
+    pub(crate) missing_by: Option<Mono>,
+}
+
+/// A gang.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    /// The plan's epoch.
+    pub(crate) epoch: Epoch,
+    /// Indexed by rank.
+    pub(crate) ranks: Vec<RankRun>,
+    /// What it has to reach next, and by when.
+    pub(crate) goal: Goal,
+    /// By when.
+    pub(crate) goal_by: Mono,
+    /// The last committed step.
+    pub(crate) last_step: Option<StepReport>,
+    /// Durations of the newest steps, milliseconds.
+    recent: VecDeque<Millis>,
+    /// When the last step was heard of.
+    step_heard: Option<Mono>,
+    /// When the first failure was noted.
+    pub(crate) failed_at: Option<Mono>,
+    /// When the user's wish to cancel ends the job at the latest.
+    pub(crate) cancel_by: Option<Mono>,
+}
+
+const RECENT: usize = 8;
+
+impl Run {
+    /// The gang of a plan that has just been made (or found in the journal).
+    pub(crate) fn new(plan: &Plan, now: Mono, config: &Config) -> Self {
+        let rank = RankRun {
+            phase: RankPhase::Starting,
+            address: None,
+            missing_by: None,
+        };
+        Self {
+            epoch: plan.epoch,
+            ranks: vec![rank; plan.world() as usize],
+            goal: Goal::Start,
+            goal_by: now + config.start_limit,
+            last_step: None,
+            recent: VecDeque::new(),
+            step_heard: None,
+            failed_at: None,
+            cancel_by: None,
+        }
+    }
+
+    /// A rank.
+    pub(crate) fn rank_mut(&mut self, rank: RankId) -> Option<&mut RankRun> {
+        self.ranks.get_mut(rank.0 as usize)
+    }
+
+    /// The ranks that wait to be connected, and all addresses, once every rank listens.
+    pub(crate) fn to_connect(&self) -> Option<(Vec<RankId>, BTreeMap<RankId, String>)> {
+        let mut peers = BTreeMap::new();
+        let mut waiting = Vec::new();
+        for (id, rank) in (0..).map(RankId).zip(&self.ranks) {
+            peers.insert(id, rank.address.clone()?);
+            if rank.phase == RankPhase::Ready {
+                waiting.push(id);
+            }
+        }
+        (!waiting.is_empty()).then_some((waiting, peers))
+    }
+
+    /// Whether every rank was told to connect.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.ranks.iter().all(|rank| rank.phase >= RankPhase::Training)
+    }
+
+    /// Sets the next goal.
+    pub(crate) fn aim(&mut self, goal: Goal, now: Mono, config: &Config) {
+        self.goal = goal;
+        self.goal_by = now
+            + match goal {
+                Goal::Start => config.start_limit,
+                Goal::FirstStep => config.first_step_limit,
+                Goal::Step => self.step_limit(config),
+                Goal::Finish => config.finish_limit,
+            };
+    }
+
+    /// How long the next step may take.
+    pub(crate) fn step_limit(&self, config: &Config) -> Millis {
+        let slowest = self.recent.iter().copied().max().unwrap_or(0);
+        slowest.saturating_mul(u64::from(config.progress_factor)).clamp(
+            config.progress_floor,
+            config.progress_floor.max(config.first_step_limit),
+        )
+    }
+
+    /// Takes a new step.
+    pub(crate) fn step(&mut self, report: StepReport, last: u64, now: Mono, config: &Config) {
+        if let Some(before) = self.step_heard {
+            self.recent.push_back(now.saturating_sub(before));
+            if self.recent.len() > RECENT {
+                self.recent.pop_front();
+            }
+        }
+        self.step_heard = Some(now);
+        let goal = if report.step >= last {
+            Goal::Finish
+        } else {
+            Goal::Step
+        };
+        self.last_step = Some(report);
+        self.aim(goal, now, config);
+    }
+}

@@ -1,0 +1,209 @@
+//! Every deadline in one place: what is awaited, and what happens when it doesn't come (CO-4).
+
+use rekindle_types::{Failure, FailureClass, JobId, JobState, RankId, WorkerId};
+
+use crate::clock::Mono;
+use crate::effect::CloseReason;
+use crate::machine::Coordinator;
+use crate::run::{Goal, Run};
+use crate::{Effect, RankPhase};
+
+impl Coordinator {
+    /// All deadlines there are.
+    pub(crate) fn deadlines(&self) -> impl Iterator<Item = Mono> + '_ {
+        let workers = self
+            .registry
+            .workers
+            .values()
+            .map(|entry| entry.lost_at(&self.config));
+        let stops = self.registry.workers.values().filter_map(|entry| {
+            entry.session?;
+            let told = entry.occupants.values().filter_map(|occupant| occupant.told_stop);
+            told.min().map(|told| told + self.config.resend_stop)
+        });
+        let runs = self.runs.iter().flat_map(|(id, run)| self.run_deadlines(id, run));
+        workers.chain(stops).chain(runs)
+    }
+
+    fn run_deadlines(&self, id: &JobId, run: &Run) -> Vec<Mono> {
+        match self.state_of(id) {
+            Some(JobState::Cancelling) => run.cancel_by.into_iter().collect(),
+            _ => {
+                let missing = run.ranks.iter().filter_map(|rank| rank.missing_by);
+                let verdict = self.verdict_at(id);
+                let goal = verdict.is_none().then_some(run.goal_by);
+                missing.chain(verdict).chain(goal).collect()
+            }
+        }
+    }
+
+    pub(crate) fn tick(&mut self) {
+        self.expire_workers();
+        let jobs: Vec<JobId> = self.runs.keys().cloned().collect();
+        for job in jobs {
+            self.expire_run(&job);
+        }
+        self.repeat_stops();
+        self.place_queue();
+    }
+
+    fn expire_workers(&mut self) {
+        let now = self.mono();
+        let lost = |entry: &crate::registry::Worker| now >= entry.lost_at(&self.config);
+        let gone = self.registry.workers.iter().filter(|(_, entry)| lost(entry));
+        let gone: Vec<WorkerId> = gone.map(|(name, _)| name.clone()).collect();
+        for worker in gone {
+            let Some(entry) = self.registry.remove(&worker) else {
+                continue;
+            };
+            self.stats.workers_lost += 1;
+            let silent_ms = now.saturating_sub(entry.heard);
+            if let Some(session) = entry.session {
+                let reason = CloseReason::LeaseExpired {
+                    worker: worker.clone(),
+                    silent_ms,
+                };
+                self.emit(Effect::CloseSession {
+                    session,
+                    worker: worker.clone(),
+                    reason,
+                });
+            }
+            let what = match (&entry.info, entry.session) {
+                (None, _) => {
+                    format!("did not come back within {silent_ms} ms after the coordinator's restart")
+                }
+                (Some(_), Some(_)) => format!("wasn't heard of for {silent_ms} ms"),
+                (Some(_), None) => format!("lost its connection and did not come back within {silent_ms} ms"),
+            };
+            self.worker_gone(&worker, &what);
+        }
+    }
+
+    fn expire_run(&mut self, id: &JobId) {
+        let now = self.mono();
+        if self.state_of(id) == Some(JobState::Cancelling) {
+            let due = self
+                .runs
+                .get(id)
+                .and_then(|run| run.cancel_by)
+                .is_some_and(|by| now >= by);
+            if due {
+                self.end(id, JobState::Cancelled, None);
+            }
+            return;
+        }
+        self.expire_missing(id);
+        if self.verdict_at(id).is_some_and(|at| now >= at) {
+            self.decide(id);
+        }
+        let overdue = self
+            .runs
+            .get(id)
+            .filter(|run| run.failed_at.is_none() && now >= run.goal_by);
+        if let Some(run) = overdue {
+            let failure = self.hang(id, run);
+            self.note_failure(id, failure);
+        }
+    }
+
+    fn expire_missing(&mut self, id: &JobId) {
+        let now = self.mono();
+        let Some(run) = self.runs.get_mut(id) else { return };
+        let mut missing = Vec::new();
+        for (rank, state) in (0..).map(RankId).zip(&mut run.ranks) {
+            if state.missing_by.is_some_and(|by| now >= by) {
+                state.missing_by = None;
+                missing.push(rank);
+            }
+        }
+        for rank in missing {
+            let Some(worker) = self.worker_of(id, rank) else {
+                continue;
+            };
+            self.lose_rank(
+                id,
+                rank,
+                &worker,
+                "came back without it and never said how it ended",
+            );
+        }
+    }
+
+    fn worker_of(&self, id: &JobId, rank: RankId) -> Option<WorkerId> {
+        let plan = self.live.job(id)?.plan.as_ref()?;
+        plan.workers.get(rank.0 as usize).cloned()
+    }
+
+    /// What is overdue, and at which rank where that can be told.
+    fn hang(&self, id: &JobId, run: &Run) -> Failure {
+        let first = |open: fn(RankPhase) -> bool| {
+            let ranks = (0..).map(RankId).zip(&run.ranks);
+            ranks
+                .into_iter()
+                .find(|(_, state)| open(state.phase))
+                .map(|(rank, _)| rank)
+        };
+        let last = run.last_step.as_ref().map_or(0, |step| step.step);
+        let (rank, message) = match run.goal {
+            Goal::Start => {
+                let limit = self.config.start_limit;
+                let rank = first(|phase| phase < RankPhase::Ready);
+                (
+                    rank,
+                    format!("its trainer wasn't ready {limit} ms after the start; see its log"),
+                )
+            }
+            Goal::FirstStep => {
+                let limit = self.config.first_step_limit;
+                (
+                    None,
+                    format!("no step was committed {limit} ms after the trainers were connected"),
+                )
+            }
+            Goal::Step => {
+                let limit = run.step_limit(&self.config);
+                (
+                    None,
+                    format!("no step was committed for {limit} ms after step {last}"),
+                )
+            }
+            Goal::Finish => {
+                let limit = self.config.finish_limit;
+                let rank = first(|phase| phase < RankPhase::Finished);
+                (
+                    rank,
+                    format!("it wasn't through {limit} ms after the last step ({last})"),
+                )
+            }
+        };
+        Failure {
+            class: FailureClass::Hang,
+            rank,
+            worker: rank.and_then(|rank| self.worker_of(id, rank)),
+            message,
+        }
+    }
+
+    /// Stops that nobody answered are said again.
+    fn repeat_stops(&mut self) {
+        let (now, every) = (self.mono(), self.config.resend_stop);
+        let mut due = Vec::new();
+        for (name, entry) in self
+            .registry
+            .workers
+            .iter()
+            .filter(|(_, entry)| entry.session.is_some())
+        {
+            for ((job, _), occupant) in &entry.occupants {
+                let again = occupant.told_stop.is_some_and(|told| now >= told + every);
+                if again && due.last() != Some(&(name.clone(), job.clone())) {
+                    due.push((name.clone(), job.clone()));
+                }
+            }
+        }
+        for (worker, job) in due {
+            self.stop_on(&worker, &job, "it was told to stop before");
+        }
+    }
+}

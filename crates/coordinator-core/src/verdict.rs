@@ -1,0 +1,167 @@
+//! From failures to a verdict: the one that caused the others, not the first to be heard of.
+//!
+//! When a trainer dies its peers see broken connections, and their reports may well arrive first. So NETWORK and HANG are weak: they
+//! wait [`crate::Config::settle`] for a strong one (a crash, a lost worker, bad data, ...), and as long as a worker of the
+//! plan is disconnected or hasn't been heard of since, but no longer than a lease. A strong one ends the job at once.
+
+use rekindle_types::{Failure, FailureClass, JobId, JobState, RankId, WorkerId};
+
+use crate::Change;
+use crate::clock::Mono;
+use crate::machine::Coordinator;
+
+pub(crate) fn is_weak(class: FailureClass) -> bool {
+    matches!(class, FailureClass::Network | FailureClass::Hang)
+}
+
+/// The verdict on what went wrong: the first strong failure, else the first.
+fn initiating(failures: &[Failure]) -> Option<&Failure> {
+    let strong = failures.iter().find(|failure| !is_weak(failure.class));
+    strong.or(failures.first())
+}
+
+impl Coordinator {
+    /// Takes a failure of a job that trains. Ignored when the rank has one of no lesser weight.
+    pub(crate) fn note_failure(&mut self, id: &JobId, failure: Failure) {
+        let Some(job) = self.live.job(id).filter(|job| job.is_training()) else {
+            return;
+        };
+        let epoch = job.epoch();
+        let weak = is_weak(failure.class);
+        let same = |known: &Failure| known.rank == failure.rank && known.worker == failure.worker;
+        let known = job.failures.iter().filter(|known| same(known));
+        if known.into_iter().any(|known| weak || !is_weak(known.class)) {
+            return;
+        }
+        self.record(Change::FailureNoted {
+            job: id.clone(),
+            epoch,
+            failure,
+        });
+        let now = self.mono();
+        if let Some(run) = self.runs.get_mut(id) {
+            run.failed_at.get_or_insert(now);
+        }
+        if !weak {
+            self.decide(id);
+        }
+    }
+
+    /// Ends a failing job with its verdict.
+    pub(crate) fn decide(&mut self, id: &JobId) {
+        let verdict = self
+            .live
+            .job(id)
+            .and_then(|job| initiating(&job.failures))
+            .cloned();
+        if let Some(verdict) = verdict {
+            self.end(id, JobState::Failed, Some(verdict));
+        }
+    }
+
+    /// When the verdict on a failing job falls if nothing more is heard.
+    pub(crate) fn verdict_at(&self, id: &JobId) -> Option<Mono> {
+        let failed_at = self.runs.get(id)?.failed_at?;
+        let settled = failed_at + self.config.settle;
+        let job = self.live.job(id)?;
+        let open = |worker: &WorkerId| {
+            let entry = self.registry.workers.get(worker);
+            entry.is_some_and(|entry| entry.session.is_none() || entry.heard < failed_at)
+        };
+        if !job.members.keys().any(open) {
+            return Some(settled);
+        }
+        let most = self.config.lease.max(self.config.reconnect_grace);
+        Some(failed_at + self.config.settle.max(most + self.config.heartbeat))
+    }
+
+    /// Ends a job: record, stop what still runs, forget the gang.
+    pub(crate) fn end(&mut self, id: &JobId, state: JobState, failure: Option<Failure>) {
+        let run = self.runs.remove(id);
+        let last_step = run.and_then(|run| run.last_step);
+        let reason = match &failure {
+            Some(failure) => format!("the job failed: {}", crate::notes::told(failure)),
+            None => format!("the job ended: {state}"),
+        };
+        self.record(Change::Ended {
+            job: id.clone(),
+            state,
+            failure,
+            last_step,
+        });
+        self.stop_holders(id, &reason);
+    }
+
+    /// A worker is gone: every job with unfinished ranks on it has lost them.
+    pub(crate) fn worker_gone(&mut self, worker: &WorkerId, what: &str) {
+        let jobs: Vec<JobId> = self.runs.keys().cloned().collect();
+        for job in jobs {
+            if let Some(rank) = self.unfinished_on(&job, worker).first() {
+                self.lose_rank(&job, *rank, worker, what);
+            }
+            self.check_cancelled(&job);
+        }
+    }
+
+    pub(crate) fn lose_rank(&mut self, job: &JobId, rank: RankId, worker: &WorkerId, what: &str) {
+        let failure = Failure {
+            class: FailureClass::WorkerLost,
+            rank: Some(rank),
+            worker: Some(worker.clone()),
+            message: format!("worker {worker}, which ran {rank}, {what}"),
+        };
+        self.note_failure(job, failure);
+    }
+
+    /// The ranks of the job's plan on `worker` that aren't through.
+    pub(crate) fn unfinished_on(&self, job: &JobId, worker: &WorkerId) -> Vec<RankId> {
+        let Some(job) = self.live.job(job) else {
+            return Vec::new();
+        };
+        let Some(plan) = &job.plan else {
+            return Vec::new();
+        };
+        let open = |rank: &RankId| !job.finished.contains(rank);
+        plan.ranks_of(worker).filter(open).collect()
+    }
+
+    pub(crate) fn output_failed(&mut self, job: &JobId, message: String) {
+        let failure = Failure {
+            class: FailureClass::OutputError,
+            rank: None,
+            worker: None,
+            message,
+        };
+        match self.state_of(job) {
+            Some(JobState::Queued) => self.end(job, JobState::Failed, Some(failure)),
+            Some(_) => self.note_failure(job, failure),
+            None => {}
+        }
+        self.place_queue();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(class: FailureClass, rank: u32) -> Failure {
+        Failure {
+            class,
+            rank: Some(RankId(rank)),
+            worker: None,
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_first_strong_failure_is_the_verdict() {
+        let network = failure(FailureClass::Network, 0);
+        let crash = failure(FailureClass::WorkerCrash, 1);
+        let late = failure(FailureClass::WorkerCrash, 2);
+        let hang = failure(FailureClass::Hang, 3);
+        assert_eq!(initiating(&[]), None);
+        assert_eq!(initiating(&[network.clone(), hang.clone()]), Some(&network));
+        assert_eq!(initiating(&[network, crash.clone(), late]), Some(&crash));
+    }
+}
