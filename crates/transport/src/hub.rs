@@ -41,8 +41,10 @@ impl Link {
 
     /// The connection is over in both directions. Returns whether the writer was in the middle of a write.
     pub(crate) fn end(&self, end: &End) -> bool {
+        // Outbox first: whoever learns of the end from a receive can't send any more.
+        let writing = self.outbox.end(end.clone());
         self.inbox.end(self.peer(), end.clone());
-        self.outbox.end(end.clone())
+        writing
     }
 }
 

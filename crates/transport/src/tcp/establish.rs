@@ -219,10 +219,7 @@ impl Attempt<'_> {
             Err(source) => return Ok(Err(TransportError::Protocol { rank, source })),
         };
         if reply.refusal == Some(RefusalReason::Epoch) && reply.from.epoch < self.me.epoch {
-            return Err(std::io::Error::other(format!(
-                "it is still at {}",
-                reply.from.epoch
-            )));
+            return Err(std::io::Error::other(format!("it is still {}", reply.from)));
         }
         Ok(self.check_reply(rank, &reply).map(|()| stream))
     }
