@@ -151,3 +151,29 @@ pub(crate) fn judge(hello: &Greeting, me: &Identity, expected: &BTreeSet<RankId>
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_well_summed_greeting_is_read_or_refused(mut bytes in prop::collection::vec(any::<u8>(), GREETING_BYTES)) {
+            bytes[..4].copy_from_slice(&MAGIC);
+            let sum = checksum(&bytes[..92]);
+            bytes[92..].copy_from_slice(&sum.to_le_bytes());
+            let bytes: [u8; GREETING_BYTES] = bytes.try_into().unwrap();
+            let _ = Greeting::decode(&bytes);
+        }
+
+        #[test]
+        fn greetings_survive_the_wire(job in "[a-z0-9][a-z0-9._-]{0,62}", epoch: u64, rank: u32, to: u32, world: u32, status in 0_u8..7) {
+            let from = Identity { job: JobId::new(job).unwrap(), epoch: Epoch(epoch), rank: RankId(rank), world };
+            let refusal = refusal_of(status).unwrap();
+            let greeting = Greeting { version: PROTOCOL_VERSION, refusal, from, to: RankId(to) };
+            prop_assert_eq!(Greeting::decode(&greeting.encode()), Ok(greeting));
+        }
+    }
+}
