@@ -23,14 +23,22 @@
 //!
 //! Deliberately absent: what a trainer computes, redundancy of its state.
 
+mod clock;
 mod config;
 mod effect;
 mod event;
+mod fence;
+mod lifecycle;
+mod link;
+mod machine;
+mod outbox;
 pub mod trainer_messages;
+mod trainers;
 
 pub use config::WorkerConfig;
 pub use effect::{Effect, ExitReason};
 pub use event::{Event, Exit, SessionTerms, TrainerKey};
+pub use machine::Worker;
 
 /// Milliseconds of any clock; it may jump, see [`WorkerConfig::max_step`].
 pub type Millis = u64;

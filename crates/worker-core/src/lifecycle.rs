@@ -1,0 +1,226 @@
+//! What happens to trainers: start, connect, stop, what they say, how they end (WC-2, WC-4).
+
+use std::collections::BTreeMap;
+
+use rekindle_types::{Epoch, Failure, FailureClass, JobId, RankId, Report, StartTrainer, TrainerPhase};
+
+use crate::TrainerKey;
+use crate::effect::Effect;
+use crate::event::Exit;
+use crate::machine::Worker;
+use crate::trainer_messages::{FromTrainer, ToTrainer};
+
+impl Worker {
+    pub(crate) fn start(&mut self, start: StartTrainer) {
+        let key = TrainerKey {
+            job: start.plan.job.clone(),
+            epoch: start.plan.epoch,
+            rank: start.rank,
+        };
+        let known = self.trainers.living.contains_key(&key) || self.trainers.queued.contains_key(&key);
+        if known || self.leaving.is_some() || !self.fences.may_start(&key) {
+            return;
+        }
+        if let Some(before) = key.epoch.0.checked_sub(1) {
+            self.end_up_to(&key.job, Epoch(before), "a newer plan takes over");
+        }
+        self.trainers.queued.insert(key, start);
+        self.spawn_startable();
+    }
+
+    fn spawn_startable(&mut self) {
+        for (key, start) in self.trainers.take_startable() {
+            self.trainers.enter(&key);
+            self.out.push(Effect::SpawnTrainer {
+                key,
+                start: Box::new(start),
+                listen_host: self.config.data_host.clone(),
+                threads: self.config.threads,
+            });
+        }
+    }
+
+    pub(crate) fn connect(&mut self, job: &JobId, epoch: Epoch, peers: &BTreeMap<RankId, String>) {
+        if !self.fences.pass(job, epoch) {
+            return;
+        }
+        let mut ready = Vec::new();
+        for (key, trainer) in &mut self.trainers.living {
+            if key.job != *job || key.epoch != epoch || trainer.stopping.is_some() {
+                continue;
+            }
+            match trainer.phase {
+                TrainerPhase::Loading => trainer.peers = Some(peers.clone()),
+                TrainerPhase::Ready => {
+                    trainer.phase = TrainerPhase::Training;
+                    ready.push(key.clone());
+                }
+                TrainerPhase::Training => {}
+            }
+        }
+        for key in ready {
+            let message = ToTrainer::Connect { peers: peers.clone() };
+            self.out.push(Effect::ToTrainer { key, message });
+        }
+    }
+
+    pub(crate) fn stop(&mut self, job: &JobId, epoch: Epoch, reason: &str) {
+        self.fences.stop(job, epoch);
+        self.end_up_to(job, epoch, reason);
+        self.spawn_startable();
+    }
+
+    pub(crate) fn stop_all(&mut self, reason: &str) {
+        let mut jobs: Vec<JobId> = self.trainers.living.keys().map(|key| key.job.clone()).collect();
+        jobs.extend(self.trainers.queued.keys().map(|key| key.job.clone()));
+        jobs.dedup();
+        for job in jobs {
+            if let Some(newest) = self.trainers.newest(&job) {
+                self.stop(&job, newest, reason);
+            }
+        }
+    }
+
+    /// Ends trainers of a job, the waiting ones at once, the living ones with a grace.
+    fn end_up_to(&mut self, job: &JobId, epoch: Epoch, reason: &str) {
+        let meant = |key: &&TrainerKey| key.job == *job && key.epoch <= epoch;
+        let waiting: Vec<TrainerKey> = self.trainers.queued.keys().filter(meant).cloned().collect();
+        for key in waiting {
+            self.trainers.queued.remove(&key);
+            self.fences.end(&key);
+            self.report(&key, Report::Stopped);
+        }
+        let kill_at = self.mono() + self.config.stop_grace;
+        for (key, trainer) in &mut self.trainers.living {
+            if key.job == *job && key.epoch <= epoch && trainer.stopping.is_none() {
+                trainer.stopping = Some(reason.to_owned());
+                trainer.kill_at.get_or_insert(kill_at);
+                self.out.push(Effect::Terminate { key: key.clone() });
+            }
+        }
+    }
+
+    pub(crate) fn kill_overdue(&mut self) {
+        let now = self.mono();
+        for (key, trainer) in &mut self.trainers.living {
+            if trainer.kill_at.is_some_and(|at| now >= at) {
+                trainer.kill_at = Some(now + self.config.stop_grace.max(1));
+                self.out.push(Effect::Kill { key: key.clone() });
+            }
+        }
+    }
+
+    /// A process that was told to stop before it ran is told again.
+    pub(crate) fn spawned(&mut self, key: &TrainerKey) {
+        let stopping = self
+            .trainers
+            .living
+            .get(key)
+            .is_some_and(|trainer| trainer.stopping.is_some());
+        if stopping {
+            self.out.push(Effect::Terminate { key: key.clone() });
+        }
+    }
+
+    pub(crate) fn spawn_failed(&mut self, key: &TrainerKey, message: &str) {
+        let exit = Exit::default();
+        let why = format!("its process couldn't be started: {message}");
+        self.gone(key, &exit, Some(why));
+    }
+
+    pub(crate) fn from_trainer(&mut self, key: &TrainerKey, message: FromTrainer) {
+        let kill_at = self.mono() + self.config.stop_grace;
+        let Some(trainer) = self.trainers.living.get_mut(key) else {
+            return;
+        };
+        if trainer.said_end {
+            return;
+        }
+        let report = match message {
+            FromTrainer::Ready { data_address } => {
+                if trainer.phase != TrainerPhase::Loading {
+                    return;
+                }
+                trainer.phase = TrainerPhase::Ready;
+                trainer.address = Some(data_address.clone());
+                Report::Ready { data_address }
+            }
+            FromTrainer::Step(step) => {
+                trainer.step = trainer.step.max(step.step);
+                Report::Step(step)
+            }
+            FromTrainer::Progress { step } => {
+                trainer.step = trainer.step.max(step);
+                return;
+            }
+            FromTrainer::Finished => Report::Finished,
+            // A trainer that was told to stop may see its peers go first: that is no failure.
+            FromTrainer::Failed(_) if trainer.stopping.is_some() => return,
+            FromTrainer::Failed(failure) => Report::Failed(failure),
+        };
+        let ends = matches!(report, Report::Finished | Report::Failed(_));
+        if ends {
+            trainer.said_end = true;
+            trainer.kill_at.get_or_insert(kill_at);
+        }
+        let connect = trainer
+            .peers
+            .take()
+            .filter(|_| matches!(report, Report::Ready { .. }));
+        if ends {
+            self.fences.end(key);
+        }
+        self.report(key, report);
+        if let Some(peers) = connect {
+            self.connect(&key.job.clone(), key.epoch, &peers);
+        }
+    }
+
+    pub(crate) fn exited(&mut self, key: &TrainerKey, exit: &Exit) {
+        self.gone(key, exit, None);
+    }
+
+    /// A process is no more: its end is reported unless it was said before.
+    fn gone(&mut self, key: &TrainerKey, exit: &Exit, why: Option<String>) {
+        let Some(trainer) = self.trainers.living.remove(key) else {
+            return;
+        };
+        if !trainer.said_end {
+            self.fences.end(key);
+            let report = if trainer.stopping.is_some() {
+                Report::Stopped
+            } else {
+                let message = why.unwrap_or_else(|| crash_message(trainer.step, exit));
+                Report::Failed(Failure {
+                    class: FailureClass::WorkerCrash,
+                    rank: Some(key.rank),
+                    worker: Some(self.config.worker.clone()),
+                    message,
+                })
+            };
+            self.report(key, report);
+        }
+        self.spawn_startable();
+    }
+}
+
+/// How a process ended, after which step, and what it said last.
+fn crash_message(step: u64, exit: &Exit) -> String {
+    let how = match (exit.signal, exit.code) {
+        (Some(signal), _) => format!("was ended by signal {signal}"),
+        (None, Some(0)) => "exited with status 0 before it was through".to_owned(),
+        (None, Some(code)) => format!("exited with status {code}"),
+        (None, None) => "ended in an unknown way".to_owned(),
+    };
+    let when = match step {
+        0 => "before its first known step".to_owned(),
+        step => format!("after step {step}"),
+    };
+    let last = exit.last_lines.join(" | ");
+    let said = if last.is_empty() {
+        String::new()
+    } else {
+        format!("; it said last: {last}")
+    };
+    format!("its trainer process {how} {when}{said}")
+}

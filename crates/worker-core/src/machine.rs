@@ -1,0 +1,291 @@
+//! The machine itself: dispatch of events, the session, deadlines, leaving.
+
+use rekindle_types::{Command, Registration, Report, TrainerStatus};
+
+use crate::clock::{Clock, Mono};
+use crate::effect::{Effect, ExitReason};
+use crate::event::Event;
+use crate::fence::Fences;
+use crate::link::{Link, State};
+use crate::outbox::Outbox;
+use crate::trainers::Trainers;
+use crate::{Millis, TrainerKey, WorkerConfig};
+
+/// The worker. See the crate's head for events and effects.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    pub(crate) config: WorkerConfig,
+    clock: Clock,
+    pub(crate) link: Link,
+    pub(crate) outbox: Outbox,
+    pub(crate) trainers: Trainers,
+    pub(crate) fences: Fences,
+    /// Why the worker leaves, and when at the latest.
+    pub(crate) leaving: Option<(ExitReason, Mono)>,
+    /// Step reports dropped that a warning was given about.
+    warned_dropped: u64,
+    started: bool,
+    gone: bool,
+    pub(crate) out: Vec<Effect>,
+}
+
+impl Worker {
+    /// A worker without trainers; send it a `Tick` and it connects.
+    #[must_use]
+    pub fn new(config: WorkerConfig) -> Self {
+        Self {
+            clock: Clock::default(),
+            link: Link::new(&config),
+            outbox: Outbox::new(config.max_reports),
+            trainers: Trainers::default(),
+            fences: Fences::default(),
+            leaving: None,
+            warned_dropped: 0,
+            started: false,
+            gone: false,
+            out: Vec::new(),
+            config,
+        }
+    }
+
+    /// Takes an event at `now` (any clock, milliseconds) and says what to do, in order. After `Exit` nothing more comes.
+    pub fn handle(&mut self, now: Millis, event: Event) -> Vec<Effect> {
+        self.clock.advance(now, self.config.max_step);
+        self.started = true;
+        if self.gone {
+            return Vec::new();
+        }
+        match event {
+            Event::SessionOpened { terms } => self.opened(terms.heartbeat),
+            Event::SessionRefused { message, fatal } => self.refused(message, fatal),
+            Event::SessionClosed { message } => self.closed(&message),
+            Event::Command(command) => self.command(command),
+            Event::Spawned { key } => self.spawned(&key),
+            Event::SpawnFailed { key, message } => self.spawn_failed(&key, &message),
+            Event::FromTrainer { key, message } => self.from_trainer(&key, message),
+            Event::Exited { key, exit } => self.exited(&key, &exit),
+            Event::Shutdown => self.shutdown(),
+            Event::Tick => {}
+        }
+        self.pass_time();
+        self.check_left();
+        std::mem::take(&mut self.out)
+    }
+
+    /// When to send a `Tick` at the latest, on the clock of the last `now`: the shell waits for the difference to that `now` on a clock
+    /// that doesn't jump.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Millis> {
+        if self.gone {
+            return None;
+        }
+        if !self.started {
+            return Some(0);
+        }
+        let next = self.deadlines().into_iter().flatten().min()?;
+        Some(self.clock.wall_of(next, self.config.max_step))
+    }
+
+    /// The trainers that live, as the coordinator is told.
+    #[must_use]
+    pub fn trainers(&self) -> Vec<TrainerStatus> {
+        let status = |(key, trainer): (&TrainerKey, &crate::trainers::Trainer)| TrainerStatus {
+            job: key.job.clone(),
+            epoch: key.epoch,
+            rank: key.rank,
+            phase: trainer.phase,
+            data_address: trainer.address.clone(),
+            step: trainer.step,
+        };
+        let queued = |key: &TrainerKey| TrainerStatus {
+            job: key.job.clone(),
+            epoch: key.epoch,
+            rank: key.rank,
+            phase: rekindle_types::TrainerPhase::Loading,
+            data_address: None,
+            step: 0,
+        };
+        let living = self
+            .trainers
+            .living
+            .iter()
+            .filter(|(_, trainer)| trainer.counts());
+        living
+            .map(status)
+            .chain(self.trainers.queued.keys().map(queued))
+            .collect()
+    }
+
+    /// Step reports dropped for room since the start.
+    #[must_use]
+    pub fn dropped_reports(&self) -> u64 {
+        self.outbox.dropped()
+    }
+
+    pub(crate) fn mono(&self) -> Mono {
+        self.clock.mono()
+    }
+
+    /// Keeps a report and sends it if there is a session.
+    pub(crate) fn report(&mut self, key: &TrainerKey, report: Report) {
+        let report = self.outbox.push(key, report);
+        if self.link.is_open() {
+            self.out.push(Effect::Send {
+                report: Box::new(report),
+            });
+        }
+        let dropped = self.outbox.dropped();
+        if self.warned_dropped == 0 && dropped > 0 {
+            self.warned_dropped = dropped;
+            let message =
+                "step reports are dropped: the coordinator hasn't acknowledged any for too long".to_owned();
+            self.out.push(Effect::Warn { message });
+        }
+    }
+
+    fn opened(&mut self, heartbeat: Millis) {
+        self.link.opened(self.mono(), heartbeat);
+        self.warned_dropped = 0;
+        for report in self.outbox.waiting().cloned() {
+            self.out.push(Effect::Send {
+                report: Box::new(report),
+            });
+        }
+    }
+
+    fn refused(&mut self, message: String, fatal: bool) {
+        let now = self.mono();
+        let since = *self.link.refused_since.get_or_insert(now);
+        if fatal || now >= since + self.config.refused_limit {
+            self.leave(ExitReason::Refused { message });
+        } else {
+            self.closed(&message);
+        }
+    }
+
+    fn closed(&mut self, message: &str) {
+        if matches!(self.link.state, State::Down { .. }) {
+            return;
+        }
+        if self.link.is_open() {
+            let message = format!("the session with the coordinator ended: {message}");
+            self.out.push(Effect::Warn { message });
+        }
+        let now = self.mono();
+        self.link.broke(now, &self.config);
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Start(start) => self.start(*start),
+            Command::Connect { job, epoch, peers } => self.connect(&job, epoch, &peers),
+            Command::Stop { job, epoch, reason } => self.stop(&job, epoch, &reason),
+            Command::Acknowledge { up_to } => self.outbox.acknowledge(up_to),
+        }
+    }
+
+    fn shutdown(&mut self) {
+        if self.leaving.is_some() {
+            self.exit();
+        } else {
+            self.leave(ExitReason::Shutdown);
+        }
+    }
+
+    fn leave(&mut self, reason: ExitReason) {
+        let by = self.mono() + self.config.stop_grace + self.config.leave_limit;
+        self.leaving = Some((reason, by));
+        self.stop_all("the worker leaves");
+    }
+
+    /// Leaves once nothing holds it: trainers gone, and their ends acknowledged unless nobody is there to do so.
+    fn check_left(&mut self) {
+        let Some((_, by)) = &self.leaving else { return };
+        let told = !self.link.is_open() || self.outbox.waiting().next().is_none();
+        if (self.trainers.living.is_empty() && told) || self.mono() >= *by {
+            self.exit();
+        }
+    }
+
+    fn exit(&mut self) {
+        let keys: Vec<TrainerKey> = self.trainers.living.keys().cloned().collect();
+        for key in keys {
+            self.out.push(Effect::Kill { key });
+        }
+        self.out.push(Effect::CloseSession);
+        let reason = self
+            .leaving
+            .take()
+            .map_or(ExitReason::Shutdown, |(reason, _)| reason);
+        self.out.push(Effect::Exit(reason));
+        self.gone = true;
+    }
+
+    fn deadlines(&self) -> Vec<Option<Mono>> {
+        let kill = self
+            .trainers
+            .living
+            .values()
+            .filter_map(|trainer| trainer.kill_at)
+            .min();
+        let leave = self.leaving.as_ref().map(|(_, by)| *by);
+        vec![Some(self.link.deadline()), kill, leave, self.orphaned_at()]
+    }
+
+    /// When trainers are stopped for want of a coordinator.
+    fn orphaned_at(&self) -> Option<Mono> {
+        let unstopped = self
+            .trainers
+            .living
+            .values()
+            .any(|trainer| trainer.stopping.is_none() && trainer.counts());
+        let alone = self.link.alone_since.filter(|_| unstopped)?;
+        Some(alone + self.config.orphan_limit)
+    }
+
+    fn pass_time(&mut self) {
+        let now = self.mono();
+        if self.orphaned_at().is_some_and(|at| now >= at) {
+            self.stop_all("the coordinator is gone for too long");
+        }
+        self.kill_overdue();
+        if now < self.link.deadline() {
+            return;
+        }
+        match self.link.state {
+            State::Open { every, .. } => {
+                let heartbeat_at = now + every;
+                self.link.state = State::Open { heartbeat_at, every };
+                self.out.push(Effect::Heartbeat);
+            }
+            State::Down { .. } => self.open(),
+            State::Opening { .. } => {
+                self.out.push(Effect::CloseSession);
+                self.link.broke(now, &self.config);
+            }
+        }
+    }
+
+    fn open(&mut self) {
+        let until = self.mono() + self.config.open_limit.max(1);
+        self.link.state = State::Opening { until };
+        let config = &self.config;
+        let registration = Registration {
+            worker: config.worker.clone(),
+            incarnation: config.incarnation,
+            version: config.version.clone(),
+            data_host: config.data_host.clone(),
+            threads: config.threads,
+            slots: config.slots,
+            memory_bytes: config.memory_bytes,
+            trainers: self.trainers(),
+        };
+        self.out.push(Effect::OpenSession {
+            registration: Box::new(registration),
+        });
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+pub(crate) mod tests;
