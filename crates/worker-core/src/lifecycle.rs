@@ -128,7 +128,7 @@ impl Worker {
         self.gone(key, &exit, Some(why));
     }
 
-    pub(crate) fn from_trainer(&mut self, key: &TrainerKey, message: FromTrainer) {
+    pub(crate) fn hear(&mut self, key: &TrainerKey, message: FromTrainer) {
         let kill_at = self.mono() + self.config.stop_grace;
         let Some(trainer) = self.trainers.living.get_mut(key) else {
             return;

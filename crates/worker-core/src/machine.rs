@@ -62,7 +62,7 @@ impl Worker {
             Event::Command(command) => self.command(command),
             Event::Spawned { key } => self.spawned(&key),
             Event::SpawnFailed { key, message } => self.spawn_failed(&key, &message),
-            Event::FromTrainer { key, message } => self.from_trainer(&key, message),
+            Event::FromTrainer { key, message } => self.hear(&key, message),
             Event::Exited { key, exit } => self.exited(&key, &exit),
             Event::Shutdown => self.shutdown(),
             Event::Tick => {}
