@@ -15,8 +15,9 @@ use rekindle_transport::{
 use rekindle_types::{Epoch, JobId, RankId};
 use socket2::SockRef;
 
-const TOTAL: usize = 1 << 30;
+const TOTAL: usize = 1 << 29;
 const TRIPS: u32 = 3000;
+const BUFFERS: usize = 4 << 20;
 
 fn far() -> Deadline {
     Deadline::after(Duration::from_secs(60))
@@ -51,15 +52,17 @@ fn pair(options: &Options) -> (TcpTransport, TcpTransport) {
     })
 }
 
-fn plain_pair(congestion: Option<&[u8]>) -> (TcpStream, TcpStream) {
+fn plain_pair(congestion: Option<&[u8]>, buffers: Option<usize>) -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("loopback connects");
     let far = listener.accept().expect("connects").0;
     for stream in [&near, &far] {
         stream.set_nodelay(true).expect("nodelay");
         let socket = SockRef::from(stream);
-        socket.set_send_buffer_size(4 << 20).expect("send buffer");
-        socket.set_recv_buffer_size(4 << 20).expect("receive buffer");
+        if let Some(bytes) = buffers {
+            socket.set_send_buffer_size(bytes).expect("send buffer");
+            socket.set_recv_buffer_size(bytes).expect("receive buffer");
+        }
         if let Some(name) = congestion {
             socket.set_tcp_congestion(name).expect("congestion control");
         }
@@ -67,8 +70,8 @@ fn plain_pair(congestion: Option<&[u8]>) -> (TcpStream, TcpStream) {
     (near, far)
 }
 
-fn plain_bandwidth(size: usize, congestion: Option<&[u8]>) -> f64 {
-    let (mut near, mut far) = plain_pair(congestion);
+fn plain_bandwidth(size: usize, congestion: Option<&[u8]>, buffers: Option<usize>) -> f64 {
+    let (mut near, mut far) = plain_pair(congestion, buffers);
     let sent = vec![1_u8; size];
     let mut got = vec![0_u8; size];
     let frames = TOTAL / size;
@@ -98,7 +101,7 @@ fn our_bandwidth(size: usize, options: &Options) -> f64 {
 }
 
 fn plain_trip() -> f64 {
-    let (mut near, mut far) = plain_pair(Some(b"cubic"));
+    let (mut near, mut far) = plain_pair(Some(b"cubic"), None);
     let mut bytes = [0_u8; 64];
     let began = Instant::now();
     std::thread::scope(|scope| {
@@ -183,23 +186,28 @@ fn main() {
         payload_checksum: true,
         ..Options::default()
     };
-    let tuned = Options {
-        socket_buffer_bytes: None,
+    let fixed = Options {
+        socket_buffer_bytes: Some(BUFFERS),
         ..Options::default()
     };
     // Groups: the first case of each is what the others are compared with.
     let mut groups: Vec<Vec<Case>> = [1, 2, 4, 8]
         .map(|mib| {
             let size = mib << 20;
-            let (summed, tuned) = (summed.clone(), tuned.clone());
+            let (summed, fixed) = (summed.clone(), fixed.clone());
             vec![
                 case(format!("{mib} MiB, plain sockets, cubic"), "GB/s", move || {
-                    plain_bandwidth(size, Some(b"cubic"))
+                    plain_bandwidth(size, Some(b"cubic"), None)
                 }),
                 case(
                     format!("{mib} MiB, plain sockets, default control"),
                     "GB/s",
-                    move || plain_bandwidth(size, None),
+                    move || plain_bandwidth(size, None, None),
+                ),
+                case(
+                    format!("{mib} MiB, plain sockets, cubic, 4 MiB socket buffers"),
+                    "GB/s",
+                    move || plain_bandwidth(size, Some(b"cubic"), Some(BUFFERS)),
                 ),
                 case(format!("{mib} MiB, frames"), "GB/s", move || {
                     our_bandwidth(size, &Options::default())
@@ -210,9 +218,9 @@ fn main() {
                     move || our_bandwidth(size, &summed),
                 ),
                 case(
-                    format!("{mib} MiB, frames, kernel's own buffer sizes"),
+                    format!("{mib} MiB, frames, 4 MiB socket buffers"),
                     "GB/s",
-                    move || our_bandwidth(size, &tuned),
+                    move || our_bandwidth(size, &fixed),
                 ),
             ]
         })

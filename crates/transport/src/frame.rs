@@ -59,7 +59,7 @@ impl Frame {
 
     fn whole<T>(&self) -> Result<(), TransportError> {
         let size = size_of::<T>();
-        if size == 0 || self.buffer.len() % size != 0 {
+        if size == 0 || !self.buffer.len().is_multiple_of(size) {
             return Err(self.mismatch(format!("a multiple of {size}")));
         }
         Ok(())

@@ -17,7 +17,7 @@ use crate::error::End;
 use crate::gate::Verdict;
 use crate::hub::{Carrier, Hub, Link, Linked};
 use crate::inbox::Room;
-use crate::outbox::Next;
+use crate::outbox::{Next, Outgoing};
 use crate::stats::add;
 use crate::wire::{FrameType, HEADER_BYTES, Header};
 use crate::{Deadline, Frame, Identity, Options, Payload, RefusalReason, TransportError};
@@ -144,7 +144,7 @@ fn pump(out: &Link, into: &Link) {
     loop {
         match out.outbox.take(1, usize::MAX) {
             Next::Write(batch) => {
-                for (tag, payload) in batch {
+                for Outgoing { tag, payload, .. } in batch {
                     let bytes = payload.len();
                     let header = out.gate.header(FrameType::Data(tag), bytes);
                     if !arrive(into, &header, payload) {

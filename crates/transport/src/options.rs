@@ -26,7 +26,8 @@ pub struct Options {
     pub linger: Duration,
     /// Longest time one handshake may take.
     pub handshake: Duration,
-    /// Socket send and receive buffers, bytes (the kernel may give less). `None` leaves them to the kernel's own tuning.
+    /// Socket send and receive buffers, bytes (the kernel may give less). `None` leaves them to the kernel's own tuning,
+    /// which grows them with the path's delay; on loopback large fixed ones were slower (docs/measurements/transport-loopback.md).
     pub socket_buffer_bytes: Option<usize>,
     /// Idle time before keep-alive probes, which find a machine that vanished without a word.
     pub keepalive_idle: Duration,
@@ -47,7 +48,7 @@ impl Default for Options {
             payload_checksum: false,
             linger: Duration::from_secs(2),
             handshake: Duration::from_secs(5),
-            socket_buffer_bytes: Some(4 * MIB),
+            socket_buffer_bytes: None,
             keepalive_idle: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(2),
         }

@@ -1,12 +1,14 @@
 //! Frames on their way out to one peer: a bounded queue between callers and the one writer thread.
 //!
-//! In: frames from callers ([`Outbox::push`]). Out: batches for the writer ([`Outbox::take`]), which reports what it has written.
+//! In: frames from callers ([`Outbox::push`]). Out: batches for the writer ([`Outbox::take`]), which reports what it has written. A small frame that
+//! finds the line idle is written by its caller, without waiting ([`Line::write_now`]): that saves waking a thread. What doesn't go at once
+//! is left to the writer.
 //!
-//! Invariants: TR-1 (one queue, one writer), TR-3 (bytes and frames are counted until they are written). The writer's own wait has no
+//! Invariants: TR-1 (one queue, and one at a time writes: `writing`), TR-3 (bytes and frames are counted until they are written). The writer's own wait has no
 //! deadline: it is an owned thread and ends with [`Outbox::close`] or [`Outbox::end`].
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use rekindle_types::RankId;
@@ -17,8 +19,25 @@ use crate::stats::{Counters, add, add_time, raise};
 use crate::wire::HEADER_BYTES;
 use crate::{Deadline, Operation, Payload, Tag, TransportError};
 
+/// The longest payload a caller writes itself: about what is copied while another thread wakes up.
+const INLINE_BYTES: usize = 64 * 1024;
+
+/// A connection that takes bytes without waiting.
+pub(crate) trait Line: Send + Sync {
+    /// Writes what fits at once of the frame's header and payload; the number of bytes taken, 0 on any error.
+    fn write_now(&self, tag: Tag, payload: &[u8]) -> usize;
+}
+
+/// A frame to write, without its first `skip` bytes (header included), which are already written.
+pub(crate) struct Outgoing {
+    pub(crate) tag: Tag,
+    pub(crate) payload: Payload,
+    pub(crate) skip: usize,
+}
+
 pub(crate) struct Outbox {
     to: RankId,
+    line: OnceLock<Box<dyn Line>>,
     state: Mutex<State>,
     filled: Condvar,
     drained: Condvar,
@@ -29,7 +48,7 @@ pub(crate) struct Outbox {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<(Tag, Payload)>,
+    queue: VecDeque<Outgoing>,
     /// Queued and being written.
     bytes: usize,
     frames: usize,
@@ -44,7 +63,7 @@ struct State {
 /// What the writer shall do next.
 pub(crate) enum Next {
     /// Write these, then call [`Outbox::written`].
-    Write(Vec<(Tag, Payload)>),
+    Write(Vec<Outgoing>),
     /// Everything is written and nothing more will come: say goodbye.
     Goodbye,
     /// Stop at once.
@@ -59,6 +78,7 @@ impl Outbox {
     pub(crate) fn new(to: RankId, counters: Arc<Counters>, max_bytes: usize, max_frames: usize) -> Self {
         Self {
             to,
+            line: OnceLock::new(),
             state: Mutex::default(),
             filled: Condvar::new(),
             drained: Condvar::new(),
@@ -141,9 +161,44 @@ impl Outbox {
         state.frames += 1;
         state.pushed += 1;
         raise(&self.counters.outbox_peak_bytes, state.bytes);
-        state.queue.push_back((tag, payload));
-        drop(state);
+        let idle = state.frames == 1 && !state.writing && payload.len() <= INLINE_BYTES;
+        match self.line.get() {
+            Some(line) if idle => {
+                state.writing = true;
+                drop(state);
+                self.write_inline(&**line, tag, payload, cost);
+            }
+            _ => {
+                state.queue.push_back(Outgoing {
+                    tag,
+                    payload,
+                    skip: 0,
+                });
+                drop(state);
+                self.filled.notify_one();
+            }
+        }
+    }
+
+    /// The caller has set `writing`, so the writer waits.
+    fn write_inline(&self, line: &dyn Line, tag: Tag, payload: Payload, cost: usize) {
+        let skip = line.write_now(tag, payload.bytes());
+        if skip == cost {
+            self.written(vec![Outgoing { tag, payload, skip }]);
+        } else {
+            let mut state = self.lock();
+            state.writing = false;
+            if state.end.is_none() {
+                state.queue.push_front(Outgoing { tag, payload, skip });
+            }
+        }
+        // Somebody may have queued behind this frame meanwhile, or be closing.
         self.filled.notify_one();
+    }
+
+    /// Lets callers write small frames themselves.
+    pub(crate) fn set_line(&self, line: Box<dyn Line>) {
+        drop(self.line.set(line));
     }
 
     /// Waits for frames and takes up to `max_frames` of them and about `max_bytes`, at least one.
@@ -153,11 +208,14 @@ impl Outbox {
             if state.end.is_some() {
                 return Next::Stop;
             }
-            if !state.queue.is_empty() {
-                break;
-            }
-            if state.closing {
-                return Next::Goodbye;
+            // A caller that writes itself will wake this thread.
+            if !state.writing {
+                if !state.queue.is_empty() {
+                    break;
+                }
+                if state.closing {
+                    return Next::Goodbye;
+                }
             }
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -167,7 +225,7 @@ impl Outbox {
             let Some(item) = state.queue.pop_front() else {
                 break;
             };
-            bytes += cost(&item.1);
+            bytes += cost(&item.payload);
             batch.push(item);
         }
         state.writing = true;
@@ -175,9 +233,9 @@ impl Outbox {
     }
 
     /// The batch is with the network.
-    pub(crate) fn written(&self, batch: Vec<(Tag, Payload)>) {
+    pub(crate) fn written(&self, batch: Vec<Outgoing>) {
         let frames = batch.len();
-        let bytes: usize = batch.iter().map(|(_, payload)| payload.len()).sum();
+        let bytes: usize = batch.iter().map(|item| item.payload.len()).sum();
         // Payloads are freed before their bytes are, so that the bound holds for the memory itself.
         drop(batch);
         self.written_bytes(frames, bytes);

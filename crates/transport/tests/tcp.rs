@@ -1,4 +1,5 @@
 //! What only TCP has: handshakes, strangers, peers that die, the next epoch on the same port.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};

@@ -91,7 +91,8 @@ pub(super) fn foreign_frames_end_the_connection(harness: &dyn Harness) {
     };
     assert_ne!(other_job.job, job());
     let good = header(b"x");
-    let cases: [(Header, fn(&ProtocolError) -> bool); 5] = [
+    type Expected = fn(&ProtocolError) -> bool;
+    let cases: [(Header, Expected); 5] = [
         (
             Header {
                 job_hash: other_job.job_hash(),

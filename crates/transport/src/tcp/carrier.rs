@@ -40,6 +40,11 @@ impl Connections {
             stream: Arc::new(stream),
             threads: Vec::with_capacity(2),
         };
+        let line = writer::SocketLine {
+            link: Arc::downgrade(link),
+            stream: Arc::clone(&connection.stream),
+        };
+        link.outbox.set_line(Box::new(line));
         let started = connection
             .spawn("read", run_reader)
             .and_then(|()| connection.spawn("write", run_writer));

@@ -3,11 +3,14 @@
 //! In: batches of the outbox. Out: bytes. No payload is copied.
 
 use std::io::{Error, ErrorKind, IoSlice, Write};
+use std::net::TcpStream;
+use std::sync::{Arc, Weak};
 
-use crate::Payload;
+use socket2::SockRef;
+
 use crate::Tag;
 use crate::hub::Link;
-use crate::outbox::Next;
+use crate::outbox::{Line, Next, Outgoing};
 use crate::wire::{FrameType, HEADER_BYTES, checksum};
 
 const BATCH_FRAMES: usize = 32;
@@ -37,15 +40,24 @@ fn header(link: &Link, tag: Tag, payload: &[u8]) -> [u8; HEADER_BYTES] {
     header.encode()
 }
 
-fn write_batch(link: &Link, stream: &mut impl Write, batch: &[(Tag, Payload)]) -> Result<(), Error> {
+/// The slices of a frame without its first `skip` bytes.
+fn slices<'a>(header: &'a [u8], payload: &'a [u8], skip: usize) -> [IoSlice<'a>; 2] {
+    let in_payload = skip.saturating_sub(header.len());
+    [
+        IoSlice::new(&header[skip.min(header.len())..]),
+        IoSlice::new(&payload[in_payload..]),
+    ]
+}
+
+fn write_batch(link: &Link, stream: &mut impl Write, batch: &[Outgoing]) -> Result<(), Error> {
     let headers: Vec<_> = batch
         .iter()
-        .map(|(tag, payload)| header(link, *tag, payload.bytes()))
+        .map(|item| header(link, item.tag, item.payload.bytes()))
         .collect();
     let mut slices: Vec<IoSlice<'_>> = headers
         .iter()
         .zip(batch)
-        .flat_map(|(header, (_, payload))| [IoSlice::new(header), IoSlice::new(payload.bytes())])
+        .flat_map(|(header, item)| slices(header, item.payload.bytes(), item.skip))
         .filter(|slice| !slice.is_empty())
         .collect();
     let mut rest = &mut slices[..];
@@ -58,4 +70,22 @@ fn write_batch(link: &Link, stream: &mut impl Write, batch: &[(Tag, Payload)]) -
         }
     }
     Ok(())
+}
+
+/// One connection's [`Line`]. Weak, as the outbox that holds it belongs to the link.
+pub(crate) struct SocketLine {
+    pub(crate) link: Weak<Link>,
+    pub(crate) stream: Arc<TcpStream>,
+}
+
+impl Line for SocketLine {
+    fn write_now(&self, tag: Tag, payload: &[u8]) -> usize {
+        let Some(link) = self.link.upgrade() else { return 0 };
+        let header = header(&link, tag, payload);
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // On an error nothing was taken; the writer meets the same error and reports it.
+        SockRef::from(&*self.stream)
+            .send_vectored_with_flags(&slices(&header, payload, 0), flags)
+            .unwrap_or(0)
+    }
 }
