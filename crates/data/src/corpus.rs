@@ -9,6 +9,7 @@ use rekindle_types::spec::{DataFormat, DataSpec};
 
 use crate::encode::Encoder;
 use crate::error::{DataError, Result};
+use crate::segments::{Segments, Store};
 use crate::sidecar::Sidecar;
 use crate::sources::{self, Kind, Source};
 use crate::token_file::{TokenFile, Width};
@@ -17,34 +18,9 @@ use crate::tokenizer::Tokenizer;
 /// All tokens of a list of inputs, in order.
 #[derive(Debug)]
 pub struct Corpus {
-    segments: Vec<Segment>,
-    tokens: u64,
+    segments: Segments,
     documents: Option<u64>,
     vocab_size: u32,
-}
-
-#[derive(Debug)]
-struct Segment {
-    /// Index of its first token in the corpus.
-    start: u64,
-    tokens: u64,
-    store: Store,
-}
-
-#[derive(Debug)]
-enum Store {
-    /// Little-endian ids in memory.
-    Memory(Width, Vec<u8>),
-    Mapped(TokenFile),
-}
-
-impl Store {
-    fn parts(&self) -> (Width, &[u8]) {
-        match self {
-            Self::Memory(width, bytes) => (*width, bytes),
-            Self::Mapped(file) => (file.width(), file.bytes()),
-        }
-    }
 }
 
 impl Corpus {
@@ -68,13 +44,13 @@ impl Corpus {
     }
 
     fn open_inputs(inputs: &[String], data: &DataSpec, vocab_size: u32) -> Result<Self> {
-        let tokenizer = Tokenizer::for_model(data, vocab_size)?;
+        let tokenizer = Tokenizer::open(&data.tokenizer)?;
         let corpus = Self::load(inputs, data.format, &data.text_field, &tokenizer, vocab_size)?;
         corpus.check_size(data.seq_len)?;
         Ok(corpus)
     }
 
-    /// Tokens of `inputs` whatever their number. `vocab_size` is the model's, at least the tokenizer's.
+    /// Tokens of `inputs` whatever their number. `vocab_size` is the model's.
     ///
     /// # Errors
     /// Whatever is wrong with an input, the tokenizer or an id, by name.
@@ -86,9 +62,11 @@ impl Corpus {
         vocab_size: u32,
     ) -> Result<Self> {
         let sources = sources::resolve(inputs, format)?;
+        if sources.iter().any(is_text) {
+            tokenizer.check_fits(vocab_size)?;
+        }
         let mut corpus = Self {
-            segments: Vec::new(),
-            tokens: 0,
+            segments: Segments::default(),
             documents: Some(0),
             vocab_size,
         };
@@ -99,6 +77,12 @@ impl Corpus {
                 _ => corpus.encode(run, text_field, tokenizer)?,
             }
         }
+        tracing::info!(
+            files = sources.len(),
+            tokens = corpus.tokens(),
+            documents = corpus.documents,
+            "opened data"
+        );
         Ok(corpus)
     }
 
@@ -125,17 +109,8 @@ impl Corpus {
     }
 
     fn push(&mut self, store: Store, documents: Option<u64>) {
-        let (width, bytes) = store.parts();
-        let tokens = (bytes.len() / width.bytes()) as u64;
         self.documents = self.documents.zip(documents).map(|(a, b)| a + b);
-        if tokens > 0 {
-            self.segments.push(Segment {
-                start: self.tokens,
-                tokens,
-                store,
-            });
-            self.tokens += tokens;
-        }
+        self.segments.push(store);
     }
 
     fn check_size(&self, seq_len: u32) -> Result<()> {
@@ -143,9 +118,9 @@ impl Corpus {
             return Err(DataError::Zero { name: "data.seq_len" });
         }
         let needed = u64::from(seq_len) + 1;
-        if self.tokens < needed {
+        if self.tokens() < needed {
             return Err(DataError::TooLittle {
-                tokens: self.tokens,
+                tokens: self.tokens(),
                 needed,
                 seq_len,
             });
@@ -156,7 +131,7 @@ impl Corpus {
     /// Number of tokens.
     #[must_use]
     pub fn tokens(&self) -> u64 {
-        self.tokens
+        self.segments.tokens()
     }
 
     /// Number of documents; none when a token file doesn't say how many it holds.
@@ -174,7 +149,8 @@ impl Corpus {
     /// Number of samples of `seq_len` targets.
     #[must_use]
     pub fn samples(&self, seq_len: u32) -> u64 {
-        self.tokens
+        self.segments
+            .tokens()
             .saturating_sub(1)
             .checked_div(u64::from(seq_len))
             .unwrap_or(0)
@@ -209,23 +185,7 @@ impl Corpus {
 
     /// Appends up to `count` ids from token `start` on.
     pub(crate) fn read(&self, start: u64, count: u64, ids: &mut Vec<u32>) {
-        let end = start.saturating_add(count).min(self.tokens);
-        let first = self
-            .segments
-            .partition_point(|segment| segment.start + segment.tokens <= start);
-        for segment in self.segments[first..]
-            .iter()
-            .take_while(|segment| segment.start < end)
-        {
-            let from = start.max(segment.start) - segment.start;
-            let to = end.min(segment.start + segment.tokens) - segment.start;
-            let (width, bytes) = segment.store.parts();
-            // Offsets into a slice that exists fit usize.
-            width.read(
-                &bytes[from as usize * width.bytes()..to as usize * width.bytes()],
-                ids,
-            );
-        }
+        self.segments.read(start, count, ids);
     }
 }
 

@@ -6,15 +6,13 @@
 //! A folder gives the files that fit the format: by extension, and as text every file that is valid UTF-8. Hidden entries and links to
 //! folders are left out; an input that gives nothing is an error.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use rekindle_types::spec::DataFormat;
+use rekindle_types::spec::{DataFormat, DataSpec};
 
 use crate::error::{DataError, Result, io};
-use crate::sidecar::{self, Sidecar};
 use crate::token_file::Width;
-use crate::{glob, text};
+use crate::{glob, kinds};
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +65,7 @@ fn resolve_one(input: &str, format: DataFormat, sources: &mut Vec<Source>) -> Re
             walk(&found, format, sources)?;
         } else {
             sources.push(Source {
-                kind: kind_of(&found, format)?,
+                kind: kinds::of_named(&found, format)?,
                 path: found,
             });
         }
@@ -86,7 +84,7 @@ fn resolve_path(path: &Path, input: &str, format: DataFormat, sources: &mut Vec<
     }
     sources.push(Source {
         path: path.to_owned(),
-        kind: kind_of(path, format)?,
+        kind: kinds::of_named(path, format)?,
     });
     Ok(())
 }
@@ -107,7 +105,7 @@ fn walk(folder: &Path, format: DataFormat, sources: &mut Vec<Source>) -> Result<
                 walk(&path, format, sources)?;
             }
         } else if path.is_file()
-            && let Some(kind) = kind_in_folder(&path, format)?
+            && let Some(kind) = kinds::of_found(&path, format)?
         {
             sources.push(Source { path, kind });
         }
@@ -115,91 +113,14 @@ fn walk(folder: &Path, format: DataFormat, sources: &mut Vec<Source>) -> Result<
     Ok(())
 }
 
-/// The kind of a file that was named, where a doubt is an error.
-fn kind_of(path: &Path, format: DataFormat) -> Result<Kind> {
-    match format {
-        DataFormat::Text => Ok(Kind::Text),
-        DataFormat::Jsonl => Ok(Kind::Jsonl),
-        DataFormat::Parquet => Ok(Kind::Parquet),
-        DataFormat::TokensU16 => Ok(Kind::Tokens(Width::U16)),
-        DataFormat::TokensU32 => Ok(Kind::Tokens(Width::U32)),
-        DataFormat::Auto => match by_extension(path)? {
-            Some(kind) => Ok(kind),
-            None if extension(path) == "bin" => {
-                let why = "a .bin file without a .bin.json beside it";
-                Err(DataError::UnknownFormat {
-                    path: path.to_owned(),
-                    why,
-                })
-            }
-            None => Ok(Kind::Text),
-        },
-    }
-}
-
-/// The kind of a file that was found in a folder, none for one that doesn't belong to the format.
-fn kind_in_folder(path: &Path, format: DataFormat) -> Result<Option<Kind>> {
-    let tokens = |width| {
-        Ok((extension(path) == "bin" || named_width(path) == Some(width)).then_some(Kind::Tokens(width)))
+/// Whether the inputs of a job are token files, as far as their names and the format tell without opening any folder.
+pub(crate) fn are_token_files(data: &DataSpec) -> bool {
+    let is_tokens = |input: &String| {
+        let path = Path::new(input);
+        path.is_file() && matches!(kinds::of_named(path, data.format), Ok(Kind::Tokens(_)))
     };
-    match format {
-        DataFormat::Jsonl => Ok((by_extension(path)? == Some(Kind::Jsonl)).then_some(Kind::Jsonl)),
-        DataFormat::Parquet => Ok((extension(path) == "parquet").then_some(Kind::Parquet)),
-        DataFormat::TokensU16 => tokens(Width::U16),
-        DataFormat::TokensU32 => tokens(Width::U32),
-        DataFormat::Text => text_kind(path),
-        DataFormat::Auto => match by_extension(path)? {
-            Some(kind) => Ok(Some(kind)),
-            None if sidecar::is_sidecar(path) => Ok(None),
-            None => text_kind(path),
-        },
-    }
-}
-
-fn by_extension(path: &Path) -> Result<Option<Kind>> {
-    Ok(match extension(path).as_str() {
-        "jsonl" | "ndjson" => Some(Kind::Jsonl),
-        "parquet" => Some(Kind::Parquet),
-        "bin" => Sidecar::beside(path)?.map(|sidecar| Kind::Tokens(sidecar.width)),
-        _ => named_width(path).map(Kind::Tokens),
-    })
-}
-
-fn named_width(path: &Path) -> Option<Width> {
-    match extension(path).as_str() {
-        "u16" => Some(Width::U16),
-        "u32" => Some(Width::U32),
-        _ => None,
-    }
-}
-
-fn extension(path: &Path) -> String {
-    path.extension()
-        .map(|e| e.to_string_lossy().to_ascii_lowercase())
-        .unwrap_or_default()
-}
-
-fn text_kind(path: &Path) -> Result<Option<Kind>> {
-    Ok(is_utf8(path)?.then_some(Kind::Text))
-}
-
-/// Whether a whole file is valid UTF-8. Reads up to the first byte that isn't.
-fn is_utf8(path: &Path) -> Result<bool> {
-    let mut file = std::fs::File::open(path).map_err(io(path))?;
-    let mut buffer = vec![0; 1 << 16];
-    let mut kept = 0;
-    loop {
-        let read = file.read(&mut buffer[kept..]).map_err(io(path))?;
-        let filled = kept + read;
-        let Some(valid) = text::valid_prefix(&buffer[..filled]) else {
-            return Ok(false);
-        };
-        if read == 0 {
-            return Ok(valid == filled);
-        }
-        buffer.copy_within(valid..filled, 0);
-        kept = filled - valid;
-    }
+    matches!(data.format, DataFormat::TokensU16 | DataFormat::TokensU32)
+        || data.train.iter().chain(&data.val).all(is_tokens)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use rekindle_types::spec::DataSpec;
 use tokenizers::Tokenizer as HfTokenizer;
 
 use crate::error::{DataError, Result};
+use crate::sources;
 
 /// The name of the tokenizer that takes every byte as an id.
 pub(crate) const BYTES: &str = "bytes";
@@ -87,21 +88,29 @@ impl Tokenizer {
         })
     }
 
-    /// The tokenizer of a job, checked against the vocabulary of its model.
+    /// The tokenizer of a job, checked against the vocabulary of its model unless the job reads token files alone.
     ///
     /// # Errors
     /// As [`Tokenizer::open`], and [`DataError::VocabTooSmall`].
     pub fn for_model(data: &DataSpec, vocab_size: u32) -> Result<Self> {
         let tokenizer = Self::open(&data.tokenizer)?;
-        let tokens = tokenizer.vocab_size();
+        if !sources::are_token_files(data) {
+            tokenizer.check_fits(vocab_size)?;
+        }
+        Ok(tokenizer)
+    }
+
+    /// Checks that a model of `vocab_size` ids has every id of this tokenizer.
+    pub(crate) fn check_fits(&self, vocab_size: u32) -> Result<()> {
+        let tokens = self.vocab_size();
         if tokens > vocab_size {
             return Err(DataError::VocabTooSmall {
-                name: tokenizer.name,
+                name: self.name.clone(),
                 tokens,
                 vocab_size,
             });
         }
-        Ok(tokenizer)
+        Ok(())
     }
 
     /// `bytes` or the path it was opened from.

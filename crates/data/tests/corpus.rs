@@ -25,10 +25,9 @@ fn spec(dir: &Path, train: &[&str], tokenizer: &str, seq_len: u32) -> DataSpec {
 }
 
 fn tokens(corpus: &Corpus) -> Vec<u32> {
-    let samples = corpus.samples(1);
-    let mut all: Vec<u32> = (0..samples).map(|k| corpus.sample(k, 1).unwrap()[0]).collect();
-    all.push(corpus.sample(samples - 1, 1).unwrap()[1]);
-    all
+    corpus
+        .sample(0, u32::try_from(corpus.tokens() - 1).unwrap())
+        .unwrap()
 }
 
 /// Text with repeated words, line breaks of all kinds and characters beyond ASCII.
@@ -210,6 +209,12 @@ fn errors_come_before_training_and_name_the_input() {
             }
         ) && error.to_string().contains("c.u16")
     );
+    // A tokenizer that no text goes through needs no room in the vocabulary.
+    std::fs::write(dir.path().join("small.u16"), [1, 0, 4, 0]).unwrap();
+    let small = spec(dir.path(), &["small.u16"], "bytes", 1);
+    assert_eq!(Corpus::open(&small, 5).unwrap().tokens(), 2);
+    assert!(Tokenizer::for_model(&small, 5).is_ok());
+    assert!(Tokenizer::for_model(&spec(dir.path(), &["small.u16", "a.txt"], "bytes", 1), 5).is_err());
     let out = dir.path().join("x.bin");
     let inputs = [dir.path().join("c.u16").display().to_string()];
     let error = prepare(

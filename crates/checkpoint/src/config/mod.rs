@@ -6,9 +6,16 @@
 use std::path::Path;
 
 use rekindle_types::ModelConfig;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::error::{CheckpointError, Result, io};
+
+mod keys;
+mod refuse;
+mod write;
+
+use keys::Keys;
+pub use write::config_to_json;
 
 /// Largest config.json read, in bytes.
 const LARGEST: u64 = 16 << 20;
@@ -47,66 +54,7 @@ pub fn config_from_json(text: &str, path: &Path) -> Result<ModelConfig> {
     Ok(config)
 }
 
-struct Keys<'a> {
-    path: &'a Path,
-    keys: &'a Map<String, Value>,
-}
-
 impl Keys<'_> {
-    /// A key that is there and not null.
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.keys.get(key).filter(|value| !value.is_null())
-    }
-
-    fn fail<T>(&self, why: String) -> Result<T> {
-        Err(CheckpointError::Config {
-            path: self.path.to_owned(),
-            why,
-        })
-    }
-
-    fn unsupported<T>(&self, key: &str, value: &Value, hint: &'static str) -> Result<T> {
-        Err(CheckpointError::Unsupported {
-            path: self.path.to_owned(),
-            key: key.to_owned(),
-            value: value.to_string(),
-            hint,
-        })
-    }
-
-    fn optional_u32(&self, key: &str) -> Result<Option<u32>> {
-        let Some(value) = self.get(key) else {
-            return Ok(None);
-        };
-        match value.as_u64().and_then(|n| u32::try_from(n).ok()) {
-            Some(number) => Ok(Some(number)),
-            None => self.fail(format!("{key} = {value} is no whole number below 2^32")),
-        }
-    }
-
-    fn u32(&self, key: &str) -> Result<u32> {
-        match self.optional_u32(key)? {
-            Some(number) => Ok(number),
-            None => self.fail(format!("{key} is missing")),
-        }
-    }
-
-    fn f64_or(&self, key: &str, default: f64) -> Result<f64> {
-        match self.get(key).map(|value| (value, value.as_f64())) {
-            None => Ok(default),
-            Some((_, Some(number))) => Ok(number),
-            Some((value, None)) => self.fail(format!("{key} = {value} is no number")),
-        }
-    }
-
-    fn bool_or(&self, key: &str, default: bool) -> Result<bool> {
-        match self.get(key) {
-            None => Ok(default),
-            Some(Value::Bool(value)) => Ok(*value),
-            Some(value) => self.fail(format!("{key} = {value} is neither true nor false")),
-        }
-    }
-
     fn config(&self) -> Result<ModelConfig> {
         let hidden_size = self.u32("hidden_size")?;
         let num_attention_heads = self.u32("num_attention_heads")?;
@@ -164,139 +112,12 @@ impl Keys<'_> {
             (top, inner) => Ok(inner.or(top).unwrap_or(10_000.0)),
         }
     }
-
-    /// CK-2: everything that would make the same weights compute something else.
-    fn refuse_foreign(&self) -> Result<()> {
-        self.expect(
-            "model_type",
-            &json!("llama"),
-            "only model_type \"llama\" can be imported",
-        )?;
-        if self.get("model_type").is_none() {
-            return self.fail("model_type is missing; only LLaMA models can be imported".to_owned());
-        }
-        self.expect("hidden_act", &json!("silu"), "only \"silu\" (SwiGLU) is computed")?;
-        self.expect(
-            "attention_bias",
-            &json!(false),
-            "biases are not computed; set it to false if the weights have none",
-        )?;
-        self.expect(
-            "mlp_bias",
-            &json!(false),
-            "biases are not computed; set it to false if the weights have none",
-        )?;
-        if let Some(value) = self
-            .get("attention_dropout")
-            .filter(|value| value.as_f64() != Some(0.0))
-        {
-            return self.unsupported(
-                "attention_dropout",
-                value,
-                "dropout is not computed; set it to 0.0",
-            );
-        }
-        if let Some(value) = self.get("quantization_config") {
-            return self.unsupported(
-                "quantization_config",
-                value,
-                "export the model in float32, bfloat16 or float16",
-            );
-        }
-        self.plain_rope("rope_scaling")?;
-        self.plain_rope("rope_parameters")?;
-        self.whole_rotation()
-    }
-
-    fn expect(&self, key: &str, wanted: &Value, hint: &'static str) -> Result<()> {
-        match self.get(key) {
-            Some(value) if value != wanted => self.unsupported(key, value, hint),
-            _ => Ok(()),
-        }
-    }
-
-    fn plain_rope(&self, key: &str) -> Result<()> {
-        let keys = match self.get(key) {
-            None => return Ok(()),
-            Some(Value::Object(keys)) => keys,
-            Some(value) => return self.fail(format!("{key} = {value} is no object")),
-        };
-        let inside = Keys {
-            path: self.path,
-            keys,
-        };
-        let plain = json!("default");
-        for kind in ["rope_type", "type"] {
-            if let Some(value) = inside.get(kind).filter(|value| **value != plain) {
-                return self.unsupported(
-                    &format!("{key}.{kind}"),
-                    value,
-                    "only unscaled rotary embedding (\"default\") is computed",
-                );
-            }
-        }
-        // A scaling without a type is one of an old version.
-        if let (Some(value), None, None) = (inside.get("factor"), inside.get("rope_type"), inside.get("type"))
-        {
-            return self.unsupported(
-                &format!("{key}.factor"),
-                value,
-                "only unscaled rotary embedding is computed",
-            );
-        }
-        inside.whole_rotation()
-    }
-
-    fn whole_rotation(&self) -> Result<()> {
-        match self.get("partial_rotary_factor") {
-            Some(value) if value.as_f64() != Some(1.0) => self.unsupported(
-                "partial_rotary_factor",
-                value,
-                "only a rotary embedding of whole heads is computed",
-            ),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The `config.json` of a float32 model, for transformers 4 (`rope_theta`, `torch_dtype`) and 5 (`rope_parameters`, `dtype`).
-/// `end_of_text` is the id that ends a text, if the tokenizer has one.
-#[must_use]
-pub fn config_to_json(config: &ModelConfig, end_of_text: Option<u32>) -> Value {
-    json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "attention_bias": false,
-        "attention_dropout": 0.0,
-        "bos_token_id": null,
-        "dtype": "float32",
-        "eos_token_id": end_of_text,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "hidden_size": config.hidden_size,
-        "initializer_range": config.initializer_range,
-        "intermediate_size": config.intermediate_size,
-        "max_position_embeddings": config.max_position_embeddings,
-        "mlp_bias": false,
-        "num_attention_heads": config.num_attention_heads,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_key_value_heads": config.num_key_value_heads,
-        "pad_token_id": null,
-        "pretraining_tp": 1,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
-        "rope_scaling": null,
-        "rope_theta": config.rope_theta,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "torch_dtype": "float32",
-        "use_cache": true,
-        "vocab_size": config.vocab_size,
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     const MINIMAL: &str = r#"{"model_type":"llama","hidden_size":64,"intermediate_size":176,"num_hidden_layers":2,
         "num_attention_heads":4,"vocab_size":256}"#;
