@@ -21,7 +21,14 @@ use crate::output::Format;
 )]
 pub struct Cli {
     /// How data is printed: a table for people or JSON for programs
-    #[arg(short = 'o', long = "format", value_enum, global = true, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        short = 'o',
+        long = "format",
+        value_enum,
+        global = true,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
     pub format: Format,
     #[command(subcommand)]
     pub command: Command,
@@ -31,7 +38,12 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct Remote {
     /// Where the coordinator is
-    #[arg(long, env = "REKINDLE_COORDINATOR", default_value = "http://127.0.0.1:7070", value_name = "URL")]
+    #[arg(
+        long,
+        env = "REKINDLE_COORDINATOR",
+        default_value = "http://127.0.0.1:7070",
+        value_name = "URL"
+    )]
     pub coordinator: String,
     /// PEM file of the authority that signed the coordinator's certificate
     #[arg(long, value_name = "FILE")]
@@ -77,9 +89,6 @@ pub enum Command {
     /// Prepare and look at data
     #[command(subcommand)]
     Data(commands::data::DataCommand),
-    /// Run the real control code on a virtual cluster
-    #[command(subcommand)]
-    Sim(commands::sim::SimCommand),
     /// Print versions
     Version(commands::version::VersionArgs),
     /// Print a completion script

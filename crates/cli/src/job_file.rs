@@ -30,7 +30,8 @@ pub fn load(path: &Path) -> Result<JobSpec, Problem> {
         .map_err(|e| Problem::job_file(path, &e))?
         .map_paths(&|p| absolute(&folder, p));
     let base = file.base_model().map(|base| base_model(path, base)).transpose()?;
-    file.into_spec(base.as_ref()).map_err(|e| Problem::job_file(path, &e))
+    file.into_spec(base.as_ref())
+        .map_err(|e| Problem::job_file(path, &e))
 }
 
 /// Checks that the data of a job exists, is readable and fits the model.
@@ -52,7 +53,12 @@ fn check_inputs(data: &DataSpec, inputs: &[String], vocab_size: u32) -> Result<(
     let mut text = 0;
     for source in &sources {
         let file = std::fs::File::open(&source.path).and_then(|f| f.metadata());
-        let bytes = file.map_err(|e| rekindle_data::DataError::Io { path: source.path.clone(), source: e })?.len();
+        let bytes = file
+            .map_err(|e| rekindle_data::DataError::Io {
+                path: source.path.clone(),
+                source: e,
+            })?
+            .len();
         if !matches!(source.kind, Kind::Tokens(_)) {
             text += bytes;
         }
@@ -91,10 +97,18 @@ fn absolute(folder: &Path, path: &str) -> String {
 
 fn base_model(job_file: &Path, base: &str) -> Result<ModelConfig, Problem> {
     let base = Path::new(base);
-    rekindle_checkpoint::read_config(base).map_err(|e| {
-        Problem::new(format!("the job file {} starts from a model that can't be read", job_file.display()))
-            .cause(e)
-            .fix("model.config takes a Hugging Face config.json, model.init_from a folder with one")
+    let config = if base.is_dir() {
+        base.join("config.json")
+    } else {
+        base.to_path_buf()
+    };
+    rekindle_checkpoint::read_config(&config).map_err(|e| {
+        Problem::new(format!(
+            "the job file {} starts from a model that can't be read",
+            job_file.display()
+        ))
+        .cause(e)
+        .fix("model.config takes a Hugging Face config.json, model.init_from a folder with one")
     })
 }
 

@@ -5,21 +5,23 @@
 //! ```
 //!
 //! Invariants
-//! - CL-1 Data goes to stdout, everything else to stderr; with `-o json` stdout holds JSON only.
-//! - CL-2 The exit status is one of [`exit::Exit`]; no command panics on bad input or a closed pipe.
-//! - CL-3 No child process outlives the command that started it.
+//! - CM-1 Data goes to stdout, everything else to stderr; with `-o json` stdout holds JSON only.
+//! - CM-2 The exit status is one of [`exit::Exit`]; no command panics on bad input or a closed pipe.
+//! - CM-3 No child process outlives the command that started it.
 //!
 //! Deliberately absent: training, planning and scheduling. They are in the crates this one wires together.
 
 mod args;
 mod commands;
 mod exit;
+mod follow;
 mod job_file;
 mod local;
 mod logging;
 mod output;
 mod problem;
 mod progress;
+mod remote;
 mod shutdown;
 
 use std::process::ExitCode;
@@ -31,7 +33,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are errors to clap, but not to us; both know which stream they belong to.
-            let status = if error.use_stderr() { exit::Exit::Usage } else { exit::Exit::Ok };
+            let status = if error.use_stderr() {
+                exit::Exit::Usage
+            } else {
+                exit::Exit::Ok
+            };
             return match error.print() {
                 Ok(()) => status.into(),
                 Err(_) => exit::Exit::Failed.into(),

@@ -24,7 +24,9 @@ pub enum Format {
 /// Stdout can't be written.
 pub fn data(line: &str) -> Result<(), Problem> {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).map_err(|e| Problem::stdout(&e))
+    writeln!(stdout, "{line}")
+        .and_then(|()| stdout.flush())
+        .map_err(|e| Problem::stdout(&e))
 }
 
 /// Writes `value` to stdout as one line of JSON.
@@ -32,8 +34,8 @@ pub fn data(line: &str) -> Result<(), Problem> {
 /// # Errors
 /// Stdout can't be written.
 pub fn json(value: &impl Serialize) -> Result<(), Problem> {
-    let line = serde_json::to_string(value)
-        .map_err(|e| Problem::new("can't write the answer as JSON").cause(e))?;
+    let line =
+        serde_json::to_string(value).map_err(|e| Problem::new("can't write the answer as JSON").cause(e))?;
     data(&line)
 }
 
@@ -48,14 +50,23 @@ pub fn say(line: &str) {
 /// Stdout can't be written.
 pub fn table(headers: &[&str], rows: Vec<Vec<String>>) -> Result<(), Problem> {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(headers.to_vec()).add_rows(rows);
+    table
+        .load_style(presets::NOTHING)
+        .set_header(headers.to_vec())
+        .add_rows(rows);
     let arrangement = if std::io::stdout().is_terminal() {
         ContentArrangement::Dynamic
     } else {
         ContentArrangement::Disabled
     };
     table.set_content_arrangement(arrangement);
-    data(&table.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>().join("\n"))
+    data(
+        &table
+            .lines()
+            .map(|l| l.trim_end().to_owned())
+            .collect::<Vec<_>>()
+            .join("\n"),
+    )
 }
 
 /// Whether stderr may be coloured and animated.

@@ -24,7 +24,13 @@ impl Problem {
     /// A failure; `error` says what couldn't be done, without a full stop.
     #[must_use]
     pub fn new(error: impl Into<String>) -> Self {
-        Self { error: error.into(), cause: None, fix: None, exit: Exit::Failed, silent: false }
+        Self {
+            error: error.into(),
+            cause: None,
+            fix: None,
+            exit: Exit::Failed,
+            silent: false,
+        }
     }
 
     /// Adds why.
@@ -70,7 +76,11 @@ impl Problem {
     /// `error: … / cause: … / fix: …`, continued lines indented.
     #[must_use]
     pub fn render(&self, color: bool) -> String {
-        let (red, bold, reset) = if color { ("\x1b[31;1m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
+        let (red, bold, reset) = if color {
+            ("\x1b[31;1m", "\x1b[1m", "\x1b[0m")
+        } else {
+            ("", "", "")
+        };
         let mut text = format!("{red}error:{reset} {}", self.error);
         for (label, part) in [("cause", &self.cause), ("fix", &self.fix)] {
             if let Some(part) = part {
@@ -96,7 +106,9 @@ mod tests {
 
     #[test]
     fn a_problem_says_what_why_and_what_to_do() {
-        let problem = Problem::new("can't eat").cause("no teeth\nno mouth").fix("grow some");
+        let problem = Problem::new("can't eat")
+            .cause("no teeth\nno mouth")
+            .fix("grow some");
         let expected = "error: can't eat\n  cause: no teeth\n         no mouth\n  fix:   grow some";
         assert_eq!(problem.render(false), expected);
         assert!(!problem.render(false).contains('\x1b'));

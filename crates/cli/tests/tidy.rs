@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 const MOST_LINES: usize = 400;
 
 fn crates() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_path_buf()
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -29,7 +32,10 @@ fn all() -> Vec<(PathBuf, String)> {
     }
     assert!(found.len() > 50, "only {} sources found", found.len());
     found.sort();
-    found.into_iter().map(|p| (p.clone(), std::fs::read_to_string(&p).unwrap())).collect()
+    found
+        .into_iter()
+        .map(|p| (p.clone(), std::fs::read_to_string(&p).unwrap()))
+        .collect()
 }
 
 /// The labels (`XY-1`) that a file defines: at the start of a list item of its header.
@@ -42,7 +48,9 @@ fn labels(text: &str) -> Vec<&str> {
 }
 
 fn is_label(word: &str) -> bool {
-    let Some((letters, number)) = word.split_once('-') else { return false };
+    let Some((letters, number)) = word.split_once('-') else {
+        return false;
+    };
     letters.len() == 2
         && letters.chars().all(|c| c.is_ascii_uppercase())
         && !number.is_empty()
@@ -51,7 +59,11 @@ fn is_label(word: &str) -> bool {
 
 #[test]
 fn every_source_file_starts_with_what_it_is() {
-    let bare: Vec<_> = all().into_iter().filter(|(_, text)| !text.starts_with("//! ")).map(|(p, _)| p).collect();
+    let bare: Vec<_> = all()
+        .into_iter()
+        .filter(|(_, text)| !text.starts_with("//! "))
+        .map(|(p, _)| p)
+        .collect();
     assert!(bare.is_empty(), "no header: {bare:#?}");
 }
 
@@ -64,12 +76,22 @@ fn labels_of_invariants_are_unique_and_listed() {
             if let Some(other) = owners.insert(label.to_owned(), path.clone()) {
                 panic!("{label} is defined in {} and {}", other.display(), path.display());
             }
-            assert!(listed.contains(&format!("{label} ")), "ARCHITECTURE.md doesn't list {label} of {}", path.display());
+            assert!(
+                listed.contains(&format!("{label} ")),
+                "ARCHITECTURE.md doesn't list {label} of {}",
+                path.display()
+            );
         }
     }
     assert!(owners.len() > 20, "only {} labels found", owners.len());
-    for word in listed.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').filter(|w| is_label(w)) {
-        assert!(owners.contains_key(word), "ARCHITECTURE.md lists {word}, which no source defines");
+    for word in listed
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+        .filter(|w| is_label(w))
+    {
+        assert!(
+            owners.contains_key(word),
+            "ARCHITECTURE.md lists {word}, which no source defines"
+        );
     }
 }
 
@@ -77,7 +99,11 @@ fn labels_of_invariants_are_unique_and_listed() {
 fn no_source_file_is_too_long() {
     for (path, text) in all() {
         let lines = text.lines().take_while(|line| *line != "#[cfg(test)]").count();
-        assert!(lines <= MOST_LINES, "{} has {lines} lines; split it", path.display());
+        assert!(
+            lines <= MOST_LINES,
+            "{} has {lines} lines; split it",
+            path.display()
+        );
     }
 }
 
@@ -87,10 +113,15 @@ fn documents_name_only_files_that_exist() {
     for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
         let text = std::fs::read_to_string(root.join(document)).unwrap();
         for path in text.split('`').skip(1).step_by(2) {
-            let local = ["crates/", "docs/", "scripts/", "proto/", ".ci/"].iter().any(|p| path.starts_with(p));
+            let local = ["crates/", "docs/", "scripts/", "proto/", ".ci/"]
+                .iter()
+                .any(|p| path.starts_with(p));
             let plain = !path.contains(['*', ' ', '<', '{']);
             if local && plain {
-                assert!(root.join(path).exists(), "{document} names {path}, which doesn't exist");
+                assert!(
+                    root.join(path).exists(),
+                    "{document} names {path}, which doesn't exist"
+                );
             }
         }
     }

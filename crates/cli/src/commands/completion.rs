@@ -20,7 +20,12 @@ pub struct CompletionArgs {
 /// Stdout can't be written.
 pub fn run(args: &CompletionArgs) -> Result<Exit, Problem> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut crate::args::Cli::command(), "rekindle", &mut script);
+    clap_complete::generate(
+        args.shell,
+        &mut crate::args::Cli::command(),
+        "rekindle",
+        &mut script,
+    );
     output::data(String::from_utf8_lossy(&script).trim_end())?;
     Ok(Exit::Ok)
 }

@@ -120,9 +120,20 @@ fn prepare(args: &PrepareArgs, format: Format) -> Result<(), Problem> {
     let failed = problem("can't prepare the data");
     let tokenizer = Tokenizer::open(&args.tokenizer).map_err(&failed)?;
     let width = Width::for_vocab(tokenizer.vocab_size());
-    let Inputs { inputs, input_format, text_field } = &args.inputs;
-    let made = rekindle_data::prepare(inputs, (*input_format).into(), text_field, &tokenizer, &args.out, width)
-        .map_err(&failed)?;
+    let Inputs {
+        inputs,
+        input_format,
+        text_field,
+    } = &args.inputs;
+    let made = rekindle_data::prepare(
+        inputs,
+        (*input_format).into(),
+        text_field,
+        &tokenizer,
+        &args.out,
+        width,
+    )
+    .map_err(&failed)?;
     if format == Format::Json {
         return output::json(&made);
     }
@@ -141,23 +152,35 @@ fn inspect(args: &InspectArgs, format: Format) -> Result<(), Problem> {
     let failed = problem("can't look at the data");
     let tokenizer = Tokenizer::open(&args.tokenizer).map_err(&failed)?;
     let vocab = args.vocab_size.unwrap_or(0).max(tokenizer.vocab_size());
-    let Inputs { inputs, input_format, text_field } = &args.inputs;
+    let Inputs {
+        inputs,
+        input_format,
+        text_field,
+    } = &args.inputs;
     let corpus =
         Corpus::load(inputs, (*input_format).into(), text_field, &tokenizer, vocab).map_err(&failed)?;
     let found = rekindle_data::inspect(&corpus, &tokenizer, args.seq_len).map_err(&failed)?;
     if format == Format::Json {
         return output::json(&found);
     }
-    let documents = found.documents.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
+    let documents = found
+        .documents
+        .map_or_else(|| "unknown".to_owned(), |n| n.to_string());
     let row = |name: &str, value: String| vec![name.to_owned(), value];
     output::table(
         &["WHAT", "VALUE"],
         vec![
             row("tokens", found.tokens.to_string()),
             row("documents", documents),
-            row("samples", format!("{} of {} tokens", found.samples, found.seq_len)),
+            row(
+                "samples",
+                format!("{} of {} tokens", found.samples, found.seq_len),
+            ),
             row("ids used", format!("{} of {}", found.used_ids, found.vocab_size)),
-            row("unigram entropy", format!("{:.4} nats a token", found.unigram_entropy)),
+            row(
+                "unigram entropy",
+                format!("{:.4} nats a token", found.unigram_entropy),
+            ),
         ],
     )?;
     output::data("")?;
@@ -165,10 +188,19 @@ fn inspect(args: &InspectArgs, format: Format) -> Result<(), Problem> {
 }
 
 fn train_tokenizer(args: &TrainTokenizerArgs, format: Format) -> Result<(), Problem> {
-    let Inputs { inputs, input_format, text_field } = &args.inputs;
-    let made =
-        rekindle_data::train_bpe(inputs, (*input_format).into(), text_field, args.vocab_size, &args.out)
-            .map_err(problem("can't train the tokenizer"))?;
+    let Inputs {
+        inputs,
+        input_format,
+        text_field,
+    } = &args.inputs;
+    let made = rekindle_data::train_bpe(
+        inputs,
+        (*input_format).into(),
+        text_field,
+        args.vocab_size,
+        &args.out,
+    )
+    .map_err(problem("can't train the tokenizer"))?;
     if format == Format::Json {
         return output::json(&made);
     }

@@ -43,7 +43,9 @@ pub fn wanted(spec: &JobSpec) -> u32 {
         Auto::Auto => 1,
         Auto::Count(n) => n,
     };
-    count(spec.parallelism.pipeline).saturating_mul(count(spec.parallelism.data)).max(1)
+    count(spec.parallelism.pipeline)
+        .saturating_mul(count(spec.parallelism.data))
+        .max(1)
 }
 
 /// The report of the plan that the coordinator would make for this many workers with one slot each.
@@ -54,7 +56,12 @@ pub fn report(spec: &JobSpec, workers: u32) -> Result<PlanReport, Problem> {
     let failed = |cause: String| Problem::new(format!("no plan for {workers} workers")).cause(cause);
     let job = JobId::new(&*spec.job.name).map_err(|e| failed(e.to_string()))?;
     let slots = (1..=workers)
-        .map(|n| Ok(Slot { worker: WorkerId::new(format!("worker-{n}"))?, threads: 1 }))
+        .map(|n| {
+            Ok(Slot {
+                worker: WorkerId::new(format!("worker-{n}"))?,
+                threads: 1,
+            })
+        })
         .collect::<Result<Vec<_>, rekindle_types::IdError>>()
         .map_err(|e| failed(e.to_string()))?;
     let plan = rekindle_plan::place(&job, Epoch(1), spec, &slots).map_err(|e| failed(e.to_string()))?;

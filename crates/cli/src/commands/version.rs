@@ -32,7 +32,10 @@ pub fn run(_args: &VersionArgs, format: Format) -> Result<Exit, Problem> {
         Format::Json => output::json(&version)?,
         Format::Table => {
             let build = if version.debug { "debug" } else { "release" };
-            output::data(&format!("rekindle {} ({}, {build} build)", version.version, version.target))?;
+            output::data(&format!(
+                "rekindle {} ({}, {build} build)",
+                version.version, version.target
+            ))?;
         }
     }
     Ok(Exit::Ok)

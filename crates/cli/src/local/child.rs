@@ -27,23 +27,29 @@ impl ChildProcess {
     ///
     /// # Errors
     /// The log can't be written or the process can't be started.
-    pub fn start(name: &str, args: &[String], log: &Path) -> Result<Self, Problem> {
+    pub fn start(name: &str, args: &[String], log: &Path, stdout: Stdio) -> Result<Self, Problem> {
         let failed = |e| Problem::new(format!("can't start {name}")).cause(e);
         let binary = std::env::current_exe().map_err(failed)?;
-        let stderr = File::options().create(true).append(true).open(log).map_err(|e| {
-            Problem::new(format!("can't write {}", log.display())).cause(e)
-        })?;
+        let stderr = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .map_err(|e| Problem::new(format!("can't write {}", log.display())).cause(e))?;
         let mut command = Command::new(binary);
         command
             .args(args)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(stderr)
             .process_group(0)
             .kill_on_drop(true);
         end_with_parent(&mut command);
         let child = command.spawn().map_err(failed)?;
-        Ok(Self { name: name.to_owned(), log: log.to_path_buf(), child })
+        Ok(Self {
+            name: name.to_owned(),
+            log: log.to_path_buf(),
+            child,
+        })
     }
 
     /// What it writes to stdout; once.
@@ -69,13 +75,12 @@ impl ChildProcess {
         self.signal(libc::SIGTERM);
     }
 
-    /// Waits for its end; what is left of its group after the grace period is killed.
+    /// Waits for its end; it and its group are killed after the grace period.
     pub async fn stopped(&mut self) {
         if tokio::time::timeout(GRACE, self.child.wait()).await.is_err() {
-            tracing::warn!(child = %self.name, "didn't end on SIGTERM; killing it");
+            self.signal(libc::SIGKILL);
+            let _ = self.child.wait().await;
         }
-        self.signal(libc::SIGKILL);
-        let _ = self.child.wait().await;
     }
 
     /// Signals the whole group.

@@ -7,12 +7,18 @@
 //! ```
 //!
 //! Invariants
-//! - CL-4 Every child is killed when its handle is dropped, and by the kernel when this process dies.
-//! - CL-5 Stopping is bounded: a child that ignores SIGTERM is killed after a grace period.
+//! - CM-4 Every child is killed when its handle is dropped, and by the kernel when this process dies.
+//! - CM-5 Stopping is bounded: a child that ignores SIGTERM is killed after a grace period.
 
 mod child;
 mod cluster;
 mod session;
 
-pub use cluster::{ClusterOptions, LocalCluster};
-pub use session::{Outcome, Session};
+pub use cluster::ClusterOptions;
+pub use session::{Outcome, train};
+
+/// Processor cores this process may use.
+#[must_use]
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}

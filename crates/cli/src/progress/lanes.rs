@@ -6,7 +6,11 @@ use rekindle_types::{LayerId, ModelConfig, Plan, Rank};
 #[must_use]
 pub fn draw(plan: &Plan, model: Option<&ModelConfig>) -> Vec<String> {
     let layers: Vec<LayerId> = model.map(|m| m.layers().collect()).unwrap_or_default();
-    let name = |n: u32| layers.get(n as usize).map_or_else(|| n.to_string(), ToString::to_string);
+    let name = |n: u32| {
+        layers
+            .get(n as usize)
+            .map_or_else(|| n.to_string(), ToString::to_string)
+    };
     let stage = |lane: u32, stage: u32| {
         let id = Rank { lane, stage }.id(plan.stage_count());
         let worker = plan.workers.get(id.0 as usize).map_or("?", |w| w.as_str());

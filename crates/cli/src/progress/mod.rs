@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use rekindle_types::{JobState, ModelConfig, Plan, StepReport};
 
 use crate::output;
+pub use lanes::draw as draw_lanes;
 use rate::Rate;
+pub use rate::duration;
 use screen::Screen;
 
 /// Without a terminal a line is written at most this often.
@@ -48,7 +50,11 @@ impl Progress {
         if self.last_state.as_ref() == Some(&now) {
             return;
         }
-        let line = if message.is_empty() { state.to_string() } else { format!("{state}: {message}") };
+        let line = if message.is_empty() {
+            state.to_string()
+        } else {
+            format!("{state}: {message}")
+        };
         match &self.screen {
             Some(screen) => screen.state(&line),
             None => output::say(&line),

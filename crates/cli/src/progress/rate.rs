@@ -30,7 +30,11 @@ impl Rate {
     #[must_use]
     pub fn tokens_per_second(&self) -> f64 {
         let tokens: u64 = self.steps.iter().map(|(tokens, _)| tokens).sum();
-        if self.seconds() > 0.0 { tokens as f64 / self.seconds() } else { 0.0 }
+        if self.seconds() > 0.0 {
+            tokens as f64 / self.seconds()
+        } else {
+            0.0
+        }
     }
 
     /// Seconds that `steps` more steps take.
@@ -43,7 +47,9 @@ impl Rate {
     #[must_use]
     pub fn describe(&self, report: &StepReport, total_steps: u64) -> String {
         let left = self.seconds_for(total_steps.saturating_sub(report.step));
-        let val = report.val_loss.map_or_else(String::new, |loss| format!("  val {loss:.4}"));
+        let val = report
+            .val_loss
+            .map_or_else(String::new, |loss| format!("  val {loss:.4}"));
         format!(
             "loss {:.4}{val}  {:.0} tokens/s  {} left",
             report.loss,
@@ -95,7 +101,10 @@ mod tests {
             assert_eq!(rate.tokens_per_second(), 200.0);
         }
         assert_eq!(rate.seconds_for(20), 10.0);
-        assert_eq!(rate.describe(&report(99, 0.5), 119), "loss 2.0000  200 tokens/s  10s left");
+        assert_eq!(
+            rate.describe(&report(99, 0.5), 119),
+            "loss 2.0000  200 tokens/s  10s left"
+        );
     }
 
     #[test]

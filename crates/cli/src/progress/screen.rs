@@ -24,13 +24,22 @@ impl Screen {
         let all = MultiProgress::new();
         let state = all.add(line());
         let steps = all.add(ProgressBar::new(total_steps));
-        let color = if crate::output::stderr_color() { ".cyan" } else { "" };
+        let color = if crate::output::stderr_color() {
+            ".cyan"
+        } else {
+            ""
+        };
         let template = format!("{{bar:28{color}}} step {{pos}}/{{len}}  {{msg}}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             steps.set_style(style.progress_chars("━━─"));
         }
         steps.enable_steady_tick(Duration::from_millis(250));
-        Some(Self { all, state, lanes: Vec::new(), steps })
+        Some(Self {
+            all,
+            state,
+            lanes: Vec::new(),
+            steps,
+        })
     }
 
     /// Replaces the state.

@@ -1,0 +1,124 @@
+//! One job on a local cluster: start, submit, follow, stop; Ctrl-C cancels the job, twice ends everything at once.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use rekindle_client::{Client, JobStatus, Options, Submission};
+use rekindle_types::{JobId, JobSpec};
+
+use super::cluster::{ClusterOptions, LocalCluster};
+use crate::follow::follow;
+use crate::problem::Problem;
+use crate::shutdown::Shutdown;
+use crate::{output, remote};
+
+/// How long the workers may take to register.
+const REGISTER_LIMIT: Duration = Duration::from_secs(30);
+/// How long a cancelled job may take to end.
+const CANCEL_LIMIT: Duration = Duration::from_secs(20);
+/// How often the children are looked after.
+const TEND_EVERY: Duration = Duration::from_millis(200);
+
+/// What became of the job.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How the job stands; none: everything was stopped before that could be told.
+    pub job: Option<JobStatus>,
+    /// From the submission to the end, seconds.
+    pub seconds: f64,
+}
+
+/// Trains `spec` on a cluster that is started for it and stopped after it.
+///
+/// # Errors
+/// The cluster can't be started, keeps dying, or refuses the job.
+pub async fn train(spec: JobSpec, options: ClusterOptions, shutdown: &Shutdown) -> Result<Outcome, Problem> {
+    let (mut first, mut second) = (shutdown.clone(), shutdown.clone());
+    let started = Instant::now();
+    let (cluster, client, job) = tokio::select! {
+        started = start(spec, options) => started?,
+        // Nothing to cancel yet: dropping the start kills the children.
+        () = first.asked(1) => return Ok(Outcome { job: None, seconds: started.elapsed().as_secs_f64() }),
+    };
+    let mut session = Session { cluster, client, job };
+    let job = tokio::select! {
+        job = session.run(shutdown) => job?,
+        () = second.asked(2) => None,
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    if job.is_some() {
+        tokio::select! {
+            () = session.cluster.stop() => {}
+            () = second.asked(2) => {}
+        }
+    }
+    Ok(Outcome { job, seconds })
+}
+
+struct Session {
+    cluster: LocalCluster,
+    client: Client,
+    job: JobId,
+}
+
+/// Starts the cluster and submits, once all workers are there: the planner counts those that it sees.
+async fn start(spec: JobSpec, options: ClusterOptions) -> Result<(LocalCluster, Client, JobId), Problem> {
+    let workers = options.workers as usize;
+    let mut cluster = LocalCluster::start(options).await?;
+    let client = Client::connect(cluster.address(), Options::default())
+        .await
+        .map_err(|e| remote::problem("can't reach the coordinator that was just started", &e))?;
+    let deadline = Instant::now() + REGISTER_LIMIT;
+    loop {
+        cluster.tend().await?;
+        let known = client
+            .workers()
+            .await
+            .map_err(|e| remote::problem("can't list the workers", &e))?;
+        if known.iter().filter(|w| w.connected).count() >= workers {
+            break;
+        }
+        if Instant::now() > deadline {
+            let cause = format!("{} of {workers} are there", known.len());
+            return Err(Problem::new("the workers didn't register in time").cause(cause));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let job = client
+        .submit(Submission::new(spec))
+        .await
+        .map_err(|e| remote::problem("the job wasn't taken", &e))?;
+    let id = job
+        .job
+        .ok_or_else(|| Problem::new("the coordinator gave the job no id"))?;
+    Ok((cluster, client, id))
+}
+
+impl Session {
+    /// Follows the job to its end and keeps the children alive meanwhile.
+    async fn run(&mut self, shutdown: &Shutdown) -> Result<Option<JobStatus>, Problem> {
+        let mut first = shutdown.clone();
+        let (client, job) = (self.client.clone(), self.job.clone());
+        let mut following = pin!(follow(&client, &job));
+        let mut tend = tokio::time::interval(TEND_EVERY);
+        loop {
+            tokio::select! {
+                ended = &mut following => return ended.map(Some),
+                _ = tend.tick() => self.cluster.tend().await?,
+                () = first.asked(1) => break,
+            }
+        }
+        output::say("cancelling the job; Ctrl-C again stops everything at once");
+        self.client
+            .cancel(&self.job, false)
+            .await
+            .map_err(|e| remote::problem("can't cancel the job", &e))?;
+        match tokio::time::timeout(CANCEL_LIMIT, following).await {
+            Ok(ended) => ended.map(Some),
+            Err(_) => {
+                output::say(&format!("the job didn't end within {} s", CANCEL_LIMIT.as_secs()));
+                Ok(None)
+            }
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Real processes for the tests: the binary, job files of a tiny model, what a run wrote, and who is still alive.
+
+#![allow(dead_code, reason = "every test file uses its own part")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// No single wait in a test is longer; hit only when something hangs.
+pub const LIMIT: Duration = Duration::from_secs(240);
+
+/// The binary under test, quiet about colours and without the caller's settings.
+#[must_use]
+pub fn rekindle(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rekindle"));
+    command.args(args).stdin(Stdio::null());
+    for key in ["REKINDLE_COORDINATOR", "RUST_LOG", "NO_COLOR"] {
+        command.env_remove(key);
+    }
+    command
+}
+
+/// What a finished process left behind.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit status; -1: it was killed by a signal.
+    pub code: i32,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// Runs to the end, within [`LIMIT`].
+#[must_use]
+pub fn finish(mut command: Command) -> Finished {
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = child.id();
+    let watchdog = std::thread::spawn(move || wait_output(child));
+    let deadline = Instant::now() + LIMIT;
+    while !watchdog.is_finished() {
+        if Instant::now() > deadline {
+            signal(pid, "KILL");
+            panic!(
+                "{command:?} didn't end; its output: {:?}",
+                watchdog.join().unwrap()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let output = watchdog.join().unwrap();
+    Finished {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn wait_output(child: Child) -> Output {
+    child.wait_with_output().unwrap()
+}
+
+/// Runs the binary to the end.
+#[must_use]
+pub fn call(args: &[&str]) -> Finished {
+    finish(rekindle(args))
+}
+
+/// Sends a signal by name.
+pub fn signal(pid: u32, name: &str) {
+    let sent = Command::new("kill")
+        .args([&format!("-{name}"), &pid.to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success(), "no process {pid} to send {name} to");
+}
+
+/// Waits until `ready` gives something, within [`LIMIT`].
+pub fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what} didn't happen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A child that is killed when the test ends, however it ends.
+#[derive(Debug)]
+pub struct Service(pub Child);
+
+impl Service {
+    /// Starts `command`.
+    #[must_use]
+    pub fn start(mut command: Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Waits for its end; its exit status (-1: a signal).
+    pub fn ended(&mut self) -> i32 {
+        until("the end of a process", || self.0.try_wait().unwrap())
+            .code()
+            .unwrap_or(-1)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A job of a tiny model; fields are what tests vary.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// `tie_word_embeddings`.
+    pub tied: bool,
+    /// Stages.
+    pub pipeline: u32,
+    /// Lanes.
+    pub data: u32,
+    /// Steps.
+    pub steps: u64,
+    /// `exact` or `fast`.
+    pub numerics: &'static str,
+}
+
+impl Job {
+    /// One rank, exact.
+    #[must_use]
+    pub fn new(steps: u64) -> Self {
+        Self {
+            tied: false,
+            pipeline: 1,
+            data: 1,
+            steps,
+            numerics: "exact",
+        }
+    }
+
+    /// With so many stages and lanes.
+    #[must_use]
+    pub fn over(mut self, pipeline: u32, data: u32) -> Self {
+        (self.pipeline, self.data) = (pipeline, data);
+        self
+    }
+
+    /// Writes `name.toml` and its text into `folder`; the run's folder is `folder/name`.
+    #[must_use]
+    pub fn write(&self, folder: &Path, name: &str) -> PathBuf {
+        let text = folder.join("text.txt");
+        if !text.exists() {
+            std::fs::write(&text, include_str!("../../../../LICENSE")).unwrap();
+        }
+        let Self {
+            tied,
+            pipeline,
+            data,
+            steps,
+            numerics,
+        } = self;
+        let path = folder.join(format!("{name}.toml"));
+        let job = format!(
+            r#"
+[job]
+name = "{name}"
+seed = 7
+output = "{name}"
+
+[model]
+hidden_size = 32
+intermediate_size = 48
+num_hidden_layers = 3
+num_attention_heads = 4
+num_key_value_heads = 2
+tie_word_embeddings = {tied}
+
+[data]
+train = ["text.txt"]
+val = ["text.txt"]
+seq_len = 16
+
+[training]
+steps = {steps}
+global_batch = 8
+micro_batch = 1
+max_grad_norm = 0.5
+numerics = "{numerics}"
+digest_every = 7
+
+[evaluation]
+every = 20
+sequences = 4
+
+[optimizer]
+lr = 1e-2
+
+[lr_schedule]
+kind = "cosine"
+warmup_steps = 5
+
+[parallelism]
+pipeline = {pipeline}
+data = {data}
+"#
+        );
+        std::fs::write(&path, job).unwrap();
+        path
+    }
+}
+
+/// One line of metrics.jsonl: floats as their bits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// Bits of the loss.
+    pub loss: u64,
+    /// Bits of the gradient norm.
+    pub grad_norm: u64,
+    /// Bits of the held-out loss.
+    pub val_loss: Option<u64>,
+    /// Digest of the tokens.
+    pub data_digest: String,
+    /// Digest of weights and moments.
+    pub state_digest: Option<String>,
+}
+
+/// The last line of each step in a run's metrics.jsonl. A line that is still being written is left out.
+#[must_use]
+pub fn metrics(run: &Path) -> BTreeMap<u64, Line> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(line).collect()
+}
+
+fn line(text: &str) -> (u64, Line) {
+    let value: serde_json::Value = serde_json::from_str(text).unwrap();
+    let bits = |key: &str| value[key].as_f64().map(f64::to_bits);
+    let digest = |key: &str| value[key].as_str().map(str::to_owned);
+    let line = Line {
+        loss: bits("loss").unwrap(),
+        grad_norm: bits("grad_norm").unwrap(),
+        val_loss: bits("val_loss"),
+        data_digest: digest("data_digest").unwrap(),
+        state_digest: digest("state_digest"),
+    };
+    (value["step"].as_u64().unwrap(), line)
+}
+
+/// The digest after the last step of a run.
+#[must_use]
+pub fn final_digest(run: &Path) -> String {
+    let lines = metrics(run);
+    let (_, last) = lines.last_key_value().unwrap();
+    last.state_digest.clone().unwrap()
+}
+
+/// Trains `job` with `rekindle run` and returns what it measured.
+#[must_use]
+pub fn train(job: &Job, folder: &Path, name: &str, workers: u32, threads: u32) -> BTreeMap<u64, Line> {
+    let path = job.write(folder, name);
+    let (workers, threads) = (workers.to_string(), threads.to_string());
+    let path = path.display().to_string();
+    let done = call(&["run", &path, "--workers", &workers, "--threads", &threads]);
+    assert_eq!(done.code, 0, "{name}: {}", done.stderr);
+    let lines = metrics(&folder.join(name));
+    assert_eq!(lines.len() as u64, job.steps, "{name}: {}", done.stderr);
+    lines
+}
+
+/// Processes that inherited `tag` in their environment and are alive: (pid, command line).
+#[must_use]
+pub fn tagged(tag: &str) -> Vec<(u32, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        let read = |name: &str| std::fs::read(entry.path().join(name)).unwrap_or_default();
+        let environ = String::from_utf8_lossy(&read("environ")).into_owned();
+        // A zombie's files are empty.
+        if environ
+            .split('\0')
+            .any(|v| v == format!("REKINDLE_TEST_TAG={tag}"))
+        {
+            let line = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+            found.push((pid, line));
+        }
+    }
+    found
+}

@@ -1,0 +1,254 @@
+//! What happens when processes are killed: nothing hangs, nothing is left behind, and what can't go on says who is at fault.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{Finished, Job, Service, call, final_digest, metrics, rekindle, signal, tagged, train, until};
+
+/// A coordinator and workers, each started by hand.
+struct Cluster {
+    coordinator: Service,
+    workers: Vec<Service>,
+    address: String,
+    state_dir: PathBuf,
+}
+
+impl Cluster {
+    fn start(folder: &Path, workers: u32) -> Self {
+        let state_dir = folder.join("state");
+        let (coordinator, address) = coordinator(&state_dir, "127.0.0.1:0");
+        let worker = |n| {
+            let name = format!("w{n}");
+            let mut command = rekindle(&[
+                "worker",
+                "--coordinator",
+                &address,
+                "--name",
+                &name,
+                "--threads",
+                "1",
+            ]);
+            command.stderr(Stdio::null()).stdout(Stdio::null());
+            Service::start(command)
+        };
+        Self {
+            workers: (1..=workers).map(worker).collect(),
+            coordinator,
+            address,
+            state_dir,
+        }
+    }
+
+    fn call(&self, args: &[&str]) -> Finished {
+        let mut all = args.to_vec();
+        all.extend(["--coordinator", &self.address]);
+        call(&all)
+    }
+
+    fn submit(&self, job: &Path) -> String {
+        let done = self.call(&["submit", &job.display().to_string(), "-o", "json"]);
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        let value: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+        value["job"].as_str().unwrap().to_owned()
+    }
+
+    /// A running trainer of worker `n`.
+    fn trainer(&self, n: usize) -> u32 {
+        let parent = self.workers[n].pid();
+        until("the start of a trainer", || {
+            let listed = std::process::Command::new("pgrep")
+                .args(["-P", &parent.to_string()])
+                .output()
+                .unwrap();
+            String::from_utf8_lossy(&listed.stdout)
+                .lines()
+                .next()
+                .and_then(|l| l.trim().parse().ok())
+        })
+    }
+}
+
+fn coordinator(state_dir: &Path, listen: &str) -> (Service, String) {
+    let state_dir = state_dir.display().to_string();
+    let mut command = rekindle(&[
+        "coordinator",
+        "-o",
+        "json",
+        "--listen",
+        listen,
+        "--state-dir",
+        &state_dir,
+    ]);
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut service = Service::start(command);
+    let mut line = String::new();
+    BufReader::new(service.0.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+    (service, value["listening"].as_str().unwrap().to_owned())
+}
+
+fn reaches(run: &Path, step: u64) {
+    until(&format!("step {step}"), || {
+        metrics(run)
+            .last_key_value()
+            .filter(|(s, _)| **s >= step)
+            .map(|_| ())
+    });
+}
+
+#[test]
+fn a_killed_coordinator_comes_back_and_the_run_is_undisturbed() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = Job::new(400).over(2, 1);
+    let mut cluster = Cluster::start(folder.path(), 2);
+    let run = folder.path().join("killed");
+    let id = cluster.submit(&job.write(folder.path(), "killed"));
+    reaches(&run, 5);
+    signal(cluster.coordinator.pid(), "KILL");
+    cluster.coordinator.ended();
+    let (at_death, _) = metrics(&run).pop_last().unwrap();
+    assert!(
+        at_death < 300,
+        "the coordinator died too late to matter: {at_death}"
+    );
+    // Training goes on without it.
+    reaches(&run, at_death + 20);
+    let listen = cluster.address.trim_start_matches("http://").to_owned();
+    let (again, address) = coordinator(&cluster.state_dir, &listen);
+    cluster.coordinator = again;
+    assert_eq!(address, cluster.address);
+    let waited = cluster.call(&["wait", &id]);
+    assert_eq!(waited.code, 0, "{}", waited.stderr);
+    let undisturbed = train(&Job::new(400), folder.path(), "undisturbed", 1, 1);
+    assert_eq!(metrics(&run), undisturbed);
+    assert_eq!(
+        final_digest(&run),
+        final_digest(&folder.path().join("undisturbed"))
+    );
+}
+
+#[test]
+fn a_killed_trainer_fails_the_job_by_name_and_soon() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(folder.path(), 3);
+    let run = folder.path().join("crash");
+    let id = cluster.submit(&Job::new(1_000_000).over(3, 1).write(folder.path(), "crash"));
+    reaches(&run, 3);
+    signal(cluster.trainer(1), "KILL");
+    let since = Instant::now();
+    let waited = cluster.call(&["wait", &id]);
+    assert_eq!(waited.code, 100, "{}", waited.stderr);
+    assert!(
+        since.elapsed() < Duration::from_secs(60),
+        "it took {:?} to notice",
+        since.elapsed()
+    );
+    let status = cluster.call(&["status", &id, "-o", "json"]);
+    let value: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
+    assert_eq!(value["state"], "FAILED");
+    let failure = &value["failure"];
+    assert_eq!(failure["class"], "WORKER_CRASH", "{failure}");
+    assert_eq!(failure["worker"], "w2", "{failure}");
+    let holder = value["plan"]["workers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .position(|w| w == "w2")
+        .unwrap();
+    assert_eq!(failure["rank"], holder, "{failure}");
+    assert!(waited.stderr.contains("w2"), "{}", waited.stderr);
+    // The workers are free again.
+    let next = cluster.submit(&Job::new(5).over(3, 1).write(folder.path(), "next"));
+    assert_eq!(cluster.call(&["wait", &next]).code, 0);
+}
+
+#[test]
+fn a_followed_job_says_how_it_ended_by_status() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(folder.path(), 1);
+    assert_eq!(cluster.call(&["wait", "nobody"]).code, 102);
+    let id = cluster.submit(&Job::new(1_000_000).write(folder.path(), "long"));
+    assert_eq!(cluster.call(&["wait", &id, "--timeout", "1"]).code, 101);
+    reaches(&folder.path().join("long"), 2);
+    assert_eq!(cluster.call(&["cancel", &id]).code, 0);
+    assert_eq!(cluster.call(&["wait", &id]).code, 103);
+    for command in ["status", "events", "logs", "metrics"] {
+        let done = cluster.call(&[command, &id]);
+        assert_eq!(done.code, 0, "{command}: {}", done.stderr);
+        assert!(!done.stdout.trim().is_empty(), "{command} printed nothing");
+    }
+    let jobs = cluster.call(&["jobs", "-o", "json"]);
+    let value: serde_json::Value = serde_json::from_str(&jobs.stdout).unwrap();
+    assert_eq!(value[0]["job"], id.as_str());
+    assert!(cluster.call(&["workers"]).stdout.contains("w1"));
+}
+
+/// `rekindle run` of an endless job that has begun to train.
+fn endless_run(folder: &Path, name: &str, tag: &str) -> Service {
+    let job = Job::new(1_000_000)
+        .over(2, 1)
+        .write(folder, name)
+        .display()
+        .to_string();
+    let mut command = rekindle(&["run", &job, "--workers", "2"]);
+    command
+        .env("REKINDLE_TEST_TAG", tag)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let service = Service::start(command);
+    reaches(&folder.join(name), 2);
+    assert!(
+        tagged(tag).len() >= 6,
+        "itself, a coordinator, two workers, two trainers: {:?}",
+        tagged(tag)
+    );
+    service
+}
+
+fn nobody_is_left(tag: &str) {
+    until("the end of every process", || {
+        tagged(tag).is_empty().then_some(())
+    });
+}
+
+#[test]
+fn ctrl_c_cancels_and_leaves_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let tag = format!("ctrl-c-{}", std::process::id());
+    let mut run = endless_run(folder.path(), "stopped", &tag);
+    signal(run.pid(), "INT");
+    assert_eq!(run.ended(), 103);
+    nobody_is_left(&tag);
+}
+
+#[test]
+fn ctrl_c_twice_ends_at_once_and_leaves_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let tag = format!("twice-{}", std::process::id());
+    let mut run = endless_run(folder.path(), "twice", &tag);
+    signal(run.pid(), "INT");
+    std::thread::sleep(Duration::from_millis(5));
+    let _ = std::process::Command::new("kill")
+        .args(["-INT", &run.pid().to_string()])
+        .status();
+    let code = run.ended();
+    // The first may have been enough already.
+    assert!([101, 103].contains(&code), "{code}");
+    nobody_is_left(&tag);
+}
+
+#[test]
+fn a_killed_run_takes_its_children_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let tag = format!("orphans-{}", std::process::id());
+    let mut run = endless_run(folder.path(), "orphans", &tag);
+    signal(run.pid(), "KILL");
+    assert_eq!(run.ended(), -1);
+    nobody_is_left(&tag);
+}
