@@ -1,7 +1,8 @@
 //! Bandwidth and round trips on loopback, beside plain sockets in the same run.
 //!
 //! `cargo bench -p rekindle-transport --bench loopback [-- ROUNDS]`. Every round runs both sides of each case in turn, so that both see the same
-//! machine; medians and the spread over rounds are printed. Plain sockets: one thread that writes 1 to 8 MiB from one buffer, one that reads into one buffer.
+//! machine; medians and the spread over rounds are printed, and the processor time of both ends together, which other load on the machine
+//! disturbs less than the wall time. Plain sockets: one thread that writes 1 to 8 MiB from one buffer, one that reads into one buffer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -141,11 +142,24 @@ fn our_trip() -> f64 {
     began.elapsed().as_secs_f64() * 1e6 / f64::from(TRIPS)
 }
 
+/// Processor time of this process so far, user and system, seconds.
+fn cpu_seconds() -> f64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the pointer is valid for a write of one rusage, and an all-zero one is a valid value should the call fail.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 * 1e-6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+}
+
 struct Case {
     name: String,
     unit: &'static str,
     run: Box<dyn Fn() -> f64>,
     values: Vec<f64>,
+    cpu: Vec<f64>,
 }
 
 fn case(name: impl Into<String>, unit: &'static str, run: impl Fn() -> f64 + 'static) -> Case {
@@ -154,25 +168,54 @@ fn case(name: impl Into<String>, unit: &'static str, run: impl Fn() -> f64 + 'st
         unit,
         run: Box::new(run),
         values: Vec::new(),
+        cpu: Vec::new(),
     }
 }
 
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn spread(values: &[f64]) -> String {
+    let (low, high) = values
+        .iter()
+        .fold((f64::MAX, f64::MIN), |(l, h), &v| (l.min(v), h.max(v)));
+    format!("{:.2} ({low:.2} to {high:.2})", median(values))
+}
+
 impl Case {
-    fn median(&self) -> f64 {
-        let mut sorted = self.values.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
+    fn is_trip(&self) -> bool {
+        self.unit == "us"
+    }
+
+    /// Seconds of processor time per GB, or microseconds per round trip.
+    fn measure(&mut self, keep: bool) {
+        let before = cpu_seconds();
+        let value = (self.run)();
+        let cpu = cpu_seconds() - before;
+        if keep {
+            self.values.push(value);
+            self.cpu.push(if self.is_trip() {
+                cpu * 1e6 / f64::from(TRIPS)
+            } else {
+                cpu / (TOTAL as f64 / 1e9)
+            });
+        }
     }
 
     fn line(&self, peer: &Self) -> String {
-        let (low, high) = self
-            .values
-            .iter()
-            .fold((f64::MAX, f64::MIN), |(l, h), &v| (l.min(v), h.max(v)));
-        let (median, ratio) = (self.median(), self.median() / peer.median());
+        let cpu_unit = if self.is_trip() { "us" } else { "s/GB" };
+        let ratio = |ours: &[f64], theirs: &[f64]| format!("{:.2}", median(ours) / median(theirs));
         format!(
-            "| {} | {median:.2} | {low:.2} to {high:.2} | {} | {ratio:.2} |",
-            self.name, self.unit
+            "| {} | {} {} | {} | {} {cpu_unit} | {} |",
+            self.name,
+            spread(&self.values),
+            self.unit,
+            ratio(&self.values, &peer.values),
+            spread(&self.cpu),
+            ratio(&self.cpu, &peer.cpu),
         )
     }
 }
@@ -231,14 +274,13 @@ fn main() {
     ]);
     for round in 0..=rounds {
         for case in groups.iter_mut().flatten() {
-            let value = (case.run)();
             // The first round warms up.
-            if round > 0 {
-                case.values.push(value);
-            }
+            case.measure(round > 0);
         }
     }
-    println!("| case | median of {rounds} | spread | unit | ratio to plain |\n|---|---|---|---|---|");
+    println!(
+        "| case | median (spread) of {rounds} | ratio | processor time | ratio |\n|---|---|---|---|---|"
+    );
     for group in &groups {
         group.iter().for_each(|case| println!("{}", case.line(&group[0])));
     }

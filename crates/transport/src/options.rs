@@ -27,7 +27,7 @@ pub struct Options {
     /// Longest time one handshake may take.
     pub handshake: Duration,
     /// Socket send and receive buffers, bytes (the kernel may give less). `None` leaves them to the kernel's own tuning,
-    /// which grows them with the path's delay; on loopback large fixed ones were slower (docs/measurements/transport-loopback.md).
+    /// which grows them with the path's delay; large fixed ones brought no gain on loopback (docs/measurements/transport-loopback.md).
     pub socket_buffer_bytes: Option<usize>,
     /// Idle time before keep-alive probes, which find a machine that vanished without a word.
     pub keepalive_idle: Duration,
