@@ -44,7 +44,7 @@ pub fn write_shard(
         });
     }
     std::fs::create_dir_all(folder).map_err(io(folder))?;
-    refuse_foreign_weights(folder, parts)?;
+    check_export_folder(folder, parts)?;
     withdraw_index(folder)?;
     let path = folder.join(shard_name(part, parts));
     let (header, slices) = prepare(&path, layers, config)?;
@@ -111,8 +111,15 @@ fn withdraw_index(folder: &Path) -> Result<()> {
     }
 }
 
-/// Weights of an export with another number of parts would be loaded instead of ours, or be taken for ours.
-pub(crate) fn refuse_foreign_weights(folder: &Path, parts: u32) -> Result<()> {
+/// Checks that `folder` can take an export of `parts` files: weights of an export with another number of parts would be loaded instead
+/// of ours, or be taken for ours. A folder that isn't there is fine. Ask before training, not after.
+///
+/// # Errors
+/// [`CheckpointError::Export`] naming the file in the way.
+pub fn check_export_folder(folder: &Path, parts: u32) -> Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
     let ours: Vec<String> = (0..parts).map(|part| shard_name(part, parts)).collect();
     for entry in std::fs::read_dir(folder).map_err(io(folder))? {
         let name = entry.map_err(io(folder))?.file_name();

@@ -12,7 +12,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use crate::error::{CheckpointError, Result};
-use crate::export::{refuse_foreign_weights, shard_name};
+use crate::export::{check_export_folder, shard_name};
 use crate::import::{HfModel, INDEX};
 use crate::shard::Shard;
 use crate::{atomic, config, tokenizer};
@@ -22,7 +22,7 @@ use crate::{atomic, config, tokenizer};
 /// # Errors
 /// A part that is missing or broken, a tensor that is missing, doubled or of the wrong shape, a tokenizer that can't be read.
 pub fn finish(folder: &Path, parts: u32, config: &ModelConfig, tokenizer: &str) -> Result<()> {
-    refuse_foreign_weights(folder, parts)?;
+    check_export_folder(folder, parts)?;
     let map = collect(folder, parts, config)?;
     let files = tokenizer::files(tokenizer, config)?;
     for (name, content) in &files.files {

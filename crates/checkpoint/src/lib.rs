@@ -26,6 +26,6 @@ mod tokenizer;
 
 pub use config::{config_from_json, config_to_json, read_config};
 pub use error::CheckpointError;
-pub use export::{shard_name, write_shard};
+pub use export::{check_export_folder, shard_name, write_shard};
 pub use finish::finish;
 pub use import::HfModel;

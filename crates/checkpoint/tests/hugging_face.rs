@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use half::{bf16, f16};
-use rekindle_checkpoint::{CheckpointError, HfModel, finish, shard_name, write_shard};
+use rekindle_checkpoint::{CheckpointError, HfModel, check_export_folder, finish, shard_name, write_shard};
 use rekindle_types::{LayerId, ModelConfig};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -408,6 +408,8 @@ fn finishing_needs_every_part_once() {
         .unwrap_err()
         .to_string();
     assert!(other.contains("another export"), "{other}");
+    assert!(check_export_folder(dir.path(), 2).is_ok() && check_export_folder(dir.path(), 3).is_err());
+    assert!(check_export_folder(&dir.path().join("new"), 3).is_ok());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::sources::Source;
 use crate::tokenizer::Tokenizer;
 
 /// Text encoded at a time, in bytes.
-const BATCH: usize = 4 << 20;
+const BATCH: usize = 2 << 20;
 
 /// Takes the ids of one piece.
 pub(crate) type Sink<'a> = dyn FnMut(&[u32]) -> Result<()> + 'a;

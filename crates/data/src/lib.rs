@@ -9,7 +9,8 @@
 //! - DA-2 Which samples a step takes is a function of (seed, step) and sizes; nobody owns a cursor ([`Sampler`]).
 //! - DA-3 Every sample is used once per pass over the data, before any is used again.
 //! - DA-4 The digest of a step doesn't depend on who read which sample, or when ([`DataDigest`]).
-//! - DA-5 Memory is bounded by the corpus's tokens (token files are mapped) plus a few MiB of text in flight.
+//! - DA-5 Memory is bounded by the corpus's tokens (token files are mapped) plus a few MiB of text
+//!   in flight, and what the tokenizer needs for the pieces of 64 KiB it is at.
 //!
 //! Deliberately absent: networks and object stores (paths are local), packing with document masks (documents are concatenated).
 

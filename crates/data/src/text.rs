@@ -2,9 +2,9 @@
 //!
 //! In: a text file, or a document in memory. Out: pieces of at most [`PIECE`] bytes that concatenate to the document.
 //!
-//! A cut lies after a line break between two lines that have text next to it, where the pre-tokenizers of the byte-level family cut
-//! anyway, so that the tokens don't show it; only where a piece has no such place it lies between any two characters. The rule looks at
-//! the document alone: a file and the same text in JSONL are cut alike.
+//! A cut lies before a space between two words, else after a line break between two lines: both are places where the pre-tokenizers of
+//! the byte-level family cut anyway, so that the tokens don't show it. Only where a piece has neither, it lies between any two
+//! characters. The rule looks at the document alone: a file and the same text in JSONL are cut alike.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{DataError, Result, io};
 
-/// Longest piece, in bytes.
-pub(crate) const PIECE: usize = 1 << 20;
+/// Longest piece, in bytes. A tokenizer takes about a hundred times as much memory while it encodes one.
+pub(crate) const PIECE: usize = 1 << 16;
 
 /// Length of the valid UTF-8 at the start of `bytes`, where only an unfinished character may follow. None: something else follows.
 pub(crate) fn valid_prefix(bytes: &[u8]) -> Option<usize> {
@@ -27,10 +27,15 @@ pub(crate) fn valid_prefix(bytes: &[u8]) -> Option<usize> {
 /// Where to cut a text that goes on: the last good place, or its end.
 fn cut(text: &str) -> usize {
     let bytes = text.as_bytes();
-    let good = |&at: &usize| {
-        bytes[at - 1] == b'\n' && !bytes[at - 2].is_ascii_whitespace() && !bytes[at].is_ascii_whitespace()
-    };
-    (2..bytes.len()).rev().find(good).unwrap_or(bytes.len())
+    let is_text = |at: usize| !bytes[at].is_ascii_whitespace();
+    let before_space = |&at: &usize| bytes[at] == b' ' && is_text(at - 1) && is_text(at + 1);
+    let after_line = |&at: &usize| bytes[at - 1] == b'\n' && is_text(at - 2) && is_text(at);
+    let last = bytes.len().saturating_sub(1);
+    let place = (1..last)
+        .rev()
+        .find(before_space)
+        .or_else(|| (2..=last).rev().find(after_line));
+    place.unwrap_or(bytes.len())
 }
 
 /// Cuts a document in memory.
@@ -142,21 +147,36 @@ mod tests {
         }
     }
 
+    fn cuts(text: &str) -> Vec<String> {
+        let pieces = pieces(text);
+        assert!(pieces.len() > 2);
+        pieces
+    }
+
     #[test]
-    fn cuts_fall_between_lines_of_text() {
-        let text: String = (0..200_000)
-            .map(|i| format!("word {i}\n{}", if i % 2 == 0 { "\n " } else { "" }))
-            .collect();
-        let pieces = pieces(&text);
-        assert!(pieces.len() > 1);
-        for pair in pieces.windows(2) {
+    fn cuts_fall_before_words_or_between_lines() {
+        let many = |sentence: &str| sentence.repeat(3 * PIECE / sentence.len());
+        for pair in cuts(&many("a  few words\r\n\r\n or\n more")).windows(2) {
             assert!(
-                pair[0].ends_with('\n') && !pair[0].ends_with("\n\n"),
+                pair[0].ends_with("few") && pair[1].starts_with(" words"),
                 "{:?}",
-                &pair[0][pair[0].len() - 9..]
+                &pair[1][..9]
             );
-            assert!(pair[1].starts_with("word"));
         }
+        for pair in cuts(&many("one\n\ntwo\nthree\n\n")).windows(2) {
+            assert!(
+                pair[0].ends_with("two\n") && pair[1].starts_with("three"),
+                "{:?}",
+                &pair[1][..9]
+            );
+        }
+        assert!(
+            cuts(&many("nothing-to-cut-at-"))
+                .iter()
+                .rev()
+                .skip(1)
+                .all(|piece| piece.len() == PIECE)
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! In: `bytes` or a path. Out: a [`Tokenizer`]. Ids of special tokens that a tokenizer's post-processor would put around a text (such as
 //! a beginning-of-text) are not added: documents are joined by the end-of-text token alone.
 
+use rayon::prelude::*;
 use rekindle_types::spec::DataSpec;
 use tokenizers::Tokenizer as HfTokenizer;
 
@@ -156,10 +157,13 @@ impl Tokenizer {
                 .map(|text| text.bytes().map(u32::from).collect())
                 .collect()),
             Inner::HuggingFace { tokenizer, .. } => {
-                let encoded = tokenizer
-                    .encode_batch_fast(texts.to_vec(), false)
-                    .map_err(|e| self.error(&e))?;
-                Ok(encoded.iter().map(|e| e.get_ids().to_vec()).collect())
+                // Not the library's own batch: it would keep everything it knows of each token until the last text is done.
+                let encode = |text: &&str| tokenizer.encode_fast(*text, false).map(|e| e.get_ids().to_vec());
+                texts
+                    .par_iter()
+                    .map(encode)
+                    .collect::<std::result::Result<_, _>>()
+                    .map_err(|e| self.error(&e))
             }
         }
     }
