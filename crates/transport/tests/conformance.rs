@@ -34,6 +34,7 @@ conformance!(
     frame_count_is_bounded,
     waiting_receiver_reads_past_the_soft_bound,
     stuck_receiver_is_told,
+    many_threads_one_peer,
     crossing_sends_complete,
     waiting_for_each_other_through_a_third,
     deadlines_name_peer_and_tag,

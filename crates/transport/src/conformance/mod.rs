@@ -70,6 +70,7 @@ pub const ALL: &[Check] = &[
         pressure::waiting_receiver_reads_past_the_soft_bound,
     ),
     ("stuck_receiver_is_told", pressure::stuck_receiver_is_told),
+    ("many_threads_one_peer", pressure::many_threads_one_peer),
     ("crossing_sends_complete", pressure::crossing_sends_complete),
     (
         "waiting_for_each_other_through_a_third",

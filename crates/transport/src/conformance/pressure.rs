@@ -118,6 +118,34 @@ pub(super) fn stuck_receiver_is_told(harness: &dyn Harness) {
     assert!(peaks(&*world[1], RankId(0)).0 <= options.inbox_hard_bytes);
 }
 
+/// Several threads send to one peer through a line that is often full: no frame is torn, and each thread's stay in order.
+pub(super) fn many_threads_one_peer(harness: &dyn Harness) {
+    const THREADS: u32 = 4;
+    const FRAMES: u32 = 150;
+    let world = world(harness, 2, &small_queues());
+    let (a, b) = (&*world[0], &*world[1]);
+    let payload = |thread: u32, i: u32| vec![thread << 16 | i; 1 + (i as usize * 977) % (CHUNK / 4)];
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || {
+                (0..FRAMES).for_each(|i| {
+                    a.send_slice(RankId(1), tag(thread), &payload(thread, i), far())
+                        .unwrap()
+                });
+            });
+        }
+        for i in 0..FRAMES {
+            for thread in 0..THREADS {
+                let frame = b.recv(RankId(0), tag(thread), far()).unwrap();
+                assert!(
+                    frame.as_slice::<u32>().unwrap() == payload(thread, i),
+                    "thread {thread} frame {i}"
+                );
+            }
+        }
+    });
+}
+
 /// Two ranks that both send more than all queues hold before they receive.
 pub(super) fn crossing_sends_complete(harness: &dyn Harness) {
     let world = world(harness, 2, &small_queues());
