@@ -1,8 +1,9 @@
 //! Bandwidth and round trips on loopback, beside plain sockets in the same run.
 //!
-//! `cargo bench -p rekindle-transport --bench loopback [-- ROUNDS]`. Every round runs both sides of each case in turn, so that both see the same
-//! machine; medians and the spread over rounds are printed, and the processor time of both ends together, which other load on the machine
-//! disturbs less than the wall time. Plain sockets: one thread that writes 1 to 8 MiB from one buffer, one that reads into one buffer.
+//! `cargo bench -p rekindle-transport --bench loopback [-- ROUNDS]`. Every round runs both sides of each case
+//! in turn, so that both see the same machine; medians and the spread over rounds are printed, and the
+//! processor time of both ends together, which other load on the machine disturbs less than the wall time.
+//! Plain sockets: one thread that writes 1 to 8 MiB from one buffer, one that reads into one buffer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -145,7 +146,8 @@ fn our_trip() -> f64 {
 /// Processor time of this process so far, user and system, seconds.
 fn cpu_seconds() -> f64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the pointer is valid for a write of one rusage, and an all-zero one is a valid value should the call fail.
+    // SAFETY: the pointer is valid for a write of one rusage, and an all-zero one is a valid value should the
+    // call fail.
     let usage = unsafe {
         libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
         usage.assume_init()

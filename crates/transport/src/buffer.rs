@@ -1,7 +1,8 @@
 //! Aligned byte buffers that go back to a pool when dropped.
 //!
-//! In: a length. Out: a [`Buffer`] of that length, aligned to 64 bytes (a cache line, and the widest vector register), with
-//! initialised but arbitrary content. The pool keeps at most `retain_bytes` of free memory and never blocks.
+//! In: a length. Out: a [`Buffer`] of that length, aligned to 64 bytes (a cache line, and the widest vector
+//! register), with initialised but arbitrary content. The pool keeps at most `retain_bytes` of free memory
+//! and never blocks.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::collections::BTreeMap;
@@ -50,7 +51,8 @@ impl Drop for Block {
     }
 }
 
-/// Rounds up to an eighth of the next power of two, so that a size that varies a little finds the same blocks.
+/// Rounds up to an eighth of the next power of two, so that a size that varies a little finds the same
+/// blocks.
 fn size_class(len: usize) -> usize {
     let grain = (len
         .max(1)

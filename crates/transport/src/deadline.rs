@@ -4,7 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-/// When to stop waiting. Copy it into every call of one operation, so that the operation as a whole is bounded.
+/// When to stop waiting. Copy it into every call of one operation, so that the operation as a whole is
+/// bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 

@@ -1,7 +1,8 @@
 //! What can go wrong, by what the caller can do about it.
 //!
-//! A lost peer ([`TransportError::is_peer_loss`]) means: abort, tell the coordinator which rank, wait for the next epoch. A deadline means the
-//! peer is alive but late, or the plan is wrong. Everything else is a fault of the program or of its options.
+//! A lost peer ([`TransportError::is_peer_loss`]) means: abort, tell the coordinator which rank, wait for the
+//! next epoch. A deadline means the peer is alive but late, or the plan is wrong. Everything else is a fault
+//! of the program or of its options.
 
 use std::time::Duration;
 

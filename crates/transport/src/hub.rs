@@ -1,7 +1,7 @@
 //! What TCP and memory share: one inbox, an outbox per peer, and the [`Transport`] trait on top of them.
 //!
-//! In: callers' sends and receives. Out: queues that a [`Carrier`] (threads with sockets, or pumps) moves between ranks.
-//! A carrier never sees callers, callers never see a carrier.
+//! In: callers' sends and receives. Out: queues that a [`Carrier`] (threads with sockets, or pumps) moves
+//! between ranks. A carrier never sees callers, callers never see a carrier.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,10 +17,12 @@ use crate::{BufferPool, Deadline, Frame, Identity, Options, Payload, Stats, Tag,
 
 /// Moves frames between the queues of two ranks.
 pub(crate) trait Carrier: Send + Sync {
-    /// The queues are already ended: interrupt what is in the middle of a read or write, tell the peers. Must not block.
+    /// The queues are already ended: interrupt what is in the middle of a read or write, tell the peers. Must
+    /// not block.
     fn abort(&self, reason: &str);
 
-    /// The queues are closing: drain, say goodbye, stop and join every thread; by `deadline` at the latest by force.
+    /// The queues are closing: drain, say goodbye, stop and join every thread; by `deadline` at the latest by
+    /// force.
     fn close(&mut self, deadline: Deadline);
 }
 
@@ -141,8 +143,8 @@ impl<C: CarrierBound> Linked<C> {
         self.hub.links.keys().copied()
     }
 
-    /// Writes what is queued, says goodbye, and joins all threads, by `deadline` at the latest. Frames that arrived and weren't received are lost.
-    /// Dropping does the same within `Options::linger`.
+    /// Writes what is queued, says goodbye, and joins all threads, by `deadline` at the latest. Frames that
+    /// arrived and weren't received are lost. Dropping does the same within `Options::linger`.
     pub fn close(mut self, deadline: Deadline) {
         self.close_by(deadline);
     }

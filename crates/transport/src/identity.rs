@@ -1,4 +1,5 @@
-//! Who a transport speaks for: job, epoch, rank, size of the world. Both ends compare theirs before a single frame flows.
+//! Who a transport speaks for: job, epoch, rank, size of the world. Both ends compare theirs before a single
+//! frame flows.
 
 use std::fmt;
 

@@ -1,10 +1,12 @@
 //! Frames that have arrived and that nobody has asked for yet; one compartment per peer, under one lock.
 //!
-//! In: frames from the readers ([`Inbox::reserve`], then [`Inbox::deliver`]), callers asking for tags. Out: frames, or why there is none.
+//! In: frames from the readers ([`Inbox::reserve`], then [`Inbox::deliver`]), callers asking for tags. Out:
+//! frames, or why there is none.
 //!
-//! Invariants: TR-2, TR-3, TR-4 and TR-7 live here. A reader reserves before it allocates. `waiting` counts the threads of this rank that are
-//! blocked in any call; while it isn't 0 the hard bound counts instead of the soft one, for every peer: the thread may wait for a frame of
-//! one peer which that peer can only send after another peer got rid of its own.
+//! Invariants: TR-2, TR-3, TR-4 and TR-7 live here. A reader reserves before it allocates. `waiting` counts
+//! the threads of this rank that are blocked in any call; while it isn't 0 the hard bound counts instead of
+//! the soft one, for every peer: the thread may wait for a frame of one peer which that peer can only send
+//! after another peer got rid of its own.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -121,7 +123,8 @@ impl Inbox {
         Waiting(self)
     }
 
-    /// Called by the reader of `from` before it allocates; blocks while there is no room. Ended by `end`, `abort` and `discard`.
+    /// Called by the reader of `from` before it allocates; blocks while there is no room. Ended by `end`,
+    /// `abort` and `discard`.
     pub(crate) fn reserve(&self, from: RankId, payload_bytes: usize) -> Room {
         let Some(peer) = self.peers.get(&from) else {
             return Room::Discard;
@@ -197,7 +200,8 @@ impl Inbox {
         self.wake_all();
     }
 
-    /// From now on readers throw away what comes: the transport is closing, and peers must get rid of what they still send.
+    /// From now on readers throw away what comes: the transport is closing, and peers must get rid of what
+    /// they still send.
     pub(crate) fn discard(&self) {
         self.lock().discarding = true;
         self.wake_all();

@@ -1,28 +1,35 @@
-//! Point-to-point frames and collectives between the trainers of one job, fenced by epoch; over TCP and in memory.
+//! Point-to-point frames and collectives between the trainers of one job, fenced by epoch; over TCP and in
+//! memory.
 //!
 //! ```text
 //!  trainer thread            one pair of threads per linked peer                trainer thread
 //!  send(to, tag, payload) -> outbox (bounded) -> writer ==TCP==> reader -> inbox (bounded) -> recv(from, tag)
 //! ```
 //!
-//! In: payloads (an aligned buffer or something shared, never copied on the way to the socket) under a [`Tag`].
-//! Out: [`Frame`]s, owned 64-byte aligned pooled buffers. Start reading at [`Transport`], then [`collective`], then `hub`.
+//! In: payloads (an aligned buffer or something shared, never copied on the way to the socket) under a
+//! [`Tag`]. Out: [`Frame`]s, owned 64-byte aligned pooled buffers. Start reading at [`Transport`], then
+//! [`collective`], then `hub`.
 //!
 //! Invariants
-//! - TR-1 Frames of one (sender thread, peer, tag) arrive in the order in which they were sent, each exactly once.
-//! - TR-2 Every wait of a caller ends: by success, by its deadline, by an abort, or by the end of the peer's connection.
-//! - TR-3 Memory is bounded per peer: the outbox by bytes and frames, the inbox by a soft bound while nobody of this
-//!   rank waits and by a hard bound always. No length a peer names is allocated before it passed these bounds.
-//! - TR-4 While any thread of this rank is blocked (in `send`, `recv` or `flush`), its inboxes read on up to the hard bound, so that
-//!   two ranks that send to each other, or wait for each other through a third, can't block each other below that bound. A `recv`
-//!   whose own inbox has reached the hard bound without its tag fails with [`TransportError::InboxFull`]; it never waits in silence.
-//! - TR-5 A frame of another job, a newer epoch, another pair of ranks, or over the size bound ends the connection with a
-//!   named error; one of an older epoch is dropped and counted. Neither is ever delivered.
-//! - TR-6 Every thread is owned by its transport and joined when that is closed or dropped, within the linger bound.
+//! - TR-1 Frames of one (sender thread, peer, tag) arrive in the order in which they were sent, each exactly
+//!   once.
+//! - TR-2 Every wait of a caller ends: by success, by its deadline, by an abort, or by the end of the peer's
+//!   connection.
+//! - TR-3 Memory is bounded per peer: the outbox by bytes and frames, the inbox by a soft bound while nobody
+//!   of this rank waits and by a hard bound always. No length a peer names is allocated before it passed
+//!   these bounds.
+//! - TR-4 While any thread of this rank is blocked (in `send`, `recv` or `flush`), its inboxes read on up to
+//!   the hard bound, so that two ranks that send to each other, or wait for each other through a third, can't
+//!   block each other below that bound. A `recv` whose own inbox has reached the hard bound without its tag
+//!   fails with [`TransportError::InboxFull`]; it never waits in silence.
+//! - TR-5 A frame of another job, a newer epoch, another pair of ranks, or over the size bound ends the
+//!   connection with a named error; one of an older epoch is dropped and counted. Neither is ever delivered.
+//! - TR-6 Every thread is owned by its transport and joined when that is closed or dropped, within the linger
+//!   bound.
 //! - TR-7 What arrived before a connection ended can still be received; only then does `recv` report the end.
 //!
-//! Deliberately absent: reconnecting (a broken link is the coordinator's business: it makes a new plan under a new epoch),
-//! encryption, discovery of addresses, asynchronous code (trainers are threads that compute).
+//! Deliberately absent: reconnecting (a broken link is the coordinator's business: it makes a new plan under
+//! a new epoch), encryption, discovery of addresses, asynchronous code (trainers are threads that compute).
 
 mod buffer;
 pub mod collective;

@@ -1,11 +1,13 @@
-//! The transport inside one process: the reference the TCP one is compared with, and what tests and single-process runs use.
+//! The transport inside one process: the reference the TCP one is compared with, and what tests and
+//! single-process runs use.
 //!
 //! ```text
 //!  outbox of a towards b -> pump thread (a to b) -> inbox of b
 //! ```
 //!
-//! In: identities that must belong together. Out: one [`MemoryTransport`] per member, everybody linked to everybody.
-//! Owned buffers move to the receiver; shared payloads are copied once. The same bounds, gate and errors as TCP.
+//! In: identities that must belong together. Out: one [`MemoryTransport`] per member, everybody linked to
+//! everybody. Owned buffers move to the receiver; shared payloads are copied once. The same bounds, gate and
+//! errors as TCP.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -9,14 +9,16 @@ use crate::TransportError;
 pub struct Options {
     /// Longest payload of a frame, bytes. A longer one is refused on both ends.
     pub max_frame_bytes: usize,
-    /// Bytes queued to one peer before `send` blocks. One frame may be larger than this when the queue is empty.
+    /// Bytes queued to one peer before `send` blocks. One frame may be larger than this when the queue is
+    /// empty.
     pub outbox_bytes: usize,
     /// Frames queued to one peer before `send` blocks.
     pub outbox_frames: usize,
     /// Bytes held from one peer before its reader stops while nobody of this rank waits.
     /// One frame may be larger than this when the inbox is empty.
     pub inbox_soft_bytes: usize,
-    /// Bytes held from one peer at most, while somebody waits (TR-4). At least `max_frame_bytes` and `inbox_soft_bytes`.
+    /// Bytes held from one peer at most, while somebody waits (TR-4). At least `max_frame_bytes` and
+    /// `inbox_soft_bytes`.
     pub inbox_hard_bytes: usize,
     /// Free buffers kept for reuse, bytes.
     pub pool_bytes: usize,
@@ -26,8 +28,9 @@ pub struct Options {
     pub linger: Duration,
     /// Longest time one handshake may take.
     pub handshake: Duration,
-    /// Socket send and receive buffers, bytes (the kernel may give less). `None` leaves them to the kernel's own tuning,
-    /// which grows them with the path's delay; large fixed ones brought no gain on loopback (docs/measurements/transport-loopback.md).
+    /// Socket send and receive buffers, bytes (the kernel may give less). `None` leaves them to the kernel's
+    /// own tuning, which grows them with the path's delay; large fixed ones brought no gain on loopback
+    /// (docs/measurements/transport-loopback.md).
     pub socket_buffer_bytes: Option<usize>,
     /// Idle time before keep-alive probes, which find a machine that vanished without a word.
     pub keepalive_idle: Duration,

@@ -1,11 +1,12 @@
 //! Frames on their way out to one peer: a bounded queue between callers and the one writer thread.
 //!
-//! In: frames from callers ([`Outbox::push`]). Out: batches for the writer ([`Outbox::take`]), which reports what it has written. A small frame that
-//! finds the line idle is written by its caller, without waiting ([`Line::write_now`]): that saves waking a thread. What doesn't go at once
-//! is left to the writer.
+//! In: frames from callers ([`Outbox::push`]). Out: batches for the writer ([`Outbox::take`]), which reports
+//! what it has written. A small frame that finds the line idle is written by its caller, without waiting
+//! ([`Line::write_now`]): that saves waking a thread. What doesn't go at once is left to the writer.
 //!
-//! Invariants: TR-1 (one queue, and one at a time writes: `writing`), TR-3 (bytes and frames are counted until they are written). The writer's own wait has no
-//! deadline: it is an owned thread and ends with [`Outbox::close`] or [`Outbox::end`].
+//! Invariants: TR-1 (one queue, and one at a time writes: `writing`), TR-3 (bytes and frames are counted
+//! until they are written). The writer's own wait has no deadline: it is an owned thread and ends with
+//! [`Outbox::close`] or [`Outbox::end`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -293,7 +294,8 @@ impl Outbox {
         self.drained.notify_all();
     }
 
-    /// Throws away what is queued and ends all waits. Returns whether the writer is in the middle of a write. The first end stays.
+    /// Throws away what is queued and ends all waits. Returns whether the writer is in the middle of a write.
+    /// The first end stays.
     pub(crate) fn end(&self, end: End) -> bool {
         let mut state = self.lock();
         state.end.get_or_insert(end);
@@ -325,7 +327,8 @@ mod tests {
         Deadline::after(Duration::from_secs(60))
     }
 
-    /// Takes 10 bytes of the first frame, while another caller queues a second one and the writer gets time to run.
+    /// Takes 10 bytes of the first frame, while another caller queues a second one and the writer gets time
+    /// to run.
     struct Slow(Weak<Outbox>, Arc<Inbox>, Mutex<bool>);
 
     impl Line for Slow {

@@ -19,7 +19,8 @@ pub trait Transport: Send + Sync {
     /// Where to take buffers for payloads; received frames come from it as well.
     fn pool(&self) -> &BufferPool;
 
-    /// Queues a frame to `to`. Blocks while the queue to that peer is full (back-pressure). Success means queued, not arrived.
+    /// Queues a frame to `to`. Blocks while the queue to that peer is full (back-pressure). Success means
+    /// queued, not arrived.
     ///
     /// # Errors
     /// `DeadlineExceeded`, `Aborted`, the end of the peer's connection, `NotLinked`, `FrameTooLarge`.
@@ -43,8 +44,10 @@ pub trait Transport: Send + Sync {
     /// `DeadlineExceeded`, `Aborted`, the end of a peer's connection with frames for it still queued.
     fn flush(&self, deadline: Deadline) -> Result<(), TransportError>;
 
-    /// Gives up: every call that waits here returns `Aborted` at once, and so does every later one; linked peers that wait for this rank get
-    /// `PeerAborted` (or `PeerReset` when the line was busy). The first reason stays. Never blocks. It isn't passed on to peers of peers.
+    /// Gives up: every call that waits here returns `Aborted` at once, and so does every later one; linked
+    /// peers that wait for this rank get
+    /// `PeerAborted` (or `PeerReset` when the line was busy). The first reason stays. Never blocks. It isn't
+    /// passed on to peers of peers.
     fn abort(&self, reason: &str);
 
     /// Counters so far.

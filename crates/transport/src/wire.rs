@@ -111,7 +111,8 @@ impl Header {
         out
     }
 
-    /// Reads a header. Only its form is checked here; whether it may come in is the receiver's gate's business.
+    /// Reads a header. Only its form is checked here; whether it may come in is the receiver's gate's
+    /// business.
     ///
     /// # Errors
     /// `Malformed` or `Checksum`.

@@ -1,7 +1,8 @@
-//! Every member has a short vector; afterwards every member has the sum. For losses, norms, digests and counts: tens of numbers, not gradients.
+//! Every member has a short vector; afterwards every member has the sum. For losses, norms, digests and
+//! counts: tens of numbers, not gradients.
 //!
-//! In: the own values. Out: the sums, the same on every member. A star on the group's first member: two hops, however many members.
-//! A sum out of range is told to everybody, so that all members fail alike.
+//! In: the own values. Out: the sums, the same on every member. A star on the group's first member: two hops,
+//! however many members. A sum out of range is told to everybody, so that all members fail alike.
 
 use super::{Group, Summand};
 use crate::{Buffer, Deadline, Payload, Tag, Transport, TransportError};
@@ -16,7 +17,8 @@ pub struct AllReduce<T> {
 
 const IN_RANGE: u128 = 0;
 
-/// What the first member sends back: the sums, and 0 or 1 + the place of the member whose part left the range.
+/// What the first member sends back: the sums, and 0 or 1 + the place of the member whose part left the
+/// range.
 fn answer<T: Summand>(transport: &dyn Transport, sums: &[T], status: u128) -> Buffer {
     let bytes = bytemuck::cast_slice::<T, u8>(sums);
     let mut buffer = transport.pool().take(bytes.len() + size_of::<u128>());
@@ -50,7 +52,8 @@ impl<T: Summand> AllReduce<T> {
     /// The sums.
     ///
     /// # Errors
-    /// As [`Transport::recv`] and [`Transport::send`]; `SizeMismatch` when members gave different numbers of values; `Overflow`.
+    /// As [`Transport::recv`] and [`Transport::send`]; `SizeMismatch` when members gave different numbers of
+    /// values; `Overflow`.
     pub fn finish(self, transport: &dyn Transport, deadline: Deadline) -> Result<Vec<T>, TransportError> {
         if self.group.len() == 1 {
             return Ok(self.own);

@@ -7,10 +7,12 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use super::Group;
 use crate::{ByteOwner, Deadline, Payload, Tag, Transport, TransportError};
 
-/// Copies `values` of the member at place `root` to every member's `values`, which have the same length. The root returns once its sends are queued.
+/// Copies `values` of the member at place `root` to every member's `values`, which have the same length. The
+/// root returns once its sends are queued.
 ///
 /// # Errors
-/// As [`Transport::send`] on the root, [`Transport::recv`] on the others; `SizeMismatch`; `Group` for a root that isn't there.
+/// As [`Transport::send`] on the root, [`Transport::recv`] on the others; `SizeMismatch`; `Group` for a root
+/// that isn't there.
 pub fn broadcast<T: NoUninit + AnyBitPattern>(
     transport: &dyn Transport,
     group: &Group,

@@ -9,7 +9,8 @@ pub trait Element: Pod + Send + Sync {
     /// Whether the order of adding changes the result.
     const ORDER_MATTERS: bool;
 
-    /// `sum += part`, element by element. False when a sum left its range (the content of `sum` is then of no use).
+    /// `sum += part`, element by element. False when a sum left its range (the content of `sum` is then of no
+    /// use).
     fn add(sum: &mut [Self], part: &[Self]) -> bool;
 }
 
@@ -17,7 +18,8 @@ impl Element for i64 {
     const ORDER_MATTERS: bool = false;
 
     fn add(sum: &mut [Self], part: &[Self]) -> bool {
-        // An overflow shows as a result whose sign differs from both operands'. Collected without a branch, so that it vectorises.
+        // An overflow shows as a result whose sign differs from both operands'. Collected without a branch,
+        // so that it vectorises.
         let mut overflow = 0_i64;
         for (a, &b) in sum.iter_mut().zip(part) {
             let c = a.wrapping_add(b);

@@ -1,15 +1,18 @@
-//! Operations of a group of ranks, each in two phases: `start` queues the sends and returns, `finish` receives and combines. Between the two the
-//! caller computes; any number of operations may be between them at once, each under a tag of its own.
+//! Operations of a group of ranks, each in two phases: `start` queues the sends and returns, `finish`
+//! receives and combines. Between the two the caller computes; any number of operations may be between them
+//! at once, each under a tag of its own.
 //!
-//! In: an ordered [`Group`] (the same order on every member), a [`Tag`], data. Out: the combined data.
+//! In: an ordered [`Group`] (the same order on every member), a [`Tag`](crate::Tag), data. Out: the combined data.
 //!
 //! Invariants
-//! - TR-8 Every operation sends at most one frame per ordered pair of members, under exactly the tag it was given. So operations with different
-//!   tags never meet, and operations of one tag meet in the order in which each member started them.
-//! - TR-9 Sums are taken in the group's order, whatever order frames arrive in; integer sums are checked and never wrap (digests, which are
-//!   defined modulo 2^128, wrap on purpose).
+//! - TR-8 Every operation sends at most one frame per ordered pair of members, under exactly the tag it was
+//!   given. So operations with different tags never meet, and operations of one tag meet in the order in
+//!   which each member started them.
+//! - TR-9 Sums are taken in the group's order, whatever order frames arrive in; integer sums are checked and
+//!   never wrap (digests, which are defined modulo 2^128, wrap on purpose).
 //!
-//! Deliberately absent: rings and trees. Lanes are few; a direct exchange has the fewest steps, and each byte travels once per receiver anyway.
+//! Deliberately absent: rings and trees. Lanes are few; a direct exchange has the fewest steps, and each byte
+//! travels once per receiver anyway.
 
 mod all_gather;
 mod all_reduce;
@@ -83,7 +86,8 @@ impl Group {
         self.members.len()
     }
 
-    /// Everybody else with their places, starting behind this rank, so that not all members send to the same one first.
+    /// Everybody else with their places, starting behind this rank, so that not all members send to the same
+    /// one first.
     pub fn others(&self) -> impl Iterator<Item = (usize, RankId)> + '_ {
         let n = self.members.len();
         (1..n)

@@ -1,6 +1,7 @@
 //! Every member has a whole vector; afterwards member j has the sum of all members' part j.
 //!
-//! In: the vector and one range per member. Out: the sum of this member's part, in place. Direct exchange: part j goes straight to member j.
+//! In: the vector and one range per member. Out: the sum of this member's part, in place. Direct exchange:
+//! part j goes straight to member j.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -18,8 +19,8 @@ pub struct ReduceScatter<T> {
 }
 
 impl<T: Element> ReduceScatter<T> {
-    /// Sends part j of `data` (elements `parts[j]`) to member j. Copies each part once, so `data` is free to change afterwards;
-    /// the own part must stay, for [`ReduceScatter::finish`].
+    /// Sends part j of `data` (elements `parts[j]`) to member j. Copies each part once, so `data` is free to
+    /// change afterwards; the own part must stay, for [`ReduceScatter::finish`].
     ///
     /// # Errors
     /// `Group` when the parts don't fit, or as [`Transport::send`].
@@ -36,7 +37,8 @@ impl<T: Element> ReduceScatter<T> {
         Self::start_with(transport, group, tag, parts, payload, deadline)
     }
 
-    /// The same with payloads the caller makes (for instance ranges of one shared accumulator, which then isn't copied).
+    /// The same with payloads the caller makes (for instance ranges of one shared accumulator, which then
+    /// isn't copied).
     /// `payload` is called once for each other member's part and must give the bytes of its elements.
     ///
     /// # Errors
@@ -67,7 +69,8 @@ impl<T: Element> ReduceScatter<T> {
         self.own.clone()
     }
 
-    /// Adds the others' parts to `own` (this member's contribution, `parts[place]` of its data), in the group's order.
+    /// Adds the others' parts to `own` (this member's contribution, `parts[place]` of its data), in the
+    /// group's order.
     ///
     /// # Errors
     /// As [`Transport::recv`]; `SizeMismatch`; `Overflow` where an integer sum leaves its range.

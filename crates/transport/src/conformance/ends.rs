@@ -32,7 +32,8 @@ pub(super) fn deadlines_name_peer_and_tag(harness: &dyn Harness) {
     drop(world[0].recv(RankId(1), tag(3), far()).unwrap());
 }
 
-/// One rank aborts: its own waits end with `Aborted`, those of its peers for it with the peer's loss; peers of each other are left alone.
+/// One rank aborts: its own waits end with `Aborted`, those of its peers for it with the peer's loss; peers
+/// of each other are left alone.
 pub(super) fn abort_frees_everybody(harness: &dyn Harness) {
     let world = world(harness, 3, &small_queues());
     let waiting = AtomicUsize::new(0);

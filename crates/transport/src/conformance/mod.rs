@@ -1,8 +1,9 @@
-//! What every transport must do, as functions over a [`Harness`] that makes connected transports. A new implementation runs all of
-//! [`ALL`] (see `tests/conformance.rs`); each function panics with what went wrong.
+//! What every transport must do, as functions over a [`Harness`] that makes connected transports. A new
+//! implementation runs all of [`ALL`] (see `tests/conformance.rs`); each function panics with what went
+//! wrong.
 //!
-//! In: a harness. Out: nothing, or a panic. No assertion is about time: waits that must be freed have a deadline far away, and the check is that they
-//! end with another error than the deadline's.
+//! In: a harness. Out: nothing, or a panic. No assertion is about time: waits that must be freed have a
+//! deadline far away, and the check is that they end with another error than the deadline's.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -39,7 +40,8 @@ pub trait Harness {
         deadline: Deadline,
     ) -> Vec<Result<Boxed, TransportError>>;
 
-    /// A real rank 1 of a world of 2 (job "conformance", epoch 5), and a peer "rank 0" that sends whatever it is told.
+    /// A real rank 1 of a world of 2 (job "conformance", epoch 5), and a peer "rank 0" that sends whatever it
+    /// is told.
     fn forge(&self, options: &Options) -> (Boxed, Box<dyn Forger>);
 }
 

@@ -94,7 +94,8 @@ pub(super) fn waiting_receiver_reads_past_the_soft_bound(harness: &dyn Harness) 
     );
 }
 
-/// Behind more than the hard bound it can't come: the receiver is told, and can go on by taking what there is.
+/// Behind more than the hard bound it can't come: the receiver is told, and can go on by taking what there
+/// is.
 pub(super) fn stuck_receiver_is_told(harness: &dyn Harness) {
     let options = Options {
         inbox_hard_bytes: 2 << 20,
@@ -118,7 +119,8 @@ pub(super) fn stuck_receiver_is_told(harness: &dyn Harness) {
     assert!(peaks(&*world[1], RankId(0)).0 <= options.inbox_hard_bytes);
 }
 
-/// Several threads send to one peer through a line that is often full: no frame is torn, and each thread's stay in order.
+/// Several threads send to one peer through a line that is often full: no frame is torn, and each thread's
+/// stay in order.
 pub(super) fn many_threads_one_peer(harness: &dyn Harness) {
     const THREADS: u32 = 4;
     const FRAMES: u32 = 150;

@@ -5,8 +5,8 @@
 //!  abort:  abort frame if the line is idle -> half-close; our reader throws away what comes until the peer closes
 //! ```
 //!
-//! Whoever ends a link half-closes its socket; readers read to the end of the stream, because closing a socket with unread bytes would reset the
-//! connection and could destroy our last frames on their way.
+//! Whoever ends a link half-closes its socket; readers read to the end of the stream, because closing a
+//! socket with unread bytes would reset the connection and could destroy our last frames on their way.
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -104,7 +104,8 @@ fn run_reader(link: &Link, stream: &TcpStream) {
     }
     half_close(stream);
     if matches!(end, End::Protocol(_)) {
-        // What follows has no meaning, but must be taken so that the peer gets our reason; it stops once it has it.
+        // What follows has no meaning, but must be taken so that the peer gets our reason; it stops once it
+        // has it.
         drop(std::io::copy(&mut &*stream, &mut std::io::sink()));
     }
 }

@@ -1,7 +1,7 @@
 //! The listening socket of a trainer, and making the connections of one epoch.
 //!
-//! In: an address to listen on; later the identity, the peers and the links of a plan. Out: a [`TcpTransport`].
-//! The endpoint outlives its transports: the next epoch connects through the same port.
+//! In: an address to listen on; later the identity, the peers and the links of a plan. Out: a
+//! [`TcpTransport`]. The endpoint outlives its transports: the next epoch connects through the same port.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -42,12 +42,14 @@ impl TcpEndpoint {
         self.address
     }
 
-    /// Connects to every rank of `links`: dials the higher ones at their address in `peers`, waits for the lower ones. Returns once all links of
-    /// this rank stand. A peer that isn't there yet, or still at an older epoch, is tried again until the deadline.
+    /// Connects to every rank of `links`: dials the higher ones at their address in `peers`, waits for the
+    /// lower ones. Returns once all links of this rank stand. A peer that isn't there yet, or still at an
+    /// older epoch, is tried again until the deadline.
     ///
     /// # Errors
-    /// `Refused` at once when a peer belongs to something else (other job, newer epoch, other rank); `ConnectDeadline` naming who is missing and
-    /// whom this rank refused; `Options`; `NotLinked` for a link without an address; `Io`.
+    /// `Refused` at once when a peer belongs to something else (other job, newer epoch, other rank);
+    /// `ConnectDeadline` naming who is missing and whom this rank refused; `Options`; `NotLinked` for a link
+    /// without an address; `Io`.
     pub fn connect(
         &self,
         me: Identity,

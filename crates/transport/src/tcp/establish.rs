@@ -5,8 +5,9 @@
 //!  accept loop, thread per caller:   hello -> judge -> welcome or refusal
 //! ```
 //!
-//! In: the listener, whom to dial, whom to expect. Out: one stream per link. All threads are scoped and end before this returns; strangers that
-//! connect and say nothing hold nobody up, and only so many of them are listened to at a time.
+//! In: the listener, whom to dial, whom to expect. Out: one stream per link. All threads are scoped and end
+//! before this returns; strangers that connect and say nothing hold nobody up, and only so many of them are
+//! listened to at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write};
@@ -128,7 +129,8 @@ impl Attempt<'_> {
                 Ok(true)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-            // The caller was gone before we took it, or we are short of descriptors for a moment: bounded by the deadline.
+            // The caller was gone before we took it, or we are short of descriptors for a moment: bounded by
+            // the deadline.
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection failed");
                 Ok(false)

@@ -1,4 +1,5 @@
-//! The transport over TCP: std's blocking sockets, one full-duplex connection per linked pair, a reader and a writer thread on each end.
+//! The transport over TCP: std's blocking sockets, one full-duplex connection per linked pair, a reader and a
+//! writer thread on each end.
 //!
 //! ```text
 //!  TcpEndpoint::bind -> local_addr (told to everybody) -> connect: lower rank dials, higher rank accepts -> TcpTransport
@@ -8,7 +9,8 @@
 //!
 //! Invariants: TR-2, TR-5, TR-6 (see the crate's header); `docs/transport-protocol.md` has the bytes.
 //!
-//! Why threads and not an asynchronous runtime: few connections, large frames, and a trainer whose threads compute.
+//! Why threads and not an asynchronous runtime: few connections, large frames, and a trainer whose threads
+//! compute.
 
 mod carrier;
 mod endpoint;

@@ -1,7 +1,8 @@
 //! Reads frames from one connection into the inbox.
 //!
-//! In: a byte stream nobody trusts. Out: frames in the inbox, and how the stream ended. Generic over the stream, so that tests feed it garbage.
-//! Order per frame: header, gate, room in the inbox, only then memory for the payload (TR-3).
+//! In: a byte stream nobody trusts. Out: frames in the inbox, and how the stream ended. Generic over the
+//! stream, so that tests feed it garbage. Order per frame: header, gate, room in the inbox, only then memory
+//! for the payload (TR-3).
 
 use std::io::{BufReader, ErrorKind, Read};
 

@@ -1,4 +1,5 @@
-//! Writes frames from the outbox to one connection: header and payload in one vectored write, several small frames together.
+//! Writes frames from the outbox to one connection: header and payload in one vectored write, several small
+//! frames together.
 //!
 //! In: batches of the outbox. Out: bytes. No payload is copied.
 
