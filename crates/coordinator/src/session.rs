@@ -1,0 +1,110 @@
+//! One worker's connection: its bounded way down (CS-3) and when acknowledgements go out (CS-4).
+
+use std::time::Duration;
+
+use rekindle_coordinator_core::SessionTerms;
+use rekindle_proto::ApiError;
+use rekindle_proto::convert::command_to_pb;
+use rekindle_proto::pb::worker::v1 as pb;
+use rekindle_types::Command;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::files::Wait;
+
+/// Commands that wait for a worker at most.
+pub(crate) const QUEUE: usize = 256;
+
+/// What goes down a session.
+pub(crate) type Down = Result<pb::SessionResponse, Status>;
+
+/// Reports up to a number are to be acknowledged once the files are written.
+#[derive(Debug, Clone, Default)]
+struct Due {
+    up_to: u64,
+    files: Vec<Wait>,
+}
+
+/// The machine's side of a worker's connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    down: mpsc::Sender<Down>,
+    due: watch::Sender<Due>,
+    closed: CancellationToken,
+}
+
+impl Link {
+    /// A link that sends through `down`. Its acknowledgements go out by the returned future, until `closed`.
+    pub(crate) fn new(
+        down: mpsc::Sender<Down>,
+        closed: CancellationToken,
+    ) -> (Self, impl Future<Output = ()>) {
+        let (due, waiting) = watch::channel(Due::default());
+        let pump = acknowledge(down.clone(), waiting, closed.clone());
+        (Self { down, due, closed }, pump)
+    }
+
+    /// The registration was taken.
+    pub(crate) fn welcome(&self, terms: SessionTerms) -> Result<(), ()> {
+        let duration = |ms| prost_duration(Duration::from_millis(ms));
+        let welcome = pb::Welcome {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            heartbeat_interval: duration(terms.heartbeat),
+            lease: duration(terms.lease),
+        };
+        self.put(pb::SessionResponse {
+            message: Some(pb::session_response::Message::Welcome(welcome)),
+        })
+    }
+
+    /// Sends a command; an acknowledgement waits for `files`.
+    pub(crate) fn send(&self, command: &Command, files: impl FnOnce() -> Vec<Wait>) -> Result<(), ()> {
+        match command {
+            Command::Acknowledge { up_to } => {
+                let files = files();
+                // A newer one stands for all before it.
+                self.due.send_replace(Due { up_to: *up_to, files });
+                Ok(())
+            }
+            other => self.put(command_to_pb(other)),
+        }
+    }
+
+    fn put(&self, message: pb::SessionResponse) -> Result<(), ()> {
+        self.down.try_send(Ok(message)).map_err(|_| ())
+    }
+
+    /// Tells the worker why and ends the connection.
+    pub(crate) fn close(self, error: ApiError) {
+        // Without room the worker sees the stream end without a reason.
+        let _ = self.down.try_send(Err(error.into()));
+        self.closed.cancel();
+    }
+}
+
+fn prost_duration(duration: Duration) -> Option<prost_types::Duration> {
+    duration.try_into().ok()
+}
+
+async fn acknowledge(down: mpsc::Sender<Down>, mut due: watch::Receiver<Due>, closed: CancellationToken) {
+    let pump = async {
+        while due.changed().await.is_ok() {
+            let Due { up_to, files } = due.borrow_and_update().clone();
+            for file in files {
+                file.wait().await;
+            }
+            if down
+                .send(Ok(command_to_pb(&Command::Acknowledge { up_to })))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = closed.cancelled() => {}
+        () = pump => {}
+    }
+}
