@@ -60,6 +60,9 @@ pub fn table(headers: &[&str], rows: Vec<Vec<String>>) -> Result<(), Problem> {
         ContentArrangement::Disabled
     };
     table.set_content_arrangement(arrangement);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     data(
         &table
             .lines()

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Finished, Job, Service, call, final_digest, metrics, rekindle, signal, tagged, train, until};
+use common::{
+    Finished, Job, Service, call, children, final_digest, metrics, rekindle, signal, tagged, train, until,
+};
 
 /// A coordinator and workers, each started by hand.
 struct Cluster {
@@ -59,16 +61,7 @@ impl Cluster {
     /// A running trainer of worker `n`.
     fn trainer(&self, n: usize) -> u32 {
         let parent = self.workers[n].pid();
-        until("the start of a trainer", || {
-            let listed = std::process::Command::new("pgrep")
-                .args(["-P", &parent.to_string()])
-                .output()
-                .unwrap();
-            String::from_utf8_lossy(&listed.stdout)
-                .lines()
-                .next()
-                .and_then(|l| l.trim().parse().ok())
-        })
+        until("the start of a trainer", || children(parent).pop())
     }
 }
 

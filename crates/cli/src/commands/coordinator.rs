@@ -58,7 +58,7 @@ pub async fn run(args: CoordinatorArgs, format: Format) -> Result<Exit, Problem>
     };
     let failed = |e: ServeError| Problem::new("the coordinator can't serve").cause(e);
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    let bound = rekindle_coordinator::bind(&config).await.map_err(failed)?;
+    let bound = rekindle_coordinator::bind(config).await.map_err(failed)?;
     let listening = format!("{scheme}://{}", bound.address());
     match format {
         Format::Json => output::json(&Listening { listening })?,
@@ -75,7 +75,7 @@ pub async fn run(args: CoordinatorArgs, format: Format) -> Result<Exit, Problem>
         asked.cancel();
     });
     let served = tokio::select! {
-        served = rekindle_coordinator::serve_on(bound, config, stop) => served,
+        served = bound.run(stop) => served,
         () = second.asked(2) => return Ok(Exit::Failed),
     };
     served.map_err(failed)?;

@@ -101,7 +101,11 @@ pub fn cluster_options(
     children: &ChildLogArgs,
 ) -> Result<ClusterOptions, Problem> {
     let folder = spec.job.folder();
-    if folder.join("metrics.jsonl").exists() {
+    if folder
+        .join("metrics.jsonl")
+        .metadata()
+        .is_ok_and(|file| file.len() > 0)
+    {
         return Err(Problem::new(format!("{} holds a run already", folder.display()))
             .cause("its metrics.jsonl would be mixed with those of this run")
             .fix("give job.output another folder, or remove that one"));

@@ -8,7 +8,7 @@ mod screen;
 
 use std::time::{Duration, Instant};
 
-use rekindle_types::{JobState, ModelConfig, Plan, StepReport};
+use rekindle_types::{Epoch, JobState, ModelConfig, Plan, StepReport};
 
 use crate::output;
 pub use lanes::draw as draw_lanes;
@@ -26,8 +26,9 @@ pub struct Progress {
     rate: Rate,
     screen: Option<Screen>,
     last_line: Option<Instant>,
-    last_state: Option<(JobState, String)>,
+    last_state: Option<JobState>,
     last_plan: Option<Plan>,
+    last_step: Option<(Epoch, u64)>,
 }
 
 impl Progress {
@@ -41,13 +42,13 @@ impl Progress {
             last_line: None,
             last_state: None,
             last_plan: None,
+            last_step: None,
         }
     }
 
-    /// The job is in this state now. Said once per state and message.
+    /// The job is in this state now. A screen also shows each new message; in lines every state is said once.
     pub fn state(&mut self, state: JobState, message: &str) {
-        let now = (state, message.to_owned());
-        if self.last_state.as_ref() == Some(&now) {
+        if self.screen.is_none() && self.last_state == Some(state) {
             return;
         }
         let line = if message.is_empty() {
@@ -59,7 +60,7 @@ impl Progress {
             Some(screen) => screen.state(&line),
             None => output::say(&line),
         }
-        self.last_state = Some(now);
+        self.last_state = Some(state);
     }
 
     /// Who does what, from now on.
@@ -75,8 +76,12 @@ impl Progress {
         self.last_plan = Some(plan.clone());
     }
 
-    /// A step was committed.
+    /// A step was committed. The same report again changes nothing.
     pub fn step(&mut self, report: &StepReport) {
+        if self.last_step == Some((report.epoch, report.step)) {
+            return;
+        }
+        self.last_step = Some((report.epoch, report.step));
         self.rate.add(report);
         let text = self.rate.describe(report, self.total_steps);
         if let Some(screen) = &self.screen {

@@ -302,3 +302,19 @@ pub fn tagged(tag: &str) -> Vec<(u32, String)> {
     }
     found
 }
+
+/// Living child processes of `parent`.
+#[must_use]
+pub fn children(parent: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // `pid (name) state ppid …`; the name may hold anything.
+        let mut rest = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        let (state, ppid) = (rest.next(), rest.next());
+        if ppid.and_then(|p| p.parse().ok()) == Some(parent) && state != Some("Z") {
+            found.extend(entry.file_name().to_string_lossy().parse::<u32>());
+        }
+    }
+    found
+}
