@@ -29,7 +29,7 @@ pub struct Options {
     /// Longest time one handshake may take.
     pub handshake: Duration,
     /// Socket send and receive buffers, bytes (the kernel may give less). `None` leaves them to the kernel's
-    /// own tuning, which grows them with the path's delay; large fixed ones brought no gain on loopback
+    /// own tuning, which grows them with the path's delay; large fixed ones brought no consistent gain on loopback
     /// (docs/measurements/transport-loopback.md).
     pub socket_buffer_bytes: Option<usize>,
     /// Idle time before keep-alive probes, which find a machine that vanished without a word.
