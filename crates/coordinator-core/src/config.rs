@@ -54,7 +54,7 @@ impl Default for Config {
             settle: 1_000,
             cancel_limit: 15_000,
             resend_stop: 5_000,
-            max_step: 5_000,
+            max_step: 2_000,
             max_jobs: 1_000,
             max_events: 500,
             max_workers: 1_024,

@@ -134,9 +134,14 @@ impl Coordinator {
 
     /// The plan of a job whose trainers are wanted and of which nothing has failed.
     pub(crate) fn training_plan(&self, job: &JobId) -> Option<Plan> {
+        let sound = self.live.job(job)?.failures.is_empty();
+        self.wanted_plan(job).filter(|_| sound)
+    }
+
+    /// The plan of a job whose trainers are not to be stopped (also while a failure is traced to its cause).
+    pub(crate) fn wanted_plan(&self, job: &JobId) -> Option<Plan> {
         let job = self.live.job(job)?;
-        let wanted = job.is_training() && job.failures.is_empty();
-        job.plan.clone().filter(|_| wanted)
+        job.plan.clone().filter(|_| job.is_training())
     }
 
     /// Tells every worker with trainers of `job` to stop them.

@@ -28,6 +28,8 @@ pub(crate) struct Worker {
     pub(crate) session: Option<SessionId>,
     /// When it was last heard of, or when the coordinator started to wait for it.
     pub(crate) heard: Mono,
+    /// When its connection was made.
+    pub(crate) since: Mono,
     /// When its connection broke.
     pub(crate) cut: Option<Mono>,
     /// The newest report handled.
@@ -43,6 +45,7 @@ impl Worker {
             info: None,
             session: None,
             heard: now,
+            since: now,
             cut: Some(now),
             last_report: 0,
             occupants: BTreeMap::new(),

@@ -102,10 +102,7 @@ impl Coordinator {
         let Some(job) = self.live.job(id) else {
             return Err(Rejection::UnknownJob { job: id.clone() });
         };
-        if job.is_training() && !job.failures.is_empty() {
-            // It is failing already; the wish comes too late.
-            self.decide(id);
-        } else if job.state == JobState::Queued {
+        if job.state == JobState::Queued {
             self.end(id, JobState::Cancelled, None);
         } else if job.is_training() {
             self.record(Change::CancelRequested { job: id.clone() });

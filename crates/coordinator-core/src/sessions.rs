@@ -105,6 +105,7 @@ impl Coordinator {
             }),
             session: Some(session),
             heard: now,
+            since: now,
             cut: None,
             last_report: old.filter(|_| returns).map_or(0, |old| old.last_report),
             occupants: std::collections::BTreeMap::new(),
@@ -115,7 +116,7 @@ impl Coordinator {
 
     /// Takes over a trainer that lives on `worker`, or has it stopped.
     fn adopt(&mut self, worker: &WorkerId, trainer: &TrainerStatus) {
-        let wanted = self.training_plan(&trainer.job).is_some_and(|plan| {
+        let wanted = self.wanted_plan(&trainer.job).is_some_and(|plan| {
             plan.epoch == trainer.epoch && plan.workers.get(trainer.rank.0 as usize) == Some(worker)
         });
         if let Some(entry) = self.registry.workers.get_mut(worker) {
@@ -149,24 +150,23 @@ impl Coordinator {
 
     /// Compares what a job's plan wants on a worker that has just registered with what is there.
     fn reconcile(&mut self, job: &JobId, worker: &WorkerId, incarnation: u64) {
-        let Some(plan) = self.training_plan(job) else {
-            self.check_cancelled(job);
-            return;
-        };
-        if !plan.workers.contains(worker) {
-            return;
-        }
+        self.check_cancelled(job);
         let known = self
             .live
             .job(job)
             .and_then(|job| job.members.get(worker).copied());
+        let Some(known) = known else { return };
         let open = self.unfinished_on(job, worker);
-        if known != Some(incarnation) {
+        if known != incarnation {
+            // Also while a failure is being traced: this may well be its cause.
             if let Some(rank) = open.first() {
                 self.lose_rank(job, *rank, worker, "was restarted; its trainers are gone");
             }
             return;
         }
+        let Some(plan) = self.training_plan(job) else {
+            return;
+        };
         for rank in open {
             if !self.holds(worker, job, rank) {
                 self.miss(job, &plan, rank, worker);

@@ -2,7 +2,8 @@
 //!
 //! When a trainer dies its peers see broken connections, and their reports may well arrive first. So NETWORK and HANG are weak: they
 //! wait [`crate::Config::settle`] for a strong one (a crash, a lost worker, bad data, ...), and as long as a worker of the
-//! plan is disconnected or hasn't been heard of since, but no longer than a lease. A strong one ends the job at once.
+//! plan is disconnected, hasn't been heard of since or has just come back, within a bound of three leases. A strong
+//! one ends the job at once.
 
 use rekindle_types::{Failure, FailureClass, JobId, JobState, RankId, WorkerId};
 
@@ -62,17 +63,23 @@ impl Coordinator {
     /// When the verdict on a failing job falls if nothing more is heard.
     pub(crate) fn verdict_at(&self, id: &JobId) -> Option<Mono> {
         let failed_at = self.runs.get(id)?.failed_at?;
-        let settled = failed_at + self.config.settle;
         let job = self.live.job(id)?;
-        let open = |worker: &WorkerId| {
-            let entry = self.registry.workers.get(worker);
-            entry.is_some_and(|entry| entry.session.is_none() || entry.heard < failed_at)
-        };
-        if !job.members.keys().any(open) {
-            return Some(settled);
+        let (mut last_known, mut lost_at) = (failed_at, None);
+        for entry in job
+            .members
+            .keys()
+            .filter_map(|worker| self.registry.workers.get(worker))
+        {
+            if entry.session.is_none() || entry.heard < failed_at {
+                lost_at = lost_at.max(Some(entry.lost_at(&self.config)));
+            }
+            // One that has just come back brings its reports after its registration.
+            last_known = last_known.max(entry.since);
         }
-        let most = self.config.lease.max(self.config.reconnect_grace);
-        Some(failed_at + self.config.settle.max(most + self.config.heartbeat))
+        let longest = self.config.lease.max(self.config.reconnect_grace) + self.config.heartbeat;
+        let bound = failed_at + self.config.settle + 3 * longest;
+        let settled = last_known + self.config.settle;
+        Some(lost_at.map_or(settled, |lost_at| lost_at.max(settled)).min(bound))
     }
 
     /// Ends a job: record, stop what still runs, forget the gang.

@@ -1,1 +1,35 @@
-//! Rekindle: sim.
+//! The real machines of the coordinator and the workers on a virtual clock and network, with faults drawn from a seed.
+//!
+//! ```text
+//!   seed --> faults, delays, jobs        clients --> Coordinator <== conns (delay, freeze, cut) ==> Worker machines
+//!                                                      | journal (survives)                           | trainers (scripts)
+//!            every event --> invariants SM-1 .. SM-9   trace --> hash: same seed, same bytes
+//! ```
+//!
+//! In: a [`SimConfig`]. Out: a [`SimReport`] with the first rule that was broken, if any, and the command that shows it again.
+//! The rules are listed where they are checked (src/invariants.rs).
+//!
+//! Invariant SM-10: a run depends on its configuration alone: no clock, no thread, no address, no unordered map.
+//!
+//! Deliberately absent: what trainers compute, and the bytes on the wire.
+
+mod clients;
+mod config;
+mod coordinator_side;
+mod faults;
+mod invariants;
+mod network;
+mod report;
+mod rng;
+mod trainers;
+mod worker_side;
+mod world;
+
+pub use config::{PlantedBug, SimConfig};
+pub use report::{SimReport, Violation};
+
+/// Runs one seed to its end or to the first broken rule.
+#[must_use]
+pub fn run(config: SimConfig) -> SimReport {
+    world::World::new(config).run()
+}

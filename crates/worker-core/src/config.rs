@@ -63,7 +63,7 @@ impl WorkerConfig {
             orphan_limit: 3_600_000,
             stop_grace: 5_000,
             leave_limit: 3_000,
-            max_step: 5_000,
+            max_step: 2_000,
             max_reports: 10_000,
         }
     }

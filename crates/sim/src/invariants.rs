@@ -1,0 +1,267 @@
+//! What must hold at every moment, checked from outside against what was written, sent and started.
+//!
+//! - SM-1 One plan per job and epoch; trainers are started for exactly that plan.
+//! - SM-2 Durable before visible: orders, acknowledgements of ends, answers and lines depend on records on the disk only.
+//! - SM-3 Nothing acts on an older (or unknown) epoch; one living trainer per job and rank.
+//! - SM-4 Every job ends, and nothing is left running.
+//! - SM-5 One request, one job.
+//! - SM-6 A step isn't reported twice with different content; steps of a coordinator's life rise.
+//! - SM-7 The fold of the journal is the durable state, and a restart can take it up.
+//! - SM-8 The coordinator never halts of itself.
+//! - SM-9 A job that lost a trainer names it; one that lost none and wasn't cancelled succeeds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rekindle_coordinator_core::{Answer, Change, Effect, Record};
+use rekindle_types::{
+    Command, Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartTrainer, StepReport, WorkerId,
+};
+use rekindle_worker_core::TrainerKey;
+
+use crate::worker_side::name_of;
+use crate::world::World;
+
+/// Something that was done to a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Trainer(WorkerId, RankId),
+    Worker(WorkerId),
+    Hang,
+}
+
+/// What is known from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    plans: BTreeMap<(JobId, Epoch), Plan>,
+    submitted: BTreeSet<JobId>,
+    finished: BTreeSet<(JobId, Epoch, RankId)>,
+    ended: BTreeMap<JobId, (JobState, Option<Failure>)>,
+    steps: BTreeMap<(JobId, u64), StepReport>,
+    causes: BTreeMap<JobId, Vec<Cause>>,
+    /// Jobs a user wanted to end.
+    pub(crate) cancelled: BTreeSet<JobId>,
+}
+
+impl Ledger {
+    pub(crate) fn all_ended(&self) -> bool {
+        self.submitted.iter().all(|job| self.ended.contains_key(job))
+    }
+
+    pub(crate) fn outcomes(&self) -> BTreeMap<JobId, (JobState, String)> {
+        let outcome = |(job, (state, failure)): (&JobId, &(JobState, Option<Failure>))| {
+            let why = failure
+                .as_ref()
+                .map_or(String::new(), |failure| failure.message.clone());
+            (job.clone(), (*state, why))
+        };
+        self.ended.iter().map(outcome).collect()
+    }
+
+    fn blame(&mut self, job: &JobId, cause: Cause) {
+        let causes = self.causes.entry(job.clone()).or_default();
+        if !causes.contains(&cause) {
+            causes.push(cause);
+        }
+    }
+}
+
+impl World {
+    /// A trainer is about to be killed.
+    pub(crate) fn blame_trainer(&mut self, worker: usize, key: &TrainerKey) {
+        self.ledger
+            .blame(&key.job, Cause::Trainer(name_of(worker), key.rank));
+    }
+
+    /// A worker is about to be lost: every job that has, or is given, ranks on it may notice.
+    pub(crate) fn blame_worker(&mut self, worker: usize) {
+        let name = name_of(worker);
+        let open =
+            self.ledger.plans.iter().filter(|((job, _), plan)| {
+                plan.workers.contains(&name) && !self.ledger.ended.contains_key(job)
+            });
+        let jobs: Vec<JobId> = open.map(|((job, _), _)| job.clone()).collect();
+        for job in jobs {
+            self.ledger.blame(&job, Cause::Worker(name.clone()));
+        }
+        // A job planned while the worker is away unnoticed gets it as well.
+        self.ledger_lost.insert(name, self.now);
+    }
+
+    pub(crate) fn blame_hang(&mut self, job: &JobId) {
+        self.ledger.blame(job, Cause::Hang);
+    }
+
+    /// A record reached the disk.
+    pub(crate) fn ledger_record(&mut self, record: &Record) {
+        match &record.change {
+            Change::Submitted { job, .. } => {
+                self.ledger.submitted.insert(job.clone());
+            }
+            Change::Planned { plan, .. } => self.ledger_plan(plan),
+            Change::RankFinished { job, epoch, rank } => {
+                self.ledger.finished.insert((job.clone(), *epoch, *rank));
+            }
+            Change::Ended {
+                job, state, failure, ..
+            } => self.ledger_end(job, *state, failure.clone()),
+            _ => {}
+        }
+    }
+
+    fn ledger_plan(&mut self, plan: &Plan) {
+        let recent = |name: &&WorkerId| {
+            let lost = self.ledger_lost.get(*name);
+            lost.is_some_and(|at| self.now < at + 40_000)
+        };
+        let shaky: Vec<WorkerId> = plan.workers.iter().filter(recent).cloned().collect();
+        for name in shaky {
+            self.ledger.blame(&plan.job, Cause::Worker(name));
+        }
+        let key = (plan.job.clone(), plan.epoch);
+        if self.ledger.plans.insert(key, plan.clone()).is_some() {
+            let detail = format!("two plans of {} {}", plan.job, plan.epoch);
+            self.violate("SM-1", detail);
+        }
+    }
+
+    fn ledger_end(&mut self, job: &JobId, state: JobState, failure: Option<Failure>) {
+        let causes = self.ledger.causes.get(job).cloned().unwrap_or_default();
+        let wished = self.ledger.cancelled.contains(job);
+        let good = match (state, &failure) {
+            (JobState::Failed, Some(failure)) => explains(&causes, failure),
+            (JobState::Succeeded, None) => self.is_through(job),
+            (JobState::Cancelled, None) => wished,
+            _ => false,
+        };
+        if !good {
+            self.violate(
+                "SM-9",
+                format!("{job} ends {state} with {failure:?}, but what happened is {causes:?}"),
+            );
+        }
+        if self.ledger.ended.insert(job.clone(), (state, failure)).is_some() {
+            self.violate("SM-4", format!("{job} ends twice"));
+        }
+    }
+
+    /// Whether every rank of the job's newest plan has said that it is through.
+    fn is_through(&self, job: &JobId) -> bool {
+        let newest = self.ledger.plans.iter().rfind(|((of, _), _)| of == job);
+        newest.is_some_and(|((_, epoch), plan)| {
+            let done = |rank| self.ledger.finished.contains(&(job.clone(), *epoch, rank));
+            plan.ranks().all(done)
+                && self
+                    .gangs
+                    .get(&(job.clone(), *epoch))
+                    .is_some_and(|gang| gang.complete)
+        })
+    }
+
+    /// SM-6.
+    pub(crate) fn ledger_step(&mut self, job: &JobId, report: &StepReport) {
+        let key = (job.clone(), report.step);
+        let before = self.ledger.steps.insert(key, report.clone());
+        if before.is_some_and(|before| before != *report) {
+            self.violate("SM-6", format!("step {} of {job} has two contents", report.step));
+        }
+        if self.ledger.ended.contains_key(job) {
+            self.violate(
+                "SM-6",
+                format!("step {} of {job} is written after its end", report.step),
+            );
+        }
+    }
+
+    /// SM-2: before an effect is done.
+    pub(crate) fn check_effect(&mut self, effect: &Effect) {
+        let durable = self.journal.len() as u64;
+        if let Some(after) = effect.after()
+            && after.0 > durable
+        {
+            self.violate(
+                "SM-2",
+                format!("an effect that needs {after} with {durable} records: {effect:?}"),
+            );
+            return;
+        }
+        match effect {
+            Effect::Send {
+                command: Command::Start(start),
+                ..
+            } => {
+                let key = (start.plan.job.clone(), start.plan.epoch);
+                if self.ledger.plans.get(&key) != Some(&start.plan) {
+                    self.violate(
+                        "SM-2",
+                        format!("{} {} is started before it is durable", key.0, key.1),
+                    );
+                }
+            }
+            Effect::Reply {
+                answer: Ok(Answer::Submitted { job, .. }),
+                ..
+            } if !self.ledger.submitted.contains(job) => {
+                self.violate("SM-2", format!("{job} is promised before it is durable"));
+            }
+            _ => {}
+        }
+    }
+
+    /// SM-1, SM-3: before a trainer is started.
+    pub(crate) fn check_spawn(&mut self, worker: usize, key: &TrainerKey, start: &StartTrainer) {
+        let known = self.ledger.plans.get(&(key.job.clone(), key.epoch));
+        if known != Some(&start.plan) {
+            self.violate("SM-3", format!("w{worker} starts {key}, an epoch nobody planned"));
+        } else if start.plan.workers.get(key.rank.0 as usize) != Some(&name_of(worker)) {
+            self.violate("SM-1", format!("w{worker} starts {key}, which isn't its rank"));
+        }
+        let same = |other: &TrainerKey| other.job == key.job && other.rank == key.rank;
+        let twice = self.hosts.iter().any(|host| host.processes.keys().any(same));
+        if twice {
+            self.violate("SM-3", format!("w{worker} starts {key} while another one lives"));
+        }
+    }
+
+    /// SM-4, SM-9: at the end of the run.
+    pub(crate) fn check_end(&mut self) {
+        let open: Vec<String> = self
+            .ledger
+            .submitted
+            .iter()
+            .filter(|job| !self.ledger.ended.contains_key(*job))
+            .map(ToString::to_string)
+            .collect();
+        if !open.is_empty() {
+            self.violate("SM-4", format!("never ended: {}", open.join(", ")));
+        }
+        let silent = self.clients.iter().filter(|client| !client.is_done()).count();
+        if silent > 0 {
+            self.violate("SM-4", format!("{silent} clients never got their answer"));
+        }
+        for worker in 0..self.hosts.len() {
+            let left: Vec<String> = self.hosts[worker]
+                .processes
+                .keys()
+                .map(ToString::to_string)
+                .collect();
+            if !left.is_empty() {
+                self.violate("SM-4", format!("left running on w{worker}: {}", left.join(", ")));
+            }
+        }
+    }
+}
+
+/// Whether a verdict names what was done to the job.
+fn explains(causes: &[Cause], failure: &Failure) -> bool {
+    causes.iter().any(|cause| match cause {
+        Cause::Trainer(worker, rank) => {
+            failure.class == FailureClass::WorkerCrash
+                && failure.worker.as_ref() == Some(worker)
+                && failure.rank == Some(*rank)
+        }
+        Cause::Worker(worker) => {
+            failure.class == FailureClass::WorkerLost && failure.worker.as_ref() == Some(worker)
+        }
+        Cause::Hang => failure.class == FailureClass::Hang,
+    })
+}

@@ -1,0 +1,270 @@
+//! Trainers as scripts: load, meet, step together, finish; when one dies its peers see a broken connection.
+
+use rekindle_types::{Epoch, Failure, FailureClass, JobId, RankId, StartTrainer, StepReport};
+use rekindle_worker_core::trainer_messages::{FromTrainer, ToTrainer};
+use rekindle_worker_core::{Event, Exit, TrainerKey};
+
+use crate::world::{Due, Process, World};
+
+impl World {
+    pub(crate) fn spawn(&mut self, worker: usize, key: TrainerKey, start: StartTrainer) {
+        self.note(&format!("w{worker} spawns {key}"));
+        self.check_spawn(worker, &key, &start);
+        let life = self.hosts[worker].life;
+        let load = self.rng.within(20, 800) * self.hosts[worker].slowness;
+        let process = Process {
+            start,
+            training: false,
+            stopping: false,
+            finished: false,
+            failed: false,
+        };
+        self.hosts[worker].processes.insert(key.clone(), process);
+        let spawned = key.clone();
+        self.after(
+            1,
+            Due::Spawned {
+                worker,
+                life,
+                key: spawned,
+            },
+        );
+        self.after(load, Due::Loaded { worker, life, key });
+    }
+
+    fn process(&mut self, worker: usize, life: u32, key: &TrainerKey) -> Option<&mut Process> {
+        let host = self.hosts.get_mut(worker)?;
+        if host.life == life {
+            host.processes.get_mut(key)
+        } else {
+            None
+        }
+    }
+
+    fn says(&mut self, worker: usize, key: &TrainerKey, message: FromTrainer) {
+        let life = self.hosts[worker].life;
+        let key = key.clone();
+        self.after(
+            1,
+            Due::Says {
+                worker,
+                life,
+                key,
+                message,
+            },
+        );
+    }
+
+    fn die_later(&mut self, worker: usize, key: &TrainerKey, delay: u64, code: i32) {
+        let due = Due::Dies {
+            worker,
+            life: self.hosts[worker].life,
+            key: key.clone(),
+            code: Some(code),
+            signal: None,
+        };
+        self.after(delay, due);
+    }
+
+    pub(crate) fn loaded(&mut self, worker: usize, life: u32, key: &TrainerKey) {
+        if self
+            .process(worker, life, key)
+            .is_none_or(|process| process.stopping)
+        {
+            return;
+        }
+        let data_address = format!("w{worker}:{}", key.rank.0);
+        self.says(worker, key, FromTrainer::Ready { data_address });
+    }
+
+    pub(crate) fn tell_trainer(&mut self, worker: usize, key: &TrainerKey, message: ToTrainer) {
+        let life = self.hosts[worker].life;
+        let Some(process) = self.process(worker, life, key) else {
+            return;
+        };
+        if !matches!(message, ToTrainer::Connect { .. }) || process.stopping {
+            return;
+        }
+        process.training = true;
+        let world = process.start.plan.world() as usize;
+        let gang = self.gangs.entry((key.job.clone(), key.epoch)).or_default();
+        gang.connected.insert(key.rank);
+        let (broken, all) = (gang.broken, gang.connected.len() == world);
+        if broken {
+            let delay = self.rng.within(1, 300);
+            let key = key.clone();
+            self.after(delay, Due::PeerLost { worker, life, key });
+        } else if all {
+            self.next_step(&key.job.clone(), key.epoch);
+        }
+    }
+
+    fn members(&self, job: &JobId, epoch: Epoch) -> Vec<(usize, TrainerKey)> {
+        let mut members = Vec::new();
+        for (worker, host) in self.hosts.iter().enumerate() {
+            let of = host
+                .processes
+                .keys()
+                .filter(|key| key.job == *job && key.epoch == epoch);
+            members.extend(of.map(|key| (worker, key.clone())));
+        }
+        members
+    }
+
+    fn next_step(&mut self, job: &JobId, epoch: Epoch) {
+        let members = self.members(job, epoch);
+        let slowest = members
+            .iter()
+            .map(|(worker, _)| self.hosts[*worker].slowness)
+            .max();
+        let time = self.rng.within(50, 400) * slowest.unwrap_or(1);
+        let job = job.clone();
+        self.after(time, Due::GangStep { job, epoch });
+    }
+
+    pub(crate) fn gang_step(&mut self, job: &JobId, epoch: Epoch) {
+        let Some(gang) = self.gangs.get_mut(&(job.clone(), epoch)) else {
+            return;
+        };
+        if gang.broken || gang.hung || gang.complete {
+            return;
+        }
+        gang.step += 1;
+        let step = gang.step;
+        let members = self.members(job, epoch);
+        let steps = members
+            .first()
+            .and_then(|(worker, key)| self.hosts[*worker].processes.get(key));
+        let steps = steps.map_or(0, |process| process.start.spec.training.steps);
+        for (worker, key) in &members {
+            if key.rank == RankId(0) {
+                self.says(*worker, key, FromTrainer::Step(report(job, step, epoch)));
+            } else {
+                self.says(*worker, key, FromTrainer::Progress { step });
+            }
+        }
+        if step < steps {
+            self.next_step(job, epoch);
+            return;
+        }
+        if let Some(gang) = self.gangs.get_mut(&(job.clone(), epoch)) {
+            gang.complete = true;
+        }
+        for (worker, key) in members {
+            if let Some(process) = self.hosts[worker].processes.get_mut(&key) {
+                process.finished = true;
+            }
+            self.says(worker, &key, FromTrainer::Finished);
+            let delay = self.rng.within(5, 500);
+            self.die_later(worker, &key, delay, 0);
+        }
+    }
+
+    /// A trainer sees that a peer is gone.
+    pub(crate) fn peer_lost(&mut self, worker: usize, life: u32, key: &TrainerKey) {
+        let Some(process) = self.process(worker, life, key) else {
+            return;
+        };
+        if process.stopping || process.finished || process.failed {
+            return;
+        }
+        process.failed = true;
+        let failure = Failure {
+            class: FailureClass::Network,
+            rank: Some(key.rank),
+            worker: None,
+            message: "connection reset by a peer".to_owned(),
+        };
+        self.says(worker, key, FromTrainer::Failed(failure));
+        let delay = self.rng.within(2, 100);
+        self.die_later(worker, key, delay, 1);
+    }
+
+    pub(crate) fn terminate(&mut self, worker: usize, key: &TrainerKey) {
+        let life = self.hosts[worker].life;
+        let Some(process) = self.process(worker, life, key) else {
+            return;
+        };
+        process.stopping = true;
+        // Now and then one doesn't listen, and has to be killed.
+        let delay = if self.rng.one_in(8) {
+            60_000
+        } else {
+            self.rng.within(2, 200)
+        };
+        self.die_later(worker, key, delay, 0);
+    }
+
+    /// A process ends.
+    pub(crate) fn dies(
+        &mut self,
+        worker: usize,
+        life: u32,
+        key: &TrainerKey,
+        code: Option<i32>,
+        signal: Option<i32>,
+    ) {
+        let host = &mut self.hosts[worker];
+        if host.life != life {
+            return;
+        }
+        let Some(process) = host.processes.remove(key) else {
+            return;
+        };
+        self.note(&format!("w{worker} {key} ends, code {code:?} signal {signal:?}"));
+        self.gang_lost(key, &process);
+        let last_lines = Vec::new();
+        let key = key.clone();
+        let exit = Exit {
+            code,
+            signal,
+            last_lines,
+        };
+        self.tell_worker(worker, life, Event::Exited { key, exit });
+    }
+
+    /// The others of the gang notice, unless all is done.
+    pub(crate) fn gang_lost(&mut self, key: &TrainerKey, process: &Process) {
+        if process.finished {
+            return;
+        }
+        let gang = self.gangs.entry((key.job.clone(), key.epoch)).or_default();
+        if gang.complete {
+            return;
+        }
+        gang.broken = true;
+        for (worker, peer) in self.members(&key.job, key.epoch) {
+            let life = self.hosts[worker].life;
+            if self
+                .process(worker, life, &peer)
+                .is_some_and(|peer| peer.training)
+            {
+                let delay = self.rng.within(1, 300);
+                self.after(
+                    delay,
+                    Due::PeerLost {
+                        worker,
+                        life,
+                        key: peer,
+                    },
+                );
+            }
+        }
+    }
+}
+
+/// What a step is like: a function of job, step and epoch alone.
+fn report(job: &JobId, step: u64, epoch: Epoch) -> StepReport {
+    StepReport {
+        step,
+        loss: 5.0 / (step + job.as_str().len() as u64) as f64,
+        grad_norm: 1.0,
+        lr: 0.1,
+        tokens: 16,
+        step_seconds: 0.25,
+        epoch,
+        data_digest: format!("{job}/{step}"),
+        state_digest: None,
+        val_loss: None,
+    }
+}
