@@ -18,7 +18,7 @@ mod device;
 mod error;
 mod float;
 
-pub use cpu::{Aligned, Cpu, CpuSums};
+pub use cpu::{Aligned, Cpu, CpuSums, Spent, Work};
 pub use device::{
     AdamStep, AdamTarget, AttentionShape, Device, POISON, Product, SumKind, View, ViewMut, part, part_mut,
     whole, whole_mut,

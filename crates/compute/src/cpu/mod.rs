@@ -8,6 +8,7 @@ mod fixed;
 mod lanes;
 mod loss;
 mod matmul;
+mod meter;
 mod norm;
 mod ops;
 mod pool;
@@ -19,6 +20,7 @@ mod tile;
 use std::marker::PhantomData;
 
 pub use buffer::Aligned;
+pub use meter::{Spent, Work};
 pub use sums::CpuSums;
 
 use crate::{Float, Result};
@@ -28,6 +30,7 @@ use crate::{Float, Result};
 pub struct Cpu<F> {
     pool: pool::Pool,
     scratch: attention::Scratch<F>,
+    meter: meter::Meter,
     element: PhantomData<F>,
 }
 
@@ -40,6 +43,7 @@ impl<F: Float> Cpu<F> {
         Ok(Self {
             pool: pool::Pool::new(threads)?,
             scratch: attention::Scratch::default(),
+            meter: meter::Meter::default(),
             element: PhantomData,
         })
     }
@@ -48,5 +52,11 @@ impl<F: Float> Cpu<F> {
     #[must_use]
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// What was done of one kind of work since the device was made.
+    #[must_use]
+    pub fn spent(&self, work: Work) -> Spent {
+        self.meter.spent(work)
     }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::buffer::{Aligned, expect_len, read, write};
+use super::meter::{Running, Work};
 use super::sums::{AdamSlices, CpuSums};
 use super::{Cpu, attention, embed, loss, matmul, norm, rope, sums, swiglu};
 use crate::{
@@ -45,6 +46,11 @@ fn check_attention(op: &'static str, shape: &AttentionShape) -> Result<()> {
     }
 }
 
+/// Multiply-adds of one product of causal attention over all heads.
+fn pairs(shape: &AttentionShape) -> usize {
+    shape.sequences * shape.heads * shape.head_dim * (shape.seq_len * (shape.seq_len + 1) / 2)
+}
+
 fn check_tokens(op: &'static str, tokens: &[u32], len: usize) -> Result<()> {
     match tokens.iter().position(|&t| t as usize >= len) {
         Some(at) => Err(ComputeError::Index {
@@ -75,6 +81,17 @@ impl<F: Float> Cpu<F> {
         expect_len("product", "c", c, m * n)?;
         expect_len("product", "a", a, m * k)?;
         expect_len("product", "b", b, k * n)
+    }
+
+    fn multiplying(&self, shape: &Product) -> Running<'_> {
+        let Product { m, n, k, .. } = *shape;
+        self.meter
+            .start(Work::Product, 2 * m * n * k, (m * k + k * n + m * n) * F::BYTES)
+    }
+
+    fn adding(&self, sums: &CpuSums<F>, len: usize) -> Running<'_> {
+        self.meter
+            .start(Work::Other, 0, len * (F::BYTES + 2 * sums.width()))
     }
 }
 
@@ -133,6 +150,7 @@ impl<F: Float> Device for Cpu<F> {
         let (dst, src) = (write("add", dst)?, read("add", src)?);
         expect_len("add", "source", src.len(), dst.len())?;
         const TASK: usize = 32 * 1024;
+        let _meter = self.meter.start(Work::Other, 0, (3 * src.len()) * F::BYTES);
         let parts = super::pool::Chunks::of(dst, TASK);
         self.pool.each(parts.count(), |task| {
             // SAFETY: each task takes the chunk of its own number.
@@ -150,6 +168,7 @@ impl<F: Float> Device for Cpu<F> {
     ) -> Result<()> {
         let (c, a, b) = (write("product", c)?, read("product", a)?, read("product", b)?);
         Self::check_product(&shape, c.len(), a.len(), b.len())?;
+        let _meter = self.multiplying(&shape);
         matmul::product(&self.pool, shape, c, a, b);
         Ok(())
     }
@@ -179,6 +198,11 @@ impl<F: Float> Device for Cpu<F> {
             expect_len("norm", "delta", delta.len(), x.len())?;
             expect_len("norm", "sum", sum.len(), x.len())?;
         }
+        let _meter = self.meter.start(
+            Work::Other,
+            0,
+            (x.len() * if delta.is_some() { 4 } else { 2 }) * F::BYTES,
+        );
         norm::forward(
             &self.pool,
             norm::Forward {
@@ -209,6 +233,7 @@ impl<F: Float> Device for Cpu<F> {
         expect_len(op, "dy", dy_then_y.len(), x.len())?;
         expect_len(op, "dx", dx.len(), x.len())?;
         expect_len(op, "dweight", dweight.len(), weight.len())?;
+        let _meter = self.meter.start(Work::Other, 0, (5 * x.len()) * F::BYTES);
         let mut partial = vec![F::ZERO; norm::partial_len(rstd.len(), weight.len())];
         norm::backward(
             &self.pool,
@@ -237,6 +262,7 @@ impl<F: Float> Device for Cpu<F> {
         check_attention("rope", &shape)?;
         expect_len("rope", "qkv", qkv.len(), shape.rows() * shape.stride())?;
         check_rope(&shape, cos.len(), sin.len())?;
+        let _meter = self.meter.start(Work::Other, 0, (2 * qkv.len()) * F::BYTES);
         rope::turn(&self.pool, shape, qkv, cos, sin, inverse);
         Ok(())
     }
@@ -254,6 +280,11 @@ impl<F: Float> Device for Cpu<F> {
         expect_len(op, "qkv", qkv.len(), shape.rows() * shape.stride())?;
         expect_len(op, "out", out.len(), shape.rows() * shape.width())?;
         expect_len(op, "lse", lse.len(), shape.rows() * shape.heads)?;
+        let _meter = self.meter.start(
+            Work::Attention,
+            4 * pairs(&shape),
+            (qkv.len() + out.len()) * F::BYTES,
+        );
         attention::forward(&self.pool, &self.scratch, shape, qkv, out, lse);
         Ok(())
     }
@@ -277,6 +308,11 @@ impl<F: Float> Device for Cpu<F> {
         expect_len(op, "dout", dout.len(), out.len())?;
         expect_len(op, "lse", lse.len(), shape.rows() * shape.heads)?;
         let io = attention::Backward { qkv, out, lse, dout };
+        let _meter = self.meter.start(
+            Work::Attention,
+            10 * pairs(&shape),
+            2 * (qkv.len() + out.len()) * F::BYTES,
+        );
         attention::backward(&self.pool, &self.scratch, shape, io, dqkv);
         Ok(())
     }
@@ -284,6 +320,7 @@ impl<F: Float> Device for Cpu<F> {
     fn swiglu(&self, width: usize, gate_up: View<'_, Buf<F>>, y: ViewMut<'_, Buf<F>>) -> Result<()> {
         let (gate_up, y) = (read("swiglu", gate_up)?, write("swiglu", y)?);
         expect_len("swiglu", "gate_up", gate_up.len(), 2 * y.len())?;
+        let _meter = self.meter.start(Work::Other, 0, (3 * y.len()) * F::BYTES);
         swiglu::forward(&self.pool, width, gate_up, y);
         Ok(())
     }
@@ -299,6 +336,7 @@ impl<F: Float> Device for Cpu<F> {
         let (gate_up, dy, dgate_up) = (read(op, gate_up)?, write(op, dy_then_y)?, write(op, dgate_up)?);
         expect_len(op, "gate_up", gate_up.len(), 2 * dy.len())?;
         expect_len(op, "dgate_up", dgate_up.len(), gate_up.len())?;
+        let _meter = self.meter.start(Work::Other, 0, (6 * dy.len()) * F::BYTES);
         swiglu::backward(&self.pool, width, gate_up, dy, dgate_up);
         Ok(())
     }
@@ -325,6 +363,7 @@ impl<F: Float> Device for Cpu<F> {
         let width = logits.len() / targets.len();
         expect_len(op, "logits", logits.len(), width * targets.len())?;
         check_tokens(op, targets, width)?;
+        let _meter = self.meter.start(Work::Other, 0, (2 * logits.len()) * F::BYTES);
         Ok(loss::cross_entropy(&self.pool, width, logits, targets, gradient))
     }
 
@@ -338,6 +377,7 @@ impl<F: Float> Device for Cpu<F> {
         let (table, out) = (read("gather", table)?, write("gather", out)?);
         expect_len("gather", "out", out.len(), width * tokens.len())?;
         check_tokens("gather", tokens, table.len() / width.max(1))?;
+        let _meter = self.meter.start(Work::Other, 0, (2 * out.len()) * F::BYTES);
         embed::gather(&self.pool, width, table, tokens, out);
         Ok(())
     }
@@ -364,6 +404,7 @@ impl<F: Float> Device for Cpu<F> {
     fn accumulate(&self, sums: &mut CpuSums<F>, at: usize, gradient: View<'_, Buf<F>>) -> Result<()> {
         let gradient = read("accumulate", gradient)?;
         check_sums("accumulate", sums, &(at..at + gradient.len()))?;
+        let _meter = self.adding(sums, gradient.len());
         sums::accumulate(&self.pool, sums, at, gradient);
         Ok(())
     }
@@ -396,6 +437,7 @@ impl<F: Float> Device for Cpu<F> {
                     accumulate: true,
                     ..shape
                 };
+                let _meter = self.multiplying(&shape);
                 matmul::product(&self.pool, shape, &mut values[at..at + len], a, b);
             }
             CpuSums::Fixed { .. } => {
@@ -403,7 +445,10 @@ impl<F: Float> Device for Cpu<F> {
                     accumulate: false,
                     ..shape
                 };
+                let meter = self.multiplying(&shape);
                 matmul::product(&self.pool, shape, &mut scratch[..len], a, b);
+                drop(meter);
+                let _meter = self.adding(sums, len);
                 sums::accumulate(&self.pool, sums, at, &scratch[..len]);
             }
         }
@@ -425,6 +470,7 @@ impl<F: Float> Device for Cpu<F> {
             tokens.len() * width,
         )?;
         check_tokens("accumulate_rows", tokens, sums.len() / width.max(1))?;
+        let _meter = self.adding(sums, gradient.len());
         let (rows, groups) = embed::groups(tokens);
         let mut total = vec![F::ZERO; width];
         for (token, first, count) in groups {
@@ -459,6 +505,7 @@ impl<F: Float> Device for Cpu<F> {
                 want: block,
             });
         }
+        let _meter = self.meter.start(Work::Other, 0, range.len() * sums.width());
         Ok(sums::block_squares(&self.pool, sums, range, block, tokens))
     }
 
@@ -487,6 +534,9 @@ impl<F: Float> Device for Cpu<F> {
         ] {
             expect_len("adamw", what, have, at.len())?;
         }
+        let _meter = self
+            .meter
+            .start(Work::Other, 0, at.len() * (6 * F::BYTES + 2 * sums.width()));
         sums::adamw(
             &self.pool,
             AdamSlices {

@@ -9,7 +9,11 @@ use rekindle_compute::{Cpu, Float};
 use rekindle_model::{AdamW, ExactSum, Stage, StageInput, StageOutput, StageSpec, StateDigest, StateKind};
 use rekindle_types::{LayerId, ModelConfig, Numerics, shard_range};
 
-pub const ADAMW: AdamW = AdamW { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
+pub const ADAMW: AdamW = AdamW {
+    betas: [0.9, 0.95],
+    eps: 1e-8,
+    weight_decay: 0.1,
+};
 
 pub fn small_model(tied: bool) -> ModelConfig {
     ModelConfig {
@@ -95,14 +99,23 @@ impl<F: Float> Cluster<F> {
             stage.init_weights(7).unwrap();
             stage
         };
-        let stages = (0..shape.lanes).map(|lane| shape.cuts.iter().map(|cut| build(lane, cut)).collect()).collect();
-        Self { shape, stages, max_norm: 1.0, lr: 1e-3, steps: 0 }
+        let stages = (0..shape.lanes)
+            .map(|lane| shape.cuts.iter().map(|cut| build(lane, cut)).collect())
+            .collect();
+        Self {
+            shape,
+            stages,
+            max_norm: 1.0,
+            lr: 1e-3,
+            steps: 0,
+        }
     }
 
     pub fn holders(&mut self, layer: LayerId) -> impl Iterator<Item = &mut Stage<Cpu<F>>> {
-        self.stages.iter_mut().flatten().filter(move |s| {
-            s.layers().contains(&layer) || (s.holds_mirror() && layer == LayerId::Embed)
-        })
+        self.stages
+            .iter_mut()
+            .flatten()
+            .filter(move |s| s.layers().contains(&layer) || (s.holds_mirror() && layer == LayerId::Embed))
     }
 
     pub fn numel(&self, layer: LayerId) -> usize {
@@ -111,13 +124,19 @@ impl<F: Float> Cluster<F> {
 
     /// Forward and backward of one micro-batch (`rows + 1` tokens per sequence) on a lane; returns its loss.
     pub fn micro_batch(&mut self, lane: usize, slot: u32, samples: &[Vec<u32>]) -> f64 {
-        let inputs: Vec<u32> = samples.iter().flat_map(|s| s[..s.len() - 1].iter().copied()).collect();
+        let inputs: Vec<u32> = samples
+            .iter()
+            .flat_map(|s| s[..s.len() - 1].iter().copied())
+            .collect();
         let targets: Vec<u32> = samples.iter().flat_map(|s| s[1..].iter().copied()).collect();
         let stages = &mut self.stages[lane];
         let (mut activations, mut loss) = (Vec::new(), 0.0);
         for (n, stage) in stages.iter_mut().enumerate() {
-            let input =
-                if n == 0 { StageInput::Tokens(&inputs) } else { StageInput::Activations(&activations) };
+            let input = if n == 0 {
+                StageInput::Tokens(&inputs)
+            } else {
+                StageInput::Activations(&activations)
+            };
             match stage.forward(slot, input, Some(&targets)).unwrap() {
                 StageOutput::Activations(values) => activations = values.into_owned(),
                 StageOutput::Loss { sum } => loss = sum,
@@ -126,7 +145,9 @@ impl<F: Float> Cluster<F> {
         let mut gradient: Option<Vec<F>> = None;
         for stage in stages.iter_mut().rev() {
             let mut done = Vec::new();
-            let next = stage.backward(slot, gradient.as_deref(), &mut |_, layer| done.push(layer)).unwrap();
+            let next = stage
+                .backward(slot, gradient.as_deref(), &mut |_, layer| done.push(layer))
+                .unwrap();
             gradient = next.map(|g| g.into_owned());
             done.reverse();
             assert_eq!(done, stage.layers());
@@ -158,8 +179,13 @@ impl<F: Float> Cluster<F> {
             let stages = &mut self.stages[lane];
             if stages.len() > 1 && stages[stages.len() - 1].holds_mirror() {
                 let numel = self.shape.model.layout(LayerId::Embed).numel();
-                let bytes = stages[stages.len() - 1].gradient_bytes(LayerId::Embed, 0..numel).unwrap().into_owned();
-                stages[0].add_gradient_bytes(LayerId::Embed, 0..numel, &bytes).unwrap();
+                let bytes = stages[stages.len() - 1]
+                    .gradient_bytes(LayerId::Embed, 0..numel)
+                    .unwrap()
+                    .into_owned();
+                stages[0]
+                    .add_gradient_bytes(LayerId::Embed, 0..numel, &bytes)
+                    .unwrap();
             }
         }
         for layer in all {
@@ -193,7 +219,11 @@ impl<F: Float> Cluster<F> {
             }
         }
         self.gather();
-        Step { loss: loss.mean_loss(self.shape.tokens_per_step()), norm, finite }
+        Step {
+            loss: loss.mean_loss(self.shape.tokens_per_step()),
+            norm,
+            finite,
+        }
     }
 
     /// Updated shards to everybody who holds the layer.
@@ -201,7 +231,10 @@ impl<F: Float> Cluster<F> {
         for layer in self.shape.model.layers().collect::<Vec<_>>() {
             for owner in 0..self.shape.lanes {
                 let range = shard_range(self.numel(layer), self.shape.lanes, owner);
-                let home = self.stages[owner as usize].iter().find(|s| s.layers().contains(&layer)).unwrap();
+                let home = self.stages[owner as usize]
+                    .iter()
+                    .find(|s| s.layers().contains(&layer))
+                    .unwrap();
                 let bytes = home.weight_bytes(layer, range.clone()).unwrap().into_owned();
                 for stage in self.holders(layer) {
                     stage.set_weight_bytes(layer, range.clone(), &bytes).unwrap();
@@ -211,7 +244,10 @@ impl<F: Float> Cluster<F> {
     }
 
     pub fn digest(&self) -> StateDigest {
-        self.stages.iter().flatten().fold(StateDigest::default(), |d, s| d.add(s.digest().unwrap()))
+        self.stages
+            .iter()
+            .flatten()
+            .fold(StateDigest::default(), |d, s| d.add(s.digest().unwrap()))
     }
 }
 
@@ -243,7 +279,10 @@ impl Fixture {
     /// None, with a message, when the folder isn't there.
     pub fn open(folder: &Path) -> Option<Self> {
         if !folder.is_dir() {
-            eprintln!("skipped: the reference run {} is not on this machine", folder.display());
+            eprintln!(
+                "skipped: the reference run {} is not on this machine",
+                folder.display()
+            );
             return None;
         }
         let json = |name: &str| -> serde_json::Value {
@@ -251,7 +290,10 @@ impl Fixture {
         };
         let c = json("config.json");
         let int = |key: &str| c[key].as_u64().unwrap() as u32;
-        let theta = c["rope_parameters"]["rope_theta"].as_f64().or(c["rope_theta"].as_f64()).unwrap();
+        let theta = c["rope_parameters"]["rope_theta"]
+            .as_f64()
+            .or(c["rope_theta"].as_f64())
+            .unwrap();
         let model = ModelConfig {
             hidden_size: int("hidden_size"),
             intermediate_size: int("intermediate_size"),
@@ -267,8 +309,16 @@ impl Fixture {
             initializer_range: 0.02,
         };
         let bytes = std::fs::read(folder.join("tokens.bin")).unwrap();
-        let tokens = bytes.chunks_exact(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]]))).collect();
-        Some(Self { folder: folder.to_owned(), model, expected: json("expected.json"), tokens })
+        let tokens = bytes
+            .chunks_exact(2)
+            .map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])))
+            .collect();
+        Some(Self {
+            folder: folder.to_owned(),
+            model,
+            expected: json("expected.json"),
+            tokens,
+        })
     }
 
     /// Each tensor of a file by layer, offset in the flat buffer and values.
@@ -280,7 +330,10 @@ impl Fixture {
             for spec in self.model.layout(layer).tensors {
                 let view = file.tensor(&spec.name).unwrap();
                 assert_eq!(view.shape(), spec.shape, "{}", spec.name);
-                let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+                let values = view
+                    .data()
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes(b.try_into().unwrap()));
                 all.push((layer, spec.offset, values.collect()));
             }
         }
@@ -291,11 +344,18 @@ impl Fixture {
     pub fn batch(&self, s: usize) -> Vec<Vec<u32>> {
         let seq = self.expected["seq_len"].as_u64().unwrap() as usize;
         let batch = self.expected["batch"].as_u64().unwrap() as usize;
-        (s * batch..(s + 1) * batch).map(|k| self.tokens[k * seq..k * seq + seq + 1].to_vec()).collect()
+        (s * batch..(s + 1) * batch)
+            .map(|k| self.tokens[k * seq..k * seq + seq + 1].to_vec())
+            .collect()
     }
 
     pub fn list(&self, key: &str) -> Vec<f64> {
-        self.expected[key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+        self.expected[key]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|v| v.as_f64().unwrap())
+            .collect()
     }
 
     /// Trains as the reference did and checks losses, norms and final weights against it.
@@ -323,19 +383,40 @@ impl Fixture {
         let (losses, norms) = (self.list("losses"), self.list("grad_norms"));
         for s in 0..losses.len() {
             let step = cluster.step(&self.batch(s));
-            let (loss_error, norm_error) = ((step.loss / losses[s] - 1.0).abs(), (step.norm / norms[s] - 1.0).abs());
-            assert!(loss_error < 2e-5, "step {s}: loss {} instead of {}", step.loss, losses[s]);
-            assert!(norm_error < 2e-4, "step {s}: norm {} instead of {}", step.norm, norms[s]);
+            let (loss_error, norm_error) = (
+                (step.loss / losses[s] - 1.0).abs(),
+                (step.norm / norms[s] - 1.0).abs(),
+            );
+            assert!(
+                loss_error < 2e-5,
+                "step {s}: loss {} instead of {}",
+                step.loss,
+                losses[s]
+            );
+            assert!(
+                norm_error < 2e-4,
+                "step {s}: norm {} instead of {}",
+                step.norm,
+                norms[s]
+            );
         }
         let mut errors: Vec<f32> = Vec::new();
         for (layer, offset, values) in self.tensors("after.safetensors") {
             let stage = cluster.holders(layer).next().unwrap();
-            let ours = stage.export(layer, StateKind::Weights, offset..offset + values.len()).unwrap();
+            let ours = stage
+                .export(layer, StateKind::Weights, offset..offset + values.len())
+                .unwrap();
             errors.extend(ours.iter().zip(&values).map(|(a, b)| (a - b).abs()));
         }
         errors.sort_by(f32::total_cmp);
         let percentile = errors[errors.len() * 999 / 1000];
-        assert!(percentile < 2e-4, "99.9th percentile of weight errors: {percentile}");
-        eprintln!("weights: 99.9th percentile {percentile:e}, worst {:e}", errors[errors.len() - 1]);
+        assert!(
+            percentile < 2e-4,
+            "99.9th percentile of weight errors: {percentile}"
+        );
+        eprintln!(
+            "weights: 99.9th percentile {percentile:e}, worst {:e}",
+            errors[errors.len() - 1]
+        );
     }
 }
