@@ -41,6 +41,14 @@ pub struct JobSection {
     pub output: String,
 }
 
+impl JobSection {
+    /// The local folder that `output` names, with or without `file://`.
+    #[must_use]
+    pub fn folder(&self) -> &std::path::Path {
+        std::path::Path::new(self.output.strip_prefix("file://").unwrap_or(&self.output))
+    }
+}
+
 /// What the data files hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,0 +1,92 @@
+//! Listening for the peers and meeting them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use rekindle_transport::{Deadline, Identity, Options, TcpEndpoint, TcpTransport};
+use rekindle_types::RankId;
+
+use super::TrainerError;
+use super::context::Context;
+
+/// All links have to stand within this: every peer said that it listens before.
+const MEET: Duration = Duration::from_secs(30);
+/// Longest frame that needs no look at the model's shape.
+const FRAME_BYTES: usize = 512 << 20;
+
+/// Listens on a free port of `host`.
+///
+/// # Errors
+/// [`TrainerError`] when the host has no address or can't be listened on.
+pub fn listen(host: &str) -> Result<TcpEndpoint, TrainerError> {
+    Ok(TcpEndpoint::bind(resolve(&format!("{host}:0"))?)?)
+}
+
+/// `host:port` that peers reach this trainer at.
+#[must_use]
+pub fn advertised(endpoint: &TcpEndpoint, host: &str) -> String {
+    format!("{host}:{}", endpoint.local_addr().port())
+}
+
+/// Connects to every rank this one exchanges frames with.
+///
+/// # Errors
+/// [`TrainerError`] naming who is missing, or refused.
+pub fn meet(
+    endpoint: &TcpEndpoint,
+    context: &Context,
+    peers: &BTreeMap<RankId, String>,
+) -> Result<TcpTransport, TrainerError> {
+    let links = context.links();
+    let addresses = addresses(peers, &links)?;
+    let me = Identity {
+        job: context.plan.job.clone(),
+        epoch: context.plan.epoch,
+        rank: context.id(),
+        world: context.plan.world(),
+    };
+    Ok(endpoint.connect(me, &addresses, &links, &options(context), Deadline::after(MEET))?)
+}
+
+fn addresses(
+    peers: &BTreeMap<RankId, String>,
+    links: &BTreeSet<RankId>,
+) -> Result<BTreeMap<RankId, SocketAddr>, TrainerError> {
+    let mut addresses = BTreeMap::new();
+    for (rank, address) in peers.iter().filter(|(rank, _)| links.contains(rank)) {
+        addresses.insert(*rank, resolve(address)?);
+    }
+    Ok(addresses)
+}
+
+fn resolve(address: &str) -> Result<SocketAddr, TrainerError> {
+    let bad = |why: String| TrainerError::Protocol {
+        what: format!("address {address:?}: {why}"),
+    };
+    let mut found = address.to_socket_addrs().map_err(|e| bad(e.to_string()))?;
+    found
+        .next()
+        .ok_or_else(|| bad("has no address; check the worker's --data-host".to_owned()))
+}
+
+/// Bounds large enough for the largest layer's gradient (8 bytes an element) and a micro-batch's activations.
+fn options(context: &Context) -> Options {
+    let spec = &context.spec;
+    let layer = spec
+        .model
+        .layers()
+        .map(|layer| context.numel(layer))
+        .max()
+        .unwrap_or(0)
+        * 8;
+    let rows = spec.training.micro_batch as usize * spec.data.seq_len as usize;
+    let activations = rows * spec.model.hidden_size as usize * 4;
+    let defaults = Options::default();
+    let max_frame_bytes = FRAME_BYTES.max(layer).max(activations);
+    Options {
+        max_frame_bytes,
+        inbox_hard_bytes: defaults.inbox_hard_bytes.max(2 * max_frame_bytes),
+        ..defaults
+    }
+}

@@ -1,0 +1,213 @@
+//! Where a trainer stands in its plan, and the values every part of a step needs.
+
+use std::time::Duration;
+
+use rekindle_plan::micro_batches_of;
+use rekindle_transport::{Deadline, Transport};
+use rekindle_types::{JobSpec, LayerId, Plan, Rank, RankId};
+
+/// One rank's view of its job. Nothing in it changes while an epoch lasts.
+pub struct Context {
+    /// The job.
+    pub spec: JobSpec,
+    /// Who does what.
+    pub plan: Plan,
+    /// Lane and stage of this trainer.
+    pub rank: Rank,
+    /// Longest wait for a peer that is connected but silent. A lost connection is noticed at once, whatever this is.
+    pub patience: Duration,
+}
+
+impl Context {
+    /// This trainer's dense index.
+    #[must_use]
+    pub fn id(&self) -> RankId {
+        self.id_of(self.rank)
+    }
+
+    /// The dense index of `rank`.
+    #[must_use]
+    pub fn id_of(&self, rank: Rank) -> RankId {
+        rank.id(self.plan.stage_count())
+    }
+
+    /// The moment a wait that begins now gives up.
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        Deadline::after(self.patience)
+    }
+
+    /// Whether this stage holds the embedding.
+    #[must_use]
+    pub fn is_first_stage(&self) -> bool {
+        self.rank.stage == 0
+    }
+
+    /// Whether this stage holds the head.
+    #[must_use]
+    pub fn is_last_stage(&self) -> bool {
+        self.rank.stage + 1 == self.plan.stage_count()
+    }
+
+    /// The same lane's stage before this one.
+    #[must_use]
+    pub fn previous(&self) -> Option<RankId> {
+        let stage = self.rank.stage.checked_sub(1)?;
+        Some(self.id_of(Rank { stage, ..self.rank }))
+    }
+
+    /// The same lane's stage after this one.
+    #[must_use]
+    pub fn next(&self) -> Option<RankId> {
+        let stage = self.rank.stage + 1;
+        (!self.is_last_stage()).then(|| self.id_of(Rank { stage, ..self.rank }))
+    }
+
+    /// The other lanes of this stage, in lane order.
+    pub fn other_lanes(&self) -> impl Iterator<Item = (u32, RankId)> + '_ {
+        (0..self.plan.lanes)
+            .filter(|lane| *lane != self.rank.lane)
+            .map(|lane| (lane, self.id_of(Rank { lane, ..self.rank })))
+    }
+
+    /// The rank at the other end of a tied matrix, if this rank is one end of two.
+    #[must_use]
+    pub fn tied_peer(&self) -> Option<RankId> {
+        if !self.spec.model.tie_word_embeddings || self.plan.stage_count() == 1 {
+            return None;
+        }
+        let last = self.plan.stage_count() - 1;
+        match self.rank.stage {
+            0 => Some(self.id_of(Rank {
+                stage: last,
+                ..self.rank
+            })),
+            stage if stage == last => Some(self.id_of(Rank {
+                stage: 0,
+                ..self.rank
+            })),
+            _ => None,
+        }
+    }
+
+    /// Every rank this one exchanges frames with.
+    #[must_use]
+    pub fn links(&self) -> std::collections::BTreeSet<RankId> {
+        let everyone_meets_rank_0: Vec<RankId> = if self.id().0 == 0 {
+            self.plan.ranks().collect()
+        } else {
+            vec![RankId(0)]
+        };
+        let me = self.id();
+        [self.previous(), self.next(), self.tied_peer()]
+            .into_iter()
+            .flatten()
+            .chain(self.other_lanes().map(|(_, id)| id))
+            .chain(everyone_meets_rank_0)
+            .filter(|id| *id != me)
+            .collect()
+    }
+
+    /// The micro-batches of this lane, in order.
+    #[must_use]
+    pub fn micro_batches(&self) -> Vec<u32> {
+        micro_batches_of(self.rank.lane, self.plan.lanes, self.spec.micro_batches())
+    }
+
+    /// Position of `layer` in pipeline order; names it in tags.
+    #[must_use]
+    pub fn index_of(&self, layer: LayerId) -> u32 {
+        match layer {
+            LayerId::Embed => 0,
+            LayerId::Block(n) => n + 1,
+            LayerId::Head => self.spec.model.num_hidden_layers + 1,
+        }
+    }
+
+    /// Number of elements of `layer`.
+    #[must_use]
+    pub fn numel(&self, layer: LayerId) -> usize {
+        self.spec.model.layout(layer).numel()
+    }
+
+    /// Whether every `every`-th step (or the last one) is `step`; 0 means the last one only.
+    #[must_use]
+    pub fn is_due(&self, step: u64, every: u64) -> bool {
+        step == self.spec.training.steps || (every > 0 && step.is_multiple_of(every))
+    }
+}
+
+/// A transport shared by the parts of a trainer.
+pub type SharedTransport = std::sync::Arc<dyn Transport>;
+
+#[cfg(test)]
+mod tests {
+    use rekindle_types::{Epoch, JobFile, JobId, WorkerId};
+
+    use super::*;
+
+    fn context(lanes: u32, stages: u32, rank: Rank) -> Context {
+        let text = r#"
+            [job]
+            name = "t"
+            output = "/tmp/t"
+            [model]
+            hidden_size = 8
+            intermediate_size = 8
+            num_hidden_layers = 6
+            num_attention_heads = 2
+            tie_word_embeddings = true
+            [data]
+            train = ["x"]
+            seq_len = 8
+            [training]
+            steps = 10
+            global_batch = 8
+            micro_batch = 1
+            [optimizer]
+            lr = 0.1
+        "#;
+        let spec = JobFile::parse(text).unwrap().into_spec(None).unwrap();
+        let worker = WorkerId::new("w").unwrap();
+        let plan = Plan {
+            job: JobId::new("t-1").unwrap(),
+            epoch: Epoch(1),
+            lanes,
+            stages: (0..stages).map(|s| s..s + 1).collect(),
+            workers: vec![worker; (lanes * stages) as usize],
+        };
+        Context {
+            spec,
+            plan,
+            rank,
+            patience: Duration::from_secs(1),
+        }
+    }
+
+    #[test]
+    fn links_are_symmetric() {
+        for (lanes, stages) in [(1, 1), (1, 4), (2, 2), (3, 1), (2, 3)] {
+            let all: Vec<_> = (0..lanes * stages)
+                .map(|id| context(lanes, stages, Rank::of(RankId(id), stages)))
+                .collect();
+            for a in &all {
+                for b in a.links() {
+                    assert!(
+                        all[b.0 as usize].links().contains(&a.id()),
+                        "{} and {b} in {lanes}x{stages}",
+                        a.rank
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tied_matrix_has_two_ends_per_lane() {
+        let of = |lane, stage| context(2, 3, Rank { lane, stage }).tied_peer();
+        assert_eq!(of(1, 0), Some(RankId(5)));
+        assert_eq!(of(1, 2), Some(RankId(3)));
+        assert_eq!(of(1, 1), None);
+        assert_eq!(context(2, 1, Rank { lane: 0, stage: 0 }).tied_peer(), None);
+    }
+}

@@ -1,0 +1,68 @@
+//! Why a trainer can't go on, and which failure class that is.
+
+use rekindle_types::{Failure, FailureClass, RankId};
+
+/// Everything that ends a trainer before its last step.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainerError {
+    /// Training or held-out text is missing or unusable.
+    #[error(transparent)]
+    Data(#[from] rekindle_data::DataError),
+    /// The model can't be built or was fed something that doesn't fit.
+    #[error(transparent)]
+    Model(#[from] rekindle_model::EngineError),
+    /// The processor's threads can't be had.
+    #[error(transparent)]
+    Compute(#[from] rekindle_compute::ComputeError),
+    /// A peer was lost, late, or broke the protocol.
+    #[error(transparent)]
+    Transport(#[from] rekindle_transport::TransportError),
+    /// Initial weights can't be read, or the trained ones can't be written.
+    #[error(transparent)]
+    HuggingFace(#[from] rekindle_checkpoint::CheckpointError),
+    /// A loss or a gradient is no longer a number.
+    #[error(
+        "step {step}: {count} rank(s) met a gradient or loss that is not a finite number or is out of range; lower optimizer.lr or check the data"
+    )]
+    NonFinite {
+        /// The step that was not committed.
+        step: u64,
+        /// How many ranks saw one.
+        count: i128,
+    },
+    /// The worker sent something that makes no sense.
+    #[error("{what}")]
+    Protocol {
+        /// What and what to do.
+        what: String,
+    },
+    /// The worker's pipe is gone or its lines can't be read.
+    #[error("talking to the worker failed: {0}")]
+    Pipe(#[from] std::io::Error),
+}
+
+impl TrainerError {
+    /// The class that recovery and people go by.
+    #[must_use]
+    pub fn class(&self) -> FailureClass {
+        match self {
+            Self::Data(_) => FailureClass::DataError,
+            Self::Model(_) | Self::Compute(_) => FailureClass::ConfigInvalid,
+            Self::Transport(_) => FailureClass::Network,
+            Self::HuggingFace(_) => FailureClass::OutputError,
+            Self::NonFinite { .. } => FailureClass::NumericNan,
+            Self::Protocol { .. } | Self::Pipe(_) => FailureClass::Internal,
+        }
+    }
+
+    /// The report about it. `worker` is filled in by the worker.
+    #[must_use]
+    pub fn failure(&self, rank: Option<RankId>) -> Failure {
+        Failure {
+            class: self.class(),
+            rank,
+            worker: None,
+            message: self.to_string(),
+        }
+    }
+}

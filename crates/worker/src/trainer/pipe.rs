@@ -1,0 +1,133 @@
+//! The trainer's line to its worker: JSON lines on stdin and stdout.
+//!
+//! Invariant
+//! - WK-3 A trainer never outlives its worker: the end of stdin, like `Stop`, ends the process at once.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use rekindle_worker_core::trainer_messages::{FromTrainer, MAX_LINE, ToTrainer};
+
+use super::TrainerError;
+
+/// Messages from the worker that the trainer hasn't looked at yet; there are two at most (Begin, Connect).
+const QUEUE: usize = 8;
+
+/// Both directions of the line.
+pub struct Pipe {
+    incoming: Receiver<Result<ToTrainer, String>>,
+    outgoing: Mutex<std::io::Stdout>,
+}
+
+impl Pipe {
+    /// Starts to listen to stdin on a thread of its own.
+    ///
+    /// # Errors
+    /// The thread can't be started.
+    pub fn open() -> Result<Self, TrainerError> {
+        let (sender, incoming) = sync_channel(QUEUE);
+        std::thread::Builder::new()
+            .name("from-worker".to_owned())
+            .spawn(move || {
+                let mut input = BufReader::new(std::io::stdin());
+                loop {
+                    match read_line(&mut input) {
+                        Ok(None) => leave("the worker is gone"),
+                        Ok(Some(ToTrainer::Stop)) => leave("told to stop"),
+                        Ok(Some(message)) => {
+                            if sender.send(Ok(message)).is_err() {
+                                return;
+                            }
+                        }
+                        Err(error) => {
+                            let _ = sender.send(Err(error.to_string()));
+                            return;
+                        }
+                    }
+                }
+            })?;
+        Ok(Self {
+            incoming,
+            outgoing: Mutex::new(std::io::stdout()),
+        })
+    }
+
+    /// The worker's next message.
+    ///
+    /// # Errors
+    /// [`TrainerError::Protocol`] when none comes in time or it can't be read.
+    pub fn next(&self, wait: Duration) -> Result<ToTrainer, TrainerError> {
+        match self.incoming.recv_timeout(wait) {
+            Ok(Ok(message)) => Ok(message),
+            Ok(Err(what)) => Err(TrainerError::Protocol { what }),
+            Err(RecvTimeoutError::Timeout) => {
+                let what = format!("the worker said nothing for {} s", wait.as_secs());
+                Err(TrainerError::Protocol { what })
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(TrainerError::Protocol {
+                what: "the line from the worker is closed".to_owned(),
+            }),
+        }
+    }
+
+    /// Tells the worker something.
+    ///
+    /// # Errors
+    /// [`TrainerError::Pipe`] when the worker no longer listens.
+    pub fn tell(&self, message: &FromTrainer) -> Result<(), TrainerError> {
+        let mut line = serde_json::to_vec(message).map_err(std::io::Error::from)?;
+        line.push(b'\n');
+        let mut out = self
+            .outgoing
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        out.write_all(&line)?;
+        Ok(out.flush()?)
+    }
+}
+
+fn leave(why: &str) -> ! {
+    tracing::info!(why, "leaving");
+    std::process::exit(0)
+}
+
+/// One message, or none at the end of input.
+fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<ToTrainer>> {
+    let mut line = Vec::new();
+    let bytes = input
+        .by_ref()
+        .take(MAX_LINE as u64 + 1)
+        .read_until(b'\n', &mut line)?;
+    if bytes == 0 {
+        return Ok(None);
+    }
+    if bytes > MAX_LINE {
+        return Err(std::io::Error::other(format!(
+            "a line from the worker is longer than {MAX_LINE} bytes"
+        )));
+    }
+    Ok(Some(serde_json::from_slice(&line)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_bounded_and_checked() {
+        let mut good: &[u8] = b"\"stop\"\n";
+        assert!(matches!(read_line(&mut good), Ok(Some(ToTrainer::Stop))));
+        assert!(matches!(read_line(&mut good), Ok(None)));
+        let mut bad: &[u8] = b"{\"x\":1}\n";
+        assert!(read_line(&mut bad).is_err());
+        let long = vec![b'a'; MAX_LINE + 10];
+        assert!(
+            read_line(&mut long.as_slice())
+                .unwrap_err()
+                .to_string()
+                .contains("longer")
+        );
+    }
+}

@@ -1,0 +1,110 @@
+//! From a plan to a trainer that is ready to meet its peers: layers with weights, text where the pipeline's ends need it.
+
+use rekindle_checkpoint::HfModel;
+use rekindle_compute::Cpu;
+use rekindle_data::{Corpus, Sampler};
+use rekindle_model::{AdamW, Stage, StageSpec, StateKind};
+use rekindle_types::{LayerId, StartTrainer};
+
+use super::context::Context;
+use super::{Engine, TrainerError};
+
+/// Training text and the order in which steps take it.
+pub struct Text {
+    /// The tokens.
+    pub corpus: Corpus,
+    /// Which samples a step takes.
+    pub sampler: Sampler,
+    /// Held-out tokens, if the job has any.
+    pub held_out: Option<Corpus>,
+}
+
+/// Checks that the plan has this rank, and says where it stands.
+///
+/// # Errors
+/// [`TrainerError::Protocol`] for a rank outside its plan.
+pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Context, TrainerError> {
+    let StartTrainer { rank, spec, plan } = start;
+    if rank.0 >= plan.world() || plan.workers.len() != plan.world() as usize {
+        let what = format!(
+            "{rank} is not in a plan of {} ranks and {} workers",
+            plan.world(),
+            plan.workers.len()
+        );
+        return Err(TrainerError::Protocol { what });
+    }
+    let rank = plan.rank(rank);
+    Ok(Context {
+        spec,
+        plan,
+        rank,
+        patience,
+    })
+}
+
+/// The layers of this rank with their first weights: seeded, or from the folder the job starts from.
+///
+/// # Errors
+/// [`TrainerError`] when the shape can't be built or the folder can't be read.
+pub fn engine(context: &Context, threads: u32) -> Result<Engine, TrainerError> {
+    let spec = &context.spec;
+    let stage = StageSpec {
+        model: spec.model.clone(),
+        layers: context.plan.stages[context.rank.stage as usize].clone(),
+        micro_batch: spec.training.micro_batch,
+        seq_len: spec.data.seq_len,
+        numerics: spec.training.numerics,
+        tokens_per_step: spec.tokens_per_step(),
+        lane: context.rank.lane,
+        lanes: context.plan.lanes,
+        optimizer: AdamW {
+            betas: spec.optimizer.betas,
+            eps: spec.optimizer.eps,
+            weight_decay: spec.optimizer.weight_decay,
+        },
+    };
+    let mut engine = Stage::new(Cpu::new(threads as usize)?.into(), stage)?;
+    match &spec.init_from {
+        None => engine.init_weights(spec.job.seed)?,
+        Some(folder) => import(&mut engine, folder)?,
+    }
+    Ok(engine)
+}
+
+fn import(engine: &mut Engine, folder: &str) -> Result<(), TrainerError> {
+    let source = HfModel::open(std::path::Path::new(folder))?;
+    let mirror = engine.holds_mirror().then_some(LayerId::Embed);
+    for layer in engine.layers().into_iter().chain(mirror) {
+        engine.import(layer, StateKind::Weights, 0, &source.read_layer(layer)?)?;
+    }
+    Ok(())
+}
+
+/// Opens the job's text on the first and the last stage; inner stages see activations only.
+///
+/// # Errors
+/// [`TrainerError::Data`] naming the file at fault.
+pub fn text(context: &Context) -> Result<Option<Text>, TrainerError> {
+    if !context.is_first_stage() && !context.is_last_stage() {
+        return Ok(None);
+    }
+    let (data, vocab) = (&context.spec.data, context.spec.model.vocab_size);
+    let corpus = Corpus::open(data, vocab)?;
+    let samples = corpus.samples(data.seq_len);
+    let sampler = Sampler::new(
+        context.spec.job.seed,
+        samples,
+        context.spec.training.global_batch,
+        data.shuffle,
+    )?;
+    let held_out = if context.spec.evaluation.every > 0 {
+        Corpus::open_val(data, vocab)?
+    } else {
+        None
+    };
+    Ok(Some(Text {
+        corpus,
+        sampler,
+        held_out,
+    }))
+}

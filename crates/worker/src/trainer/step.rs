@@ -1,0 +1,166 @@
+//! One optimizer step, from tokens to the report.
+//!
+//! ```text
+//!   tokens -> 1F1B -> gradients over lanes (and ends of a tied matrix) -> sums of all ranks = COMMIT POINT
+//!          -> AdamW on the own shard -> weights over lanes -> report (rank 0)
+//! ```
+
+use std::time::Instant;
+
+use rekindle_plan::learning_rate;
+use rekindle_types::{LayerId, StepReport};
+
+use super::batch::Batch;
+use super::commit::{Sums, clip_factor};
+use super::context::{Context, SharedTransport};
+use super::lanes::Lanes;
+use super::pipeline::Pipeline;
+use super::report::{Measured, to_rank_0};
+use super::setup::Text;
+use super::tied::Tied;
+use super::{Engine, TrainerError};
+
+/// A trainer that has met its peers.
+pub struct Trainer {
+    /// Where it stands.
+    pub context: Context,
+    /// The way to its peers.
+    pub transport: SharedTransport,
+    /// Its layers.
+    pub engine: Engine,
+    /// The job's text, on the ends of the pipeline.
+    pub text: Option<Text>,
+    /// When the step before was committed.
+    pub last_commit: Instant,
+}
+
+impl Trainer {
+    /// Runs and commits step `step` (1-based). Rank 0 returns its report.
+    ///
+    /// # Errors
+    /// [`TrainerError`]; the step was then not committed by this rank.
+    pub fn step(&mut self, step: u64) -> Result<Option<StepReport>, TrainerError> {
+        self.take_tied_weights(step)?;
+        let sums = self.gradients(step)?;
+        let sums = self.commit(sums, step)?;
+        let norm = sums.squares.norm();
+        let lr = learning_rate(&self.context.spec, step);
+        self.update(
+            step,
+            lr,
+            clip_factor(norm, self.context.spec.training.max_grad_norm),
+        )?;
+        let val_loss = self.evaluate_if_due(step)?;
+        let state_digest = self.digest_if_due(step)?;
+        let step_seconds = self.last_commit.elapsed().as_secs_f64();
+        self.last_commit = Instant::now();
+        tracing::debug!(
+            step,
+            loss = sums.loss.mean_loss(self.context.spec.tokens_per_step()),
+            norm,
+            "committed"
+        );
+        let measured = Measured {
+            step,
+            sums,
+            lr,
+            step_seconds,
+            state_digest,
+            val_loss,
+        };
+        Ok((self.context.id().0 == 0).then(|| measured.report(&self.context)))
+    }
+
+    /// Pipeline and reduction over lanes: afterwards the own shard's gradients are complete.
+    fn gradients(&mut self, step: u64) -> Result<Sums, TrainerError> {
+        let batch = Batch::of_step(&self.context, self.text.as_ref(), step)?;
+        let (context, transport) = (&self.context, &self.transport);
+        let result = Pipeline {
+            context,
+            transport,
+            step,
+            batch: &batch,
+        }
+        .run(&mut self.engine)?;
+        let lanes = Lanes { context, transport };
+        if context.is_first_stage() && context.tied_peer().is_some() {
+            Tied { context, transport }.add_gradient(&mut self.engine, step)?;
+            let engine = &self.engine;
+            let bytes = |range| Ok(engine.gradient_bytes(LayerId::Embed, range)?.into_owned());
+            lanes.send_gradient(step, LayerId::Embed, &bytes)?;
+        }
+        for layer in self.engine.layers().into_iter().rev() {
+            lanes.add_gradients(&mut self.engine, step, layer)?;
+        }
+        let summary = self.engine.finish_gradients()?;
+        let non_finite = i128::from(result.non_finite || !summary.finite);
+        Ok(Sums {
+            loss: result.loss,
+            squares: summary.sum_squares,
+            non_finite,
+            data_digest: batch.digest.value(),
+        })
+    }
+
+    fn commit(&self, own: Sums, step: u64) -> Result<Sums, TrainerError> {
+        let sums = own.all_reduce(&self.context, &self.transport, step)?;
+        if sums.non_finite > 0 {
+            return Err(TrainerError::NonFinite {
+                step,
+                count: sums.non_finite,
+            });
+        }
+        Ok(sums)
+    }
+
+    /// AdamW on the own shard; every layer's new weights leave for the other lanes as soon as they are there.
+    fn update(&mut self, step: u64, lr: f64, clip: f64) -> Result<(), TrainerError> {
+        let (context, transport) = (&self.context, &self.transport);
+        let (lanes, tied) = (Lanes { context, transport }, Tied { context, transport });
+        let layers = self.engine.layers();
+        for layer in &layers {
+            self.engine.update(*layer, step, lr, clip)?;
+            lanes.send_weights(&self.engine, step, *layer)?;
+        }
+        for layer in &layers {
+            lanes.take_weights(&mut self.engine, step, *layer)?;
+        }
+        if step == context.spec.training.steps && !self.evaluated(step) {
+            return Ok(());
+        }
+        tied.send_weights(&self.engine, step)
+    }
+
+    /// The mirror of a tied matrix takes over the weights of the step before.
+    fn take_tied_weights(&mut self, step: u64) -> Result<(), TrainerError> {
+        if step == 1 || self.evaluated(step - 1) {
+            return Ok(());
+        }
+        let (context, transport) = (&self.context, &self.transport);
+        Tied { context, transport }.take_weights(&mut self.engine, step - 1)
+    }
+
+    fn evaluated(&self, step: u64) -> bool {
+        self.context.spec.evaluation.every > 0
+            && self.context.is_due(step, self.context.spec.evaluation.every)
+    }
+
+    fn evaluate_if_due(&mut self, step: u64) -> Result<Option<f64>, TrainerError> {
+        if !self.evaluated(step) {
+            return Ok(None);
+        }
+        let (context, transport) = (&self.context, &self.transport);
+        Tied { context, transport }.take_weights(&mut self.engine, step)?;
+        super::evaluate::evaluate(self, step)
+    }
+
+    /// On digest steps: the whole state's digest on rank 0, none elsewhere.
+    fn digest_if_due(&self, step: u64) -> Result<Option<u128>, TrainerError> {
+        if !self.context.is_due(step, self.context.spec.training.digest_every) {
+            return Ok(None);
+        }
+        let own = self.engine.digest()?.0;
+        let words = to_rank_0(&self.context, &self.transport, step, 0, own.cast_signed())?;
+        Ok(words.map(i128::cast_unsigned))
+    }
+}
