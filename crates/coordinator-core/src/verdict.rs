@@ -70,7 +70,7 @@ impl Coordinator {
             .keys()
             .filter_map(|worker| self.registry.workers.get(worker))
         {
-            if entry.session.is_none() || entry.heard < failed_at {
+            if entry.session.is_none() || entry.heard <= failed_at {
                 lost_at = lost_at.max(Some(entry.lost_at(&self.config)));
             }
             // One that has just come back brings its reports after its registration.

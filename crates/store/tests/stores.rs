@@ -155,8 +155,8 @@ fn what_json_cant_hold_is_refused_before_it_is_written() {
 }
 
 fn edit(path: &Path, change: impl FnOnce(&redb::WriteTransaction)) {
-    let database = redb::Database::create(path).unwrap();
-    let transaction = database.begin_write().unwrap();
+    let database = redb::Database::create(path).expect("the file opens");
+    let transaction = database.begin_write().expect("a transaction begins");
     change(&transaction);
-    transaction.commit().unwrap();
+    transaction.commit().expect("it commits");
 }

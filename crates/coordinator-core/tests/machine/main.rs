@@ -1,0 +1,9 @@
+//! The coordinator's machine by its effects.
+
+mod desk;
+mod failures;
+mod gang;
+mod properties;
+mod requests;
+mod restart;
+mod workers;
