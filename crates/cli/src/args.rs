@@ -89,6 +89,9 @@ pub enum Command {
     /// Prepare and look at data
     #[command(subcommand)]
     Data(commands::data::DataCommand),
+    /// Run the real control code on a virtual cluster
+    #[command(subcommand)]
+    Sim(commands::sim::SimCommand),
     /// Print versions
     Version(commands::version::VersionArgs),
     /// Print a completion script

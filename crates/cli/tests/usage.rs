@@ -24,6 +24,8 @@ const COMMANDS: &[&str] = &[
     "data prepare",
     "data inspect",
     "data train-tokenizer",
+    "sim",
+    "sim run",
     "version",
     "completion",
 ];
@@ -182,7 +184,7 @@ fn a_dead_coordinator_is_an_error_with_a_way_out() {
         let done = call(&args);
         assert_eq!(done.code, 1, "{command:?}: {}", done.stderr);
         assert!(
-            done.stderr.contains(&address) && done.stderr.contains("fix:"),
+            done.stderr.contains(&address) && done.stderr.contains("start one with"),
             "{}",
             done.stderr
         );
@@ -245,4 +247,19 @@ fn nothing_is_coloured_off_a_terminal() {
     let mut command = rekindle(&["run", "/no/such/job.toml", "--workers", "1"]);
     command.env("CLICOLOR_FORCE", "");
     assert!(!finish(command).stderr.contains('\x1b'));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    let simulate = |extra: &[&str]| {
+        let mut args = vec!["sim", "run", "--seed", "3", "--seeds", "5", "-o", "json"];
+        args.extend(extra);
+        let done = call(&args);
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        done.stdout
+    };
+    let once = simulate(&[]);
+    assert_eq!(once.lines().count(), 5);
+    assert_eq!(once, simulate(&[]));
+    assert_ne!(once, simulate(&["--workers", "3"]));
 }

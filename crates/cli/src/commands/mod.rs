@@ -12,6 +12,7 @@ pub mod logs;
 pub mod metrics;
 pub mod plan;
 pub mod run;
+pub mod sim;
 pub mod status;
 pub mod submit;
 pub mod trainer;
@@ -51,6 +52,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Problem> {
         Command::Workers(args) => block_on(workers::run(args, format)),
         Command::Generate(args) => generate::run(&args, format),
         Command::Data(command) => data::run(&command, format),
+        Command::Sim(command) => sim::run(&command, format),
         Command::Version(args) => version::run(&args, format),
         Command::Completion(args) => completion::run(&args),
     }?;

@@ -318,3 +318,12 @@ pub fn children(parent: u32) -> Vec<u32> {
     }
     found
 }
+
+/// Processor time a process has used, in clock ticks.
+#[must_use]
+pub fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // utime and stime are fields 14 and 15; the part after the name begins with field 3.
+    let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
