@@ -31,7 +31,6 @@
 //!
 //! Deliberately absent: recovery of a lost trainer (a gang that lost one fails), anything about steps beyond counting them.
 
-mod clock;
 mod config;
 mod durable;
 mod effect;

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rekindle_types::{Command, JobId, WorkerId};
 
-use crate::clock::{Clock, Mono};
 use crate::durable::{Durable, FoldError};
 use crate::registry::Registry;
 use crate::run::Run;
 use crate::{
     Answer, Change, Config, Effect, Event, Millis, Record, Rejection, Seq, SessionId, Stats, Token, Update,
 };
+use rekindle_types::clock::{Clock, Mono};
 
 /// Why a journal can't be taken up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

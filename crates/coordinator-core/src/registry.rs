@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use rekindle_plan::Slot;
 use rekindle_types::{Epoch, JobId, RankId, Registration, WorkerId};
 
-use crate::clock::Mono;
 use crate::{Config, SessionId};
+use rekindle_types::clock::Mono;
 
 /// A trainer that holds a slot, as far as the coordinator knows.
 #[derive(Debug, Clone)]

@@ -18,6 +18,10 @@ impl Coordinator {
         let worker = worker.clone();
         let number = report.number;
         let repeated = number <= entry.last_report;
+        let frees = matches!(
+            report.report,
+            Report::Finished | Report::Failed(_) | Report::Stopped
+        );
         entry.last_report = entry.last_report.max(number);
         let up_to = entry.last_report;
         if repeated {
@@ -26,7 +30,9 @@ impl Coordinator {
             self.take(&worker, report);
         }
         self.send(&worker, Command::Acknowledge { up_to });
-        self.place_queue();
+        if frees {
+            self.place_queue();
+        }
     }
 
     fn take(&mut self, worker: &WorkerId, report: NumberedReport) {

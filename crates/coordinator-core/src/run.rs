@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rekindle_types::{Epoch, Plan, RankId, StepReport};
 
-use crate::clock::Mono;
 use crate::{Config, Millis, RankPhase};
+use rekindle_types::clock::Mono;
 
 /// What a gang has to reach next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,11 +2,11 @@
 
 use rekindle_types::{Failure, FailureClass, JobId, JobState, RankId, WorkerId};
 
-use crate::clock::Mono;
 use crate::effect::CloseReason;
 use crate::machine::Coordinator;
 use crate::run::{Goal, Run};
 use crate::{Effect, RankPhase};
+use rekindle_types::clock::Mono;
 
 impl Coordinator {
     /// All deadlines there are.

@@ -8,8 +8,8 @@
 use rekindle_types::{Failure, FailureClass, JobId, JobState, RankId, WorkerId};
 
 use crate::Change;
-use crate::clock::Mono;
 use crate::machine::Coordinator;
+use rekindle_types::clock::Mono;
 
 pub(crate) fn is_weak(class: FailureClass) -> bool {
     matches!(class, FailureClass::Network | FailureClass::Hang)

@@ -5,7 +5,7 @@
 //! - SM-3 Nothing acts on an older (or unknown) epoch; one living trainer per job and rank.
 //! - SM-4 Every job ends, and nothing is left running.
 //! - SM-5 One request, one job.
-//! - SM-6 A step isn't reported twice with different content; steps of a coordinator's life rise.
+//! - SM-6 A step isn't reported twice with different content, nor after the job's end.
 //! - SM-7 The fold of the journal is the durable state, and a restart can take it up.
 //! - SM-8 The coordinator never halts of itself.
 //! - SM-9 A job that lost a trainer names it; one that lost none and wasn't cancelled succeeds.

@@ -8,6 +8,7 @@
 //!
 //! Deliberately absent: algorithms (see `rekindle-plan`) and wire formats (see `rekindle-proto`).
 
+pub mod clock;
 pub mod ids;
 pub mod model;
 pub mod plan;
@@ -16,6 +17,7 @@ pub mod shard;
 pub mod spec;
 pub mod status;
 
+pub use clock::{Clock, Mono};
 pub use ids::{Epoch, IdError, JobId, Rank, RankId, WorkerId};
 pub use model::{LayerId, LayerLayout, ModelConfig, ModelConfigError, TensorSpec};
 pub use plan::Plan;

@@ -23,7 +23,6 @@
 //!
 //! Deliberately absent: what a trainer computes, redundancy of its state.
 
-mod clock;
 mod config;
 mod effect;
 mod event;

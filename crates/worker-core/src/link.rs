@@ -6,8 +6,8 @@
 //!                               +--> down(longer wait)
 //! ```
 
-use crate::clock::Mono;
 use crate::{Millis, WorkerConfig};
+use rekindle_types::clock::Mono;
 
 /// Where the connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,6 @@
 
 use rekindle_types::{Command, Registration, Report, TrainerStatus};
 
-use crate::clock::{Clock, Mono};
 use crate::effect::{Effect, ExitReason};
 use crate::event::Event;
 use crate::fence::Fences;
@@ -10,6 +9,7 @@ use crate::link::{Link, State};
 use crate::outbox::Outbox;
 use crate::trainers::Trainers;
 use crate::{Millis, TrainerKey, WorkerConfig};
+use rekindle_types::clock::{Clock, Mono};
 
 /// The worker. See the crate's head for events and effects.
 #[derive(Debug, Clone)]

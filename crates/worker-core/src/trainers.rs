@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use rekindle_types::{JobId, RankId, StartTrainer, TrainerPhase};
 
 use crate::TrainerKey;
-use crate::clock::Mono;
+use rekindle_types::clock::Mono;
 
 /// A process that lives (or is being started).
 #[derive(Debug, Clone)]

@@ -1,35 +1,44 @@
-//! Time as the machine counts it: never backwards, and not in leaps.
+//! Time as the pure machines count it: never backwards, and not in leaps.
 //!
 //! In: the shell's wall clock, which may jump either way. Out: a monotonic count in milliseconds from the machine's start.
 
-use crate::Millis;
+/// Milliseconds of a wall clock, since the Unix epoch where it matters.
+pub type Millis = u64;
 
 /// Milliseconds since the machine started, by its own count.
-pub(crate) type Mono = u64;
+pub type Mono = u64;
 
 /// Turns wall-clock readings into a monotonic count.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Clock {
+pub struct Clock {
     mono: Mono,
     wall: Option<Millis>,
 }
 
 impl Clock {
     /// Takes a reading. A step back counts as no time, a leap as `max_step`.
-    pub(crate) fn advance(&mut self, wall: Millis, max_step: Millis) {
+    pub fn advance(&mut self, wall: Millis, max_step: Millis) {
         let passed = self.wall.map_or(0, |last| wall.saturating_sub(last));
         self.mono += passed.min(max_step);
         self.wall = Some(wall);
     }
 
     /// The count.
-    pub(crate) fn mono(&self) -> Mono {
+    #[must_use]
+    pub fn mono(&self) -> Mono {
         self.mono
+    }
+
+    /// The last reading.
+    #[must_use]
+    pub fn wall(&self) -> Millis {
+        self.wall.unwrap_or(0)
     }
 
     /// When, by the wall clock of the last reading, `deadline` comes, but at most half a `max_step` ahead so that no time is
     /// taken for a leap. Before the first reading: at once.
-    pub(crate) fn wall_of(&self, deadline: Mono, max_step: Millis) -> Millis {
+    #[must_use]
+    pub fn wall_of(&self, deadline: Mono, max_step: Millis) -> Millis {
         match self.wall {
             None => 0,
             Some(wall) => {
