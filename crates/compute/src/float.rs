@@ -6,6 +6,7 @@ use std::fmt::{Debug, Display};
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 use crate::POISON;
+use crate::cpu::Tile;
 
 /// What kernels need of a number.
 pub trait Float:
@@ -51,6 +52,9 @@ pub trait Float:
     fn exp(self) -> Self;
     /// `round_ties_even(self * scale)` for a `scale` that is a power of two, or [`POISON`] when it isn't representable.
     fn fixed(self, scale: Self) -> i64;
+    /// A small matrix product (kernels of the CPU device only).
+    #[doc(hidden)]
+    fn multiply(tile: Tile<'_, Self>);
 }
 
 /// Coefficients 1/n! adjusted for the interval ±ln(2)/2 (Cephes, `expf.c`).
@@ -118,6 +122,9 @@ impl Float for f32 {
         let y = y * f32::from_bits(exponent);
         if small { 0.0 } else { y }
     }
+    fn multiply(tile: Tile<'_, Self>) {
+        crate::cpu::multiply_f32(tile);
+    }
     #[inline(always)]
     fn fixed(self, scale: Self) -> i64 {
         // The product is exact: the scale is a power of two. 2^63 is the first value that doesn't fit.
@@ -166,6 +173,9 @@ impl Float for f64 {
     #[inline(always)]
     fn exp(self) -> Self {
         f64::exp(self)
+    }
+    fn multiply(tile: Tile<'_, Self>) {
+        crate::cpu::multiply_f64(tile);
     }
     #[inline(always)]
     fn fixed(self, scale: Self) -> i64 {

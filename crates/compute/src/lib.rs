@@ -18,6 +18,8 @@ mod device;
 mod error;
 mod float;
 
+#[doc(hidden)]
+pub use cpu::Tile;
 pub use cpu::{Aligned, Cpu, CpuSums, Spent, Work};
 pub use device::{
     AdamStep, AdamTarget, AttentionShape, Device, POISON, Product, SumKind, View, ViewMut, part, part_mut,

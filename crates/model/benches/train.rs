@@ -255,30 +255,35 @@ fn limits(threads: usize) -> Value {
     json!({"gflops": best(&multiply_add_rate), "gbytes_per_s": best(&memory_rate)})
 }
 
-/// Fused multiply-adds on independent chains, GFLOP/s of one thread.
-fn multiply_add_rate() -> f64 {
-    const ROUNDS: usize = 4_000_000;
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            let mut sums = [[1.0f32; 16]; 12];
-            let (a, b) = (
-                std::hint::black_box([0.999f32; 16]),
-                std::hint::black_box([1e-3f32; 16]),
-            );
-            let began = Instant::now();
-            for _ in 0..ROUNDS {
-                for sum in &mut sums {
-                    for l in 0..16 {
-                        sum[l] = sum[l].mul_add(a[l], b[l]);
-                    }
-                }
+/// Fused multiply-adds on 12 independent chains.
+struct Chains;
+
+impl pulp::WithSimd for Chains {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, simd: S) -> f64 {
+        const ROUNDS: usize = 4_000_000;
+        let (a, b) = (
+            simd.splat_f32s(std::hint::black_box(0.999)),
+            simd.splat_f32s(std::hint::black_box(1e-3)),
+        );
+        let mut sums = [simd.splat_f32s(1.0); 12];
+        let began = Instant::now();
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = simd.mul_add_f32s(*sum, a, b);
             }
-            let seconds = began.elapsed().as_secs_f64();
-            std::hint::black_box(sums);
-            (2 * 16 * 12 * ROUNDS) as f64 / seconds / 1e9
-        },
-    )
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        std::hint::black_box(sums.map(|s| simd.reduce_sum_f32s(s)));
+        (2 * S::F32_LANES * 12 * ROUNDS) as f64 / seconds / 1e9
+    }
+}
+
+/// GFLOP/s of one thread.
+fn multiply_add_rate() -> f64 {
+    pulp::Arch::new().dispatch(Chains)
 }
 
 /// `y += x` over 64 MiB each: two reads and a write, GB/s of one thread.

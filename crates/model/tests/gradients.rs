@@ -10,9 +10,15 @@ use support::{Cluster, Shape, samples, small_model};
 fn loss(cluster: &mut Cluster<f64>, batch: &[Vec<u32>]) -> f64 {
     let size = cluster.shape.micro_batch as usize;
     let sums = batch.chunks(size).map(|samples| {
-        let inputs: Vec<u32> = samples.iter().flat_map(|s| s[..s.len() - 1].iter().copied()).collect();
+        let inputs: Vec<u32> = samples
+            .iter()
+            .flat_map(|s| s[..s.len() - 1].iter().copied())
+            .collect();
         let targets: Vec<u32> = samples.iter().flat_map(|s| s[1..].iter().copied()).collect();
-        match cluster.stages[0][0].forward_only(StageInput::Tokens(&inputs), Some(&targets)).unwrap() {
+        match cluster.stages[0][0]
+            .forward_only(StageInput::Tokens(&inputs), Some(&targets))
+            .unwrap()
+        {
             StageOutput::Loss { sum } => sum,
             StageOutput::Activations(_) => panic!("the head is here"),
         }
@@ -22,23 +28,36 @@ fn loss(cluster: &mut Cluster<f64>, batch: &[Vec<u32>]) -> f64 {
 
 /// Sets one weight.
 fn poke(cluster: &mut Cluster<f64>, layer: LayerId, at: usize, value: f64) {
-    cluster.stages[0][0].set_weight_bytes(layer, at..at + 1, &value.to_ne_bytes()).unwrap();
+    cluster.stages[0][0]
+        .set_weight_bytes(layer, at..at + 1, &value.to_ne_bytes())
+        .unwrap();
 }
 
 fn peek(cluster: &Cluster<f64>, layer: LayerId, at: usize) -> f64 {
-    let bytes = cluster.stages[0][0].weight_bytes(layer, at..at + 1).unwrap().into_owned();
+    let bytes = cluster.stages[0][0]
+        .weight_bytes(layer, at..at + 1)
+        .unwrap()
+        .into_owned();
     f64::from_ne_bytes(bytes.try_into().unwrap())
 }
 
 fn check(tied: bool, numerics: Numerics) {
-    let shape = Shape { numerics, micro_batches: 2, seq_len: 9, ..Shape::single(small_model(tied)) };
+    let shape = Shape {
+        numerics,
+        micro_batches: 2,
+        seq_len: 9,
+        ..Shape::single(small_model(tied))
+    };
     let batch = samples(3, 4, 10, shape.model.vocab_size);
     let mut cluster = Cluster::<f64>::new(shape);
     cluster.forward_backward(&batch);
     let mut checked = 0;
     for layer in cluster.shape.model.layers().collect::<Vec<_>>() {
         let layout = cluster.shape.model.layout(layer);
-        let gradients = cluster.stages[0][0].gradients().mean(layer, 0..layout.numel()).unwrap();
+        let gradients = cluster.stages[0][0]
+            .gradients()
+            .mean(layer, 0..layout.numel())
+            .unwrap();
         let mut probe = Cluster::<f64>::new(cluster.shape.clone());
         for spec in &layout.tensors {
             // Every element of a norm; of a matrix about twenty, spread over it, a token of the batch among them.
@@ -55,7 +74,12 @@ fn check(tied: bool, numerics: Numerics) {
                 let slope = (8.0 * near - far) / (12.0 * eps);
                 poke(&mut probe, layer, at, value);
                 let error = (slope - gradients[at]).abs();
-                assert!(error < 1e-9 + 1e-6 * slope.abs(), "{}[{at}]: {} instead of {slope}", spec.name, gradients[at]);
+                assert!(
+                    error < 1e-9 + 1e-6 * slope.abs(),
+                    "{}[{at}]: {} instead of {slope}",
+                    spec.name,
+                    gradients[at]
+                );
                 checked += 1;
             }
         }

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use super::lanes::{maximum, sum, vectorized};
 use super::pool::Pool;
-use super::tile::{HEIGHT, Left, WIDTH, multiply};
+use super::tile::{HEIGHT, Tile, WIDTH};
 use crate::{AttentionShape, Float};
 
 /// Query rows of a tile, a multiple of HEIGHT.
@@ -138,51 +138,48 @@ fn transpose<F: Float>(packed: &[F], dim: usize, head_dim: usize, out: &mut [F],
     }
 }
 
-/// Scores of a tile: `out[row, key] = scale * q k`, for the keys each group of rows may see (rounded up to whole vectors).
-#[inline(always)]
+/// Scores of a tile: `out[row, key] = q k`, for the keys each group of rows may see (rounded up to whole vectors).
 fn scores<F: Float>(sizes: Sizes, from: usize, q: &[F], transposed: &[F], out: &mut [F]) {
     let (dim, keys) = (sizes.dim, sizes.keys);
-    let mut row = 0;
-    while row < TILE {
-        let seen = (from + row + HEIGHT).next_multiple_of(WIDTH).min(keys);
-        let a = Left {
-            values: &q[row * dim..],
-            row: dim,
-            column: 1,
-        };
-        let c = &mut out[row * keys..];
-        multiply(
-            (HEIGHT, seen, sizes.shape.head_dim),
-            a,
-            (transposed, keys),
-            (c, keys),
-            false,
-        );
-        row += HEIGHT;
+    for row in (0..TILE).step_by(HEIGHT) {
+        F::multiply(Tile {
+            size: (
+                HEIGHT,
+                (from + row + HEIGHT).next_multiple_of(WIDTH).min(keys),
+                sizes.shape.head_dim,
+            ),
+            a: (&q[row * dim..], dim, 1),
+            b: (transposed, keys),
+            c: (&mut out[row * keys..], keys),
+            accumulate: false,
+        });
     }
 }
 
-/// `out[row] (+)= weights[row, ..] * values`, each group of rows over the keys it may see.
-#[inline(always)]
+/// `out[row] = weights[row, ..] * values`, each group of rows over the keys it may see.
 fn mix<F: Float>(sizes: Sizes, from: usize, weights: &[F], values: &[F], out: &mut [F]) {
     let (dim, keys) = (sizes.dim, sizes.keys);
-    let mut row = 0;
-    while row < TILE {
-        let seen = (from + row + HEIGHT).min(keys);
-        let a = Left {
-            values: &weights[row * keys..],
-            row: keys,
-            column: 1,
-        };
-        multiply(
-            (HEIGHT, dim, seen),
-            a,
-            (values, dim),
-            (&mut out[row * dim..], dim),
-            false,
-        );
-        row += HEIGHT;
+    for row in (0..TILE).step_by(HEIGHT) {
+        F::multiply(Tile {
+            size: (HEIGHT, dim, from + row + HEIGHT),
+            a: (&weights[row * keys..], keys, 1),
+            b: (values, dim),
+            c: (&mut out[row * dim..], dim),
+            accumulate: false,
+        });
     }
+}
+
+/// `out[key] += weights[.., key]^T * rows`, for the keys and the queries of a tile.
+fn spread<F: Float>(sizes: Sizes, (end, queries): (usize, usize), weights: &[F], rows: &[F], out: &mut [F]) {
+    let (dim, keys) = (sizes.dim, sizes.keys);
+    F::multiply(Tile {
+        size: (end, dim, queries),
+        a: (weights, 1, keys),
+        b: (rows, dim),
+        c: (out, dim),
+        accumulate: true,
+    });
 }
 
 /// The forward pass; see [`crate::Device::attention`].
@@ -270,6 +267,7 @@ fn forward_task<F: Float>(
                 // SAFETY: this sequence and head belong to this task.
                 unsafe { lse.row(at, 1)[0] = top + F::of(total.f64().ln()) };
             }
+            // Padding rows scored 0 against every key; what they mix is never read.
             mix(sizes, from, tile, packed_v, o);
             for row in 0..rows {
                 // SAFETY: as above.
@@ -428,13 +426,8 @@ fn backward_task<F: Float>(
                 let target = unsafe { dqkv.row((first + from + row) * stride + column, head_dim) };
                 target.copy_from_slice(&dq[row * dim..][..head_dim]);
             }
-            let turned = |values| Left {
-                values,
-                row: 1,
-                column: keys,
-            };
-            multiply((end, dim, rows), turned(&*ds), (q, dim), (dk, dim), true);
-            multiply((end, dim, rows), turned(&*p), (dout, dim), (dv, dim), true);
+            spread(sizes, (end, rows), ds, q, dk);
+            spread(sizes, (end, rows), p, dout, dv);
         }
     }
     for row in 0..seq_len {

@@ -1,4 +1,5 @@
-//! Memory of the CPU device: zeroed, aligned to a cache line (to 2 MiB when large, so that the kernel can use huge pages).
+//! Memory of the CPU device: zeroed, aligned to a cache line. Large buffers come straight from the system in pages that cost nothing
+//! until touched, and ask for huge pages (fewer misses in address translation).
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut, Range};
@@ -9,6 +10,8 @@ use bytemuck::Pod;
 use crate::{ComputeError, Result, View, ViewMut};
 
 const LINE: usize = 64;
+/// Bytes from which on a buffer is mapped on its own.
+const LARGE: usize = 2 << 20;
 
 /// A fixed-size array of plain values that starts at a cache line.
 #[derive(Debug)]
@@ -23,10 +26,10 @@ unsafe impl<T: Pod + Send> Send for Aligned<T> {}
 unsafe impl<T: Pod + Sync> Sync for Aligned<T> {}
 
 impl<T: Pod> Aligned<T> {
-    /// `len` zeroes. Pages that are never touched cost no memory.
+    /// `len` zeroes.
     ///
     /// # Errors
-    /// [`ComputeError::Device`] when the size is beyond the address space.
+    /// [`ComputeError::Device`] when the system gives no such buffer.
     pub fn zeroed(len: usize) -> Result<Self> {
         if len == 0 || size_of::<T>() == 0 {
             return Ok(Self {
@@ -34,33 +37,70 @@ impl<T: Pod> Aligned<T> {
                 len: 0,
             });
         }
-        let layout = Self::layout(len).ok_or_else(|| ComputeError::Device {
-            what: format!("a buffer of {len} elements exceeds the address space; make the model or the micro-batch smaller"),
-        })?;
-        // SAFETY: the layout's size isn't 0 (checked above).
-        let start = unsafe { alloc_zeroed(layout) }.cast::<T>();
-        let Some(start) = NonNull::new(start) else {
-            handle_alloc_error(layout)
+        let refused = || ComputeError::Device {
+            what: format!(
+                "no memory for a buffer of {len} elements of {} bytes; make the model or the micro-batch smaller",
+                size_of::<T>()
+            ),
         };
-        Ok(Self { start, len })
+        let layout = layout::<T>(len).ok_or_else(refused)?;
+        let start = if mapped(layout.size()) {
+            map(layout.size()).ok_or_else(refused)?
+        } else {
+            // SAFETY: the layout's size isn't 0 (checked above).
+            let start = unsafe { alloc_zeroed(layout) };
+            NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout))
+        };
+        Ok(Self {
+            start: start.cast(),
+            len,
+        })
     }
+}
 
-    fn layout(len: usize) -> Option<Layout> {
-        let bytes = len.checked_mul(size_of::<T>())?;
-        Layout::from_size_align(bytes, LINE.max(align_of::<T>())).ok()
+fn layout<T>(len: usize) -> Option<Layout> {
+    Layout::from_size_align(len.checked_mul(size_of::<T>())?, LINE.max(align_of::<T>())).ok()
+}
+
+fn mapped(bytes: usize) -> bool {
+    cfg!(target_os = "linux") && bytes >= LARGE
+}
+
+#[cfg(target_os = "linux")]
+fn map(bytes: usize) -> Option<NonNull<u8>> {
+    let (access, kind) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: a fresh anonymous mapping, which nobody else knows; the advice can't change its content.
+    unsafe {
+        let start = libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0);
+        if start == libc::MAP_FAILED {
+            return None;
+        }
+        libc::madvise(start, bytes, libc::MADV_HUGEPAGE);
+        NonNull::new(start.cast())
     }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn map(_bytes: usize) -> Option<NonNull<u8>> {
+    None
 }
 
 impl<T> Drop for Aligned<T> {
     fn drop(&mut self) {
-        if self.len > 0 {
-            // SAFETY: the memory was allocated in `zeroed` with the same size and alignment.
-            unsafe {
-                let layout =
-                    Layout::from_size_align_unchecked(self.len * size_of::<T>(), LINE.max(align_of::<T>()));
-                dealloc(self.start.as_ptr().cast(), layout);
-            }
+        let Some(layout) = layout::<T>(self.len).filter(|_| self.len > 0) else {
+            return;
+        };
+        #[cfg(target_os = "linux")]
+        if mapped(layout.size()) {
+            // SAFETY: mapped in `zeroed` with the same size; nobody refers to it any more.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), layout.size()) };
+            return;
         }
+        // SAFETY: the memory was allocated in `zeroed` with the same layout.
+        unsafe { dealloc(self.start.as_ptr().cast(), layout) };
     }
 }
 

@@ -10,8 +10,14 @@ pub const LANES: usize = 16;
 /// Compiles the closure for the best instruction set there is and runs it.
 #[inline(always)]
 pub fn vectorized<R>(work: impl FnOnce() -> R) -> R {
+    arch().dispatch(work)
+}
+
+/// The best instruction set there is.
+#[inline(always)]
+pub fn arch() -> pulp::Arch {
     static ARCH: OnceLock<pulp::Arch> = OnceLock::new();
-    ARCH.get_or_init(pulp::Arch::new).dispatch(work)
+    *ARCH.get_or_init(pulp::Arch::new)
 }
 
 /// Adds up the lanes in a fixed tree.

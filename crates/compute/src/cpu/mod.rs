@@ -22,6 +22,9 @@ use std::marker::PhantomData;
 pub use buffer::Aligned;
 pub use meter::{Spent, Work};
 pub use sums::CpuSums;
+#[doc(hidden)]
+pub use tile::Tile;
+pub(crate) use tile::{multiply_f32, multiply_f64};
 
 use crate::{Float, Result};
 
