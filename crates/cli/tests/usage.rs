@@ -1,5 +1,7 @@
 //! The command line without any cluster: help, exit statuses, errors that say what to do, plans, data.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
+
 mod common;
 
 use common::{Job, call, finish, rekindle};

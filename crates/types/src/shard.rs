@@ -25,7 +25,7 @@ mod tests {
                 for lane in 0..lanes {
                     let range = shard_range(numel, lanes, lane);
                     assert_eq!(range.start, next);
-                    assert!(range.start % BLOCK == 0 || range.start == numel);
+                    assert!(range.start.is_multiple_of(BLOCK) || range.start == numel);
                     next = range.end;
                 }
                 assert_eq!(next, numel);

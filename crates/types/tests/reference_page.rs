@@ -1,5 +1,7 @@
 //! `docs/job-file.md` lists every key of the job file, in order, with the default that the code has.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
+
 mod common;
 
 use common::{JOB, spec, with};

@@ -1,5 +1,7 @@
 //! From the text of a job file to a [`JobSpec`]: defaults, helpful errors, paths, base models, round trips.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
+
 mod common;
 
 use common::{JOB, spec, with};

@@ -1,5 +1,7 @@
 //! Relations between the keys of a job file: each impossible one is refused under its own key, with a way out.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
+
 mod common;
 
 use common::{JOB, spec, with};

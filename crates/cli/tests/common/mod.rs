@@ -1,5 +1,6 @@
 //! Real processes for the tests: the binary, job files of a tiny model, what a run wrote, and who is still alive.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 use std::collections::BTreeMap;
