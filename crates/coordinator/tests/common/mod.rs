@@ -11,8 +11,8 @@ use rekindle_coordinator::{CoordinatorConfig, ServeError, bind};
 use rekindle_proto::pb::worker::v1 as pb;
 use rekindle_proto::pb::worker::v1::worker_service_client::WorkerServiceClient;
 use rekindle_types::{
-    Command, Epoch, JobId, NumberedReport, RankId, Registration, Report, StepReport, TrainerPhase,
-    TrainerStatus, WorkerId,
+    Command, Epoch, JobId, NumberedReport, RankId, Registration, Report, StartTrainer, StepReport,
+    TrainerPhase, TrainerStatus, WorkerId,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -264,20 +264,42 @@ impl FakeWorker {
         number
     }
 
+    /// The next command, if one comes in time. A part of a message may be lost otherwise: for idle connections only.
+    pub async fn command_within(&mut self, limit: Duration) -> Option<Command> {
+        let message = tokio::time::timeout(limit, self.down.message()).await.ok()?;
+        let message = message.unwrap().expect("the session goes on");
+        Some(Command::try_from(message).unwrap())
+    }
+
+    pub async fn heartbeat(&mut self) {
+        let heartbeat = pb::session_request::Message::Heartbeat(pb::Heartbeat {});
+        self.up.send(message(heartbeat)).await.unwrap();
+    }
+
     /// Takes the start of `ranks` trainers, says that they are ready, takes the word to connect.
     pub async fn bring_up(&mut self, ranks: u32) -> (JobId, Epoch) {
-        let mut found = None;
-        for _ in 0..ranks {
-            let Command::Start(start) = self.command().await else {
+        let Command::Start(first) = self.command().await else {
+            panic!("a start is due");
+        };
+        self.go_on(*first, ranks).await
+    }
+
+    /// [`FakeWorker::bring_up`] after the first start.
+    pub async fn go_on(&mut self, first: StartTrainer, ranks: u32) -> (JobId, Epoch) {
+        let (job, epoch) = (first.plan.job.clone(), first.plan.epoch);
+        let mut rank = first.rank.0;
+        for started in 1..=ranks {
+            let data_address = format!("127.0.0.1:{}", 5000 + rank);
+            self.report(&job, epoch, rank, Report::Ready { data_address })
+                .await;
+            if started == ranks {
+                break;
+            }
+            let Command::Start(next) = self.command().await else {
                 panic!("a start is due");
             };
-            found = Some((start.plan.job.clone(), start.plan.epoch, start.rank));
-            let (job, epoch, rank) = found.clone().unwrap();
-            let data_address = format!("127.0.0.1:{}", 5000 + rank.0);
-            self.report(&job, epoch, rank.0, Report::Ready { data_address })
-                .await;
+            rank = next.rank.0;
         }
-        let (job, epoch, _) = found.unwrap();
         let Command::Connect { peers, .. } = self.command().await else {
             panic!("a connect is due");
         };
