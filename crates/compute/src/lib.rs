@@ -3,10 +3,10 @@
 //! In: flat buffers and shapes. Out: flat buffers. Who calls: `rekindle-model`, which knows layers; this crate knows operations.
 //!
 //! Invariants
-//! - CO-1 The result of an operation is a function of its inputs and shapes. Number of threads and vector width don't enter: sums
+//! - CP-1 The result of an operation is a function of its inputs and shapes. Number of threads and vector width don't enter: sums
 //!   run over 16 fixed lanes, over fixed row blocks combined in order, or as one chain in ascending order.
-//! - CO-2 An operation that returns an error has named the operand at fault; what its outputs hold is then unspecified.
-//! - CO-3 Fixed-point sums never wrap: a value out of range, an infinity or a NaN becomes [`POISON`], which stays.
+//! - CP-2 An operation that returns an error has named the operand at fault; what its outputs hold is then unspecified.
+//! - CP-3 Fixed-point sums never wrap: a value out of range, an infinity or a NaN becomes [`POISON`], which stays.
 //!
 //! Deliberately absent: knowledge of models, of files and of other ranks.
 //!

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use crate::Float;
 
-/// Number of independent partial sums in a reduction (CO-1).
+/// Number of independent partial sums in a reduction (CP-1).
 pub const LANES: usize = 16;
 
 /// Compiles the closure for the best instruction set there is and runs it.

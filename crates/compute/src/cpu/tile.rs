@@ -1,6 +1,6 @@
 //! Small matrix products for attention: `C[m,n] = A B (+ C)` on scratch that is padded to whole vectors.
 //!
-//! CO-4 Every element of C is one chain of fused multiply-adds over k in ascending order, so tile sizes and vector widths don't show.
+//! CP-4 Every element of C is one chain of fused multiply-adds over k in ascending order, so tile sizes and vector widths don't show.
 
 use pulp::{Simd, WithSimd};
 
