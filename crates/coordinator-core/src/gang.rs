@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use rekindle_plan::place;
-use rekindle_types::{Command, Failure, FailureClass, JobId, JobState, Plan, RankId, StartTrainer, WorkerId};
+use rekindle_types::{
+    Command, Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartTrainer, WorkerId,
+};
 
 use crate::machine::Coordinator;
 use crate::registry::Occupant;
@@ -147,19 +149,19 @@ impl Coordinator {
     /// Tells every worker with trainers of `job` to stop them.
     pub(crate) fn stop_holders(&mut self, job: &JobId, reason: &str) {
         for worker in self.registry.holders(job) {
-            self.stop_on(&worker, job, reason);
+            self.stop_on(&worker, job, Epoch(u64::MAX), reason);
         }
     }
 
-    /// Tells one worker to stop its trainers of `job`.
-    pub(crate) fn stop_on(&mut self, worker: &WorkerId, job: &JobId, reason: &str) {
+    /// Tells one worker to stop its trainers of `job` up to an epoch.
+    pub(crate) fn stop_on(&mut self, worker: &WorkerId, job: &JobId, up_to: Epoch, reason: &str) {
         let now = self.mono();
         let Some(entry) = self.registry.workers.get_mut(worker) else {
             return;
         };
         let mut newest = None;
         for ((of, _), occupant) in &mut entry.occupants {
-            if of == job {
+            if of == job && occupant.epoch <= up_to {
                 occupant.told_stop = Some(now);
                 newest = newest.max(Some(occupant.epoch));
             }
@@ -174,14 +176,24 @@ impl Coordinator {
         }
     }
 
+    /// A trainer speaks that no plan has: it gets a slot in the books until it is gone, and is told to stop.
+    pub(crate) fn stop_stray(&mut self, worker: &WorkerId, job: &JobId, rank: RankId, epoch: Epoch) {
+        let member = self.wanted_plan(job).is_some_and(|plan| plan.epoch == epoch);
+        let Some(entry) = self.registry.workers.get_mut(worker).filter(|_| !member) else {
+            return;
+        };
+        let new = Occupant {
+            epoch,
+            told_stop: None,
+        };
+        let occupant = entry.occupants.entry((job.clone(), rank)).or_insert(new);
+        if occupant.epoch == epoch && occupant.told_stop.is_none() {
+            self.stop_on(worker, job, epoch, "no current plan has this trainer");
+        }
+    }
+
     /// Frees the slot of a trainer that ended.
-    pub(crate) fn release(
-        &mut self,
-        worker: &WorkerId,
-        job: &JobId,
-        rank: RankId,
-        epoch: rekindle_types::Epoch,
-    ) {
+    pub(crate) fn release(&mut self, worker: &WorkerId, job: &JobId, rank: RankId, epoch: Epoch) {
         let Some(entry) = self.registry.workers.get_mut(worker) else {
             return;
         };

@@ -54,6 +54,9 @@ impl Coordinator {
             // Ends of trainers that were told to stop are no surprise.
             let expected = current && matches!(report, Report::Stopped | Report::Failed(_));
             self.stats.stale_reports += u64::from(!expected);
+            if matches!(report, Report::Ready { .. } | Report::Step(_)) {
+                self.stop_stray(worker, &job, rank, epoch);
+            }
             self.check_cancelled(&job);
             return;
         }

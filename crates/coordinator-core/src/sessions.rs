@@ -129,7 +129,12 @@ impl Coordinator {
                 .insert((trainer.job.clone(), trainer.rank), occupant);
         }
         if !wanted {
-            self.stop_on(worker, &trainer.job, "no current plan has this trainer");
+            self.stop_on(
+                worker,
+                &trainer.job,
+                trainer.epoch,
+                "no current plan has this trainer",
+            );
             return;
         }
         let Some(rank) = self

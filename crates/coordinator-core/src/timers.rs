@@ -1,5 +1,7 @@
 //! Every deadline in one place: what is awaited, and what happens when it doesn't come (CO-4).
 
+use std::collections::BTreeMap;
+
 use rekindle_types::{Failure, FailureClass, JobId, JobState, RankId, WorkerId};
 
 use crate::effect::CloseReason;
@@ -188,7 +190,7 @@ impl Coordinator {
     /// Stops that nobody answered are said again.
     fn repeat_stops(&mut self) {
         let (now, every) = (self.mono(), self.config.resend_stop);
-        let mut due = Vec::new();
+        let mut due = BTreeMap::new();
         for (name, entry) in self
             .registry
             .workers
@@ -196,14 +198,14 @@ impl Coordinator {
             .filter(|(_, entry)| entry.session.is_some())
         {
             for ((job, _), occupant) in &entry.occupants {
-                let again = occupant.told_stop.is_some_and(|told| now >= told + every);
-                if again && due.last() != Some(&(name.clone(), job.clone())) {
-                    due.push((name.clone(), job.clone()));
+                if occupant.told_stop.is_some_and(|told| now >= told + every) {
+                    let newest = due.entry((name.clone(), job.clone())).or_insert(occupant.epoch);
+                    *newest = occupant.epoch.max(*newest);
                 }
             }
         }
-        for (worker, job) in due {
-            self.stop_on(&worker, &job, "it was told to stop before");
+        for ((worker, job), epoch) in due {
+            self.stop_on(&worker, &job, epoch, "it was told to stop before");
         }
     }
 }

@@ -14,6 +14,8 @@ pub(crate) enum Fault {
     GangHang,
     /// A worker's process dies and comes back.
     WorkerCrash,
+    /// A worker is asked to leave, and started again.
+    WorkerLeaves,
     /// The coordinator dies and comes back.
     CoordinatorCrash,
     /// A connection breaks.
@@ -46,7 +48,7 @@ impl World {
     }
 
     fn draw_fault(&mut self, benign: bool) -> Fault {
-        let kinds = if benign { 6 } else { 12 };
+        let kinds = if benign { 6 } else { 13 };
         match self.rng.within(0, kinds) {
             0 | 1 => Fault::CoordinatorCrash,
             2 => Fault::Cut,
@@ -59,6 +61,7 @@ impl World {
             7 => Fault::GangHang,
             8 => Fault::Freeze { long: true },
             9 | 10 => Fault::WorkerCrash,
+            11 => Fault::WorkerLeaves,
             _ => Fault::TrainerCrash,
         }
     }
@@ -71,6 +74,13 @@ impl World {
             Fault::WorkerCrash => {
                 if let Some(worker) = self.rng.index(self.hosts.len()) {
                     self.crash_worker(worker);
+                }
+            }
+            Fault::WorkerLeaves => {
+                if let Some(worker) = self.rng.index(self.hosts.len()) {
+                    self.blame_worker(worker);
+                    let life = self.hosts[worker].life;
+                    self.tell_worker(worker, life, rekindle_worker_core::Event::Shutdown);
                 }
             }
             Fault::CoordinatorCrash => self.crash_coordinator(),

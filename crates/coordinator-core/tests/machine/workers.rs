@@ -1,7 +1,7 @@
 //! Workers coming, coming back, and taking each other's names.
 
 use rekindle_coordinator_core::{CloseReason, Event};
-use rekindle_types::{FailureClass, JobState, Report, TrainerPhase};
+use rekindle_types::{Command, Epoch, FailureClass, JobState, Report, TrainerPhase};
 
 use crate::desk::{Desk, id, spec, status, step};
 
@@ -139,4 +139,27 @@ fn clock_jumps_lose_nobody() {
     // And they don't stop the clock either.
     desk.wait(11_000, &["a"]);
     assert_eq!(desk.verdict(&job).class, FailureClass::WorkerLost);
+}
+
+#[test]
+fn a_stray_trainer_that_speaks_is_stopped_once_and_nothing_else_with_it() {
+    let mut desk = Desk::new();
+    let job = desk.training(9);
+    let data_address = "h:9".to_owned();
+    let ready = Report::Ready { data_address };
+    desk.report_as("a", 20, &job, 0, 1, ready.clone());
+    let commands = desk.commands();
+    let [(worker, Command::Stop { epoch, .. })] = &commands[..] else {
+        panic!("{commands:?}")
+    };
+    assert_eq!(
+        (worker.as_str(), *epoch),
+        ("a", Epoch(0)),
+        "the current epoch goes on"
+    );
+    desk.report_as("a", 21, &job, 0, 1, Report::Step(step(1)));
+    assert_eq!(desk.orders(), [""; 0]);
+    desk.report_as("a", 22, &id("unknown"), 4, 0, ready);
+    assert_eq!(desk.orders(), ["stop a"]);
+    assert_eq!(desk.view(&job).state, JobState::Running);
 }
