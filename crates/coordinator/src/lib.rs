@@ -32,6 +32,8 @@ mod rpc;
 mod serve;
 mod session;
 mod shell;
+#[cfg(test)]
+mod shell_tests;
 mod submit;
 mod view;
 

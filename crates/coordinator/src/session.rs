@@ -108,3 +108,53 @@ async fn acknowledge(down: mpsc::Sender<Down>, mut due: watch::Receiver<Due>, cl
         () = pump => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::Wait;
+
+    fn stop() -> Command {
+        Command::Stop {
+            job: rekindle_types::JobId::new("job").unwrap(),
+            epoch: rekindle_types::Epoch(1),
+            reason: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_worker_that_takes_nothing_is_told_from_one_that_does() {
+        let (down, mut worker) = mpsc::channel(QUEUE);
+        let (link, _pump) = Link::new(down, CancellationToken::new());
+        for _ in 0..QUEUE {
+            link.send(&stop(), Vec::new).unwrap();
+        }
+        assert!(link.send(&stop(), Vec::new).is_err());
+        worker.try_recv().unwrap().unwrap();
+        assert!(link.send(&stop(), Vec::new).is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_acknowledgement_waits_for_the_files_and_nothing_else_does() {
+        let (down, mut worker) = mpsc::channel(QUEUE);
+        let (link, pump) = Link::new(down, CancellationToken::new());
+        tokio::spawn(pump);
+        let (written, done) = watch::channel(0);
+        let acknowledge = Command::Acknowledge { up_to: 5 };
+        link.send(&acknowledge, || vec![Wait::new(done, 2)]).unwrap();
+        for so_far in [0, 1] {
+            written.send_replace(so_far);
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert!(
+                worker.try_recv().is_err(),
+                "acknowledged after {so_far} of 2 lines"
+            );
+        }
+        link.send(&stop(), Vec::new).unwrap();
+        assert_eq!(worker.recv().await.unwrap().unwrap(), command_to_pb(&stop()));
+        written.send_replace(2);
+        assert_eq!(worker.recv().await.unwrap().unwrap(), command_to_pb(&acknowledge));
+    }
+}

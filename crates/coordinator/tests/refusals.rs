@@ -14,7 +14,7 @@ use tonic::Code;
 fn api(error: ClientError) -> ApiError {
     match error {
         ClientError::Api(error) => *error,
-        other => panic!("{other:?} is no answer of the coordinator"),
+        other => unreachable!("{other:?} is no answer of the coordinator"),
     }
 }
 

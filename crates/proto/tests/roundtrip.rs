@@ -262,3 +262,59 @@ fn a_status_of_someone_else_keeps_code_and_message() {
     assert_eq!((error.code, error.reason), (tonic::Code::Unimplemented, None));
     assert_eq!(error.message, "no such method");
 }
+
+#[test]
+fn views_and_plan_reports_survive_the_wire() {
+    use rekindle_proto::view::{ClusterStatus, JobStatus, RankPhase, RankStatus, WorkerStatus};
+    let job = JobStatus {
+        job: Some(JobId::new("demo-1").unwrap()),
+        name: "demo".to_owned(),
+        state: JobState::Failed,
+        state_message: "why".to_owned(),
+        resource_version: 1 << 50,
+        total_steps: 10,
+        created_unix_ms: 1,
+        started_unix_ms: Some(2),
+        ended_unix_ms: None,
+        output: "/tmp/demo".to_owned(),
+        failure: Some(failure()),
+        plan: Some(plan()),
+        ranks: vec![RankStatus {
+            rank: RankId(0),
+            worker: WorkerId::new("a").unwrap(),
+            phase: RankPhase::Ended,
+            data_address: None,
+        }],
+        last_step: Some(step(1.0)),
+        spec: Some(Box::new(spec())),
+    };
+    assert_eq!(JobStatus::try_from(wire(&v1::Job::from(&job))), Ok(job));
+    let worker = WorkerStatus {
+        worker: WorkerId::new("a").unwrap(),
+        incarnation: 3,
+        connected: true,
+        version: "1".to_owned(),
+        data_host: "h".to_owned(),
+        threads: 4,
+        slots: 5,
+        used_slots: 6,
+        memory_bytes: 7,
+        last_seen_unix_ms: Some(8),
+    };
+    assert_eq!(
+        WorkerStatus::try_from(wire(&v1::Worker::from(&worker))),
+        Ok(worker)
+    );
+    let cluster = ClusterStatus {
+        version: "1".to_owned(),
+        api_revision: 2,
+        started_unix_ms: 3,
+        connected_workers: 4,
+        active_jobs: 5,
+    };
+    let message = v1::GetClusterResponse::from(&cluster);
+    assert_eq!(ClusterStatus::try_from(wire(&message)), Ok(cluster));
+    let report = rekindle_plan::report(&spec(), &plan());
+    let message = v1::PlanReport::from(&report);
+    assert_eq!(rekindle_plan::PlanReport::try_from(wire(&message)), Ok(report));
+}

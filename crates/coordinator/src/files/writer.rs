@@ -50,6 +50,11 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
+    #[cfg(test)]
+    pub(crate) fn new(done: watch::Receiver<u64>, target: u64) -> Self {
+        Self { done, target }
+    }
+
     pub(crate) async fn wait(mut self) {
         // An error means that the writer ended, which it does after its last line only.
         let _ = self.done.wait_for(|done| *done >= self.target).await;

@@ -39,7 +39,7 @@ pub struct ApiError {
     /// What is wrong with the request, field by field.
     pub violations: Vec<Violation>,
     /// What the error is about.
-    pub resource: Option<Resource>,
+    pub resource: Option<Box<Resource>>,
     /// When a retry may help.
     pub retry_after: Option<Duration>,
 }
@@ -76,11 +76,8 @@ impl ApiError {
     #[must_use]
     pub fn not_found(reason: Reason, kind: &str, name: &str) -> Self {
         Self {
-            resource: Some(Resource {
-                kind: kind.to_owned(),
-                name: name.to_owned(),
-            }),
-            ..Self::new(reason, format!("there is no {kind} {name:?}"))
+            message: format!("there is no {kind} {name:?}"),
+            ..Self::new(reason, "").about(kind, name)
         }
     }
 
@@ -107,10 +104,10 @@ impl ApiError {
     /// The same error about a resource.
     #[must_use]
     pub fn about(mut self, kind: &str, name: impl Into<String>) -> Self {
-        self.resource = Some(Resource {
+        self.resource = Some(Box::new(Resource {
             kind: kind.to_owned(),
             name: name.into(),
-        });
+        }));
         self
     }
 

@@ -50,9 +50,11 @@ impl From<&Status> for ApiError {
                 .map(|info| info.metadata.clone().into_iter().collect())
                 .unwrap_or_default(),
             violations: violations.unwrap_or_default(),
-            resource: details.resource_info().map(|r| Resource {
-                kind: r.resource_type.clone(),
-                name: r.resource_name.clone(),
+            resource: details.resource_info().map(|r| {
+                Box::new(Resource {
+                    kind: r.resource_type.clone(),
+                    name: r.resource_name.clone(),
+                })
             }),
             retry_after: details.retry_info().and_then(|r| r.retry_delay),
         }
