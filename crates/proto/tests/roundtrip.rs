@@ -1,5 +1,7 @@
 //! PR-1, PR-2, PR-3: values survive the wire, impossible ones are refused by name.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 
 use prost::Message;
