@@ -115,6 +115,9 @@ impl AttentionShape {
     }
 }
 
+/// What a norm adds to its input first, and where the sum goes.
+pub type Residual<'a, B> = (View<'a, B>, ViewMut<'a, B>);
+
 /// How gradients are summed over micro-batches and lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SumKind {
@@ -207,7 +210,7 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn norm(
         &self,
         x: View<'_, Self::Buffer>,
-        delta: Option<(View<'_, Self::Buffer>, ViewMut<'_, Self::Buffer>)>,
+        delta: Option<Residual<'_, Self::Buffer>>,
         weight: View<'_, Self::Buffer>,
         eps: f64,
         y: ViewMut<'_, Self::Buffer>,

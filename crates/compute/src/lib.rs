@@ -22,8 +22,8 @@ mod float;
 pub use cpu::Tile;
 pub use cpu::{Aligned, Cpu, CpuSums, Spent, Work};
 pub use device::{
-    AdamStep, AdamTarget, AttentionShape, Device, POISON, Product, SumKind, View, ViewMut, part, part_mut,
-    whole, whole_mut,
+    AdamStep, AdamTarget, AttentionShape, Device, POISON, Product, Residual, SumKind, View, ViewMut, part,
+    part_mut, whole, whole_mut,
 };
 pub use error::ComputeError;
 pub use float::Float;

@@ -26,6 +26,7 @@ pub struct StateDigest(pub u128);
 impl StateDigest {
     /// The digest of both parts.
     #[must_use]
+    #[allow(clippy::should_implement_trait)] // `+` would hide that it wraps
     pub fn add(self, other: Self) -> Self {
         Self(self.0.wrapping_add(other.0))
     }

@@ -32,6 +32,7 @@ impl ExactSum {
 
     /// The sum, None on overflow.
     #[must_use]
+    #[allow(clippy::should_implement_trait)] // `+` can't be refused
     pub fn add(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).map(Self)
     }

@@ -1,4 +1,5 @@
 //! The exactness contract: the cut into stages, lanes and threads doesn't show in any bit (MO-1, MO-2).
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Every layer's backward against finite differences, in float64.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
 

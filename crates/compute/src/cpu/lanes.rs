@@ -27,7 +27,8 @@ pub fn fold<F: Float>(lanes: [F; LANES]) -> F {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
-            sums[i] = sums[i] + sums[i + half];
+            let other = sums[i + half];
+            sums[i] += other;
         }
         half /= 2;
     }
@@ -46,8 +47,8 @@ pub fn sum<F: Float>(len: usize, term: impl Fn(usize) -> F) -> F {
         }
         i += LANES;
     }
-    for l in 0..len - full {
-        lanes[l] += term(full + l);
+    for (l, lane) in lanes.iter_mut().enumerate().take(len - full) {
+        *lane += term(full + l);
     }
     fold(lanes)
 }

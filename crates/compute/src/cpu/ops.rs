@@ -8,8 +8,8 @@ use super::meter::{Running, Work};
 use super::sums::{AdamSlices, CpuSums};
 use super::{Cpu, attention, embed, loss, matmul, norm, rope, sums, swiglu};
 use crate::{
-    AdamStep, AdamTarget, AttentionShape, ComputeError, Device, Float, Product, Result, SumKind, View,
-    ViewMut,
+    AdamStep, AdamTarget, AttentionShape, ComputeError, Device, Float, Product, Residual, Result, SumKind,
+    View, ViewMut,
 };
 
 type Buf<F> = Aligned<F>;
@@ -176,7 +176,7 @@ impl<F: Float> Device for Cpu<F> {
     fn norm(
         &self,
         x: View<'_, Buf<F>>,
-        delta: Option<(View<'_, Buf<F>>, ViewMut<'_, Buf<F>>)>,
+        delta: Option<Residual<'_, Buf<F>>>,
         weight: View<'_, Buf<F>>,
         eps: f64,
         y: ViewMut<'_, Buf<F>>,

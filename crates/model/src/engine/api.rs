@@ -173,9 +173,9 @@ impl<D: Device> Stage<D> {
             .get_mut(&layer)
             .ok_or(super::EngineError::Layer { layer })?;
         state.update(&*self.device, &mut self.gradients, &optimizer, &numbers)?;
-        self.gradients.clear(layer)?;
+        self.gradients.clear_rest(layer)?;
         if layer == LayerId::Head && self.mirror {
-            self.gradients.clear(LayerId::Embed)?;
+            self.gradients.clear_rest(LayerId::Embed)?;
         }
         Ok(())
     }

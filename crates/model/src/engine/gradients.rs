@@ -90,9 +90,11 @@ impl<D: Device> GradientSums<D> {
         Ok((&self.device, &mut entry.sums))
     }
 
-    pub(super) fn clear(&mut self, layer: LayerId) -> Result<()> {
+    /// Clears what the optimizer, which clears the owned part as it goes, leaves.
+    pub(super) fn clear_rest(&mut self, layer: LayerId) -> Result<()> {
         let entry = self.entries.get_mut(&layer).ok_or(EngineError::Layer { layer })?;
-        Ok(self.device.clear(&mut entry.sums, 0..entry.numel)?)
+        self.device.clear(&mut entry.sums, 0..entry.owned.start)?;
+        Ok(self.device.clear(&mut entry.sums, entry.owned.end..entry.numel)?)
     }
 
     pub(super) fn clear_all(&mut self) -> Result<()> {
