@@ -17,7 +17,7 @@ pub struct PlanArgs {
     /// The job file
     #[arg(value_name = "JOB.toml")]
     job: PathBuf,
-    /// Workers of one trainer each (default: as many as [parallelism] asks for, 1 where it says auto)
+    /// Workers of one trainer each (default: as many as the job file's parallelism asks for, 1 where it says auto)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     workers: Option<u32>,
 }
