@@ -172,12 +172,14 @@ fn once(options: &Options) -> Result<Value, Error> {
         }
     }
     let after = spent(&device);
+    // Parts are sums over all steps, so their whole is the mean, not the median.
+    let mean = times.iter().sum::<f64>() / times.len().max(1) as f64;
     let seconds = median(&mut times);
     let memory = stage.memory();
     // The limits are measured last: their memory must not count.
     let rss = peak_rss_mib();
     let limits = limits(options.get("threads") as usize);
-    let parts = parts(&before, &after, f64::from(options.get("steps")), seconds, &limits);
+    let parts = parts(&before, &after, f64::from(options.get("steps")), mean, &limits);
     Ok(json!({
         "numerics": options.numerics, "threads": options.get("threads"), "params": parameters,
         "tokens_per_step": options.tokens(), "step_s": seconds, "tokens_per_s": options.tokens() as f64 / seconds,
