@@ -52,11 +52,11 @@ seq_len = 128
 
 [training]
 steps = {steps}
-global_batch = 32
-micro_batch = 4
+global_batch = 16
+micro_batch = 2
 
 [optimizer]
-lr = 4e-3
+lr = 3e-3
 
 [lr_schedule]
 kind = "cosine"
