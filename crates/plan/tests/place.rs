@@ -1,5 +1,7 @@
 //! Placement, learning rate and the report on a whole job.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
+
 use rekindle_plan::{PlaceError, Slot, learning_rate, place, report};
 use rekindle_types::{Epoch, JobFile, JobId, JobSpec, WorkerId};
 
