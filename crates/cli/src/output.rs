@@ -44,7 +44,7 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
-/// Writes rows under `headers` to stdout; cells are only cut to the width of a terminal, never in a pipe.
+/// Writes rows under `headers` to stdout.
 ///
 /// # Errors
 /// Stdout can't be written.
@@ -54,12 +54,8 @@ pub fn table(headers: &[&str], rows: Vec<Vec<String>>) -> Result<(), Problem> {
         .load_style(presets::NOTHING)
         .set_header(headers.to_vec())
         .add_rows(rows);
-    let arrangement = if std::io::stdout().is_terminal() {
-        ContentArrangement::Dynamic
-    } else {
-        ContentArrangement::Disabled
-    };
-    table.set_content_arrangement(arrangement);
+    // Never cut or wrapped: a path or digest that was can't be copied.
+    table.set_content_arrangement(ContentArrangement::Disabled);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }

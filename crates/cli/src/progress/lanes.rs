@@ -28,6 +28,23 @@ pub fn draw(plan: &Plan, model: Option<&ModelConfig>) -> Vec<String> {
         .collect()
 }
 
+/// The same lines, none longer than `width` characters where that can be helped: broken between stages.
+#[must_use]
+pub fn wrap(lanes: &[String], width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for lane in lanes {
+        let mut line = String::new();
+        for stage in lane.split_inclusive(" → ") {
+            if !line.is_empty() && line.chars().count() + stage.trim_end().chars().count() > width {
+                lines.push(std::mem::replace(&mut line, "        ".to_owned()));
+            }
+            line.push_str(stage);
+        }
+        lines.push(line);
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,5 +62,12 @@ mod tests {
         };
         let expected = ["lane 0  w0 [0 … 2] → w1 [3]", "lane 1  w2 [0 … 2] → w3 [3]"];
         assert_eq!(draw(&plan, None), expected);
+    }
+
+    #[test]
+    fn long_lanes_are_broken_between_stages() {
+        let lane = ["lane 0  a [1 … 2] → b [3] → c [4]".to_owned()];
+        assert_eq!(wrap(&lane, 80), lane);
+        assert_eq!(wrap(&lane, 25), ["lane 0  a [1 … 2] → b [3] → ", "        c [4]"]);
     }
 }

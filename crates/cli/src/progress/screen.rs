@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::lanes::wrap;
+
+/// What fits on any terminal; longer lines are cut at its edge.
+const WIDTH: usize = 79;
+
 /// Bars on stderr.
 #[derive(Debug)]
 pub struct Screen {
@@ -49,13 +54,13 @@ impl Screen {
     }
 
     /// Replaces the lanes.
-    pub fn lanes(&mut self, lines: &[String]) {
+    pub fn lanes(&mut self, lanes: &[String]) {
         for old in self.lanes.drain(..) {
             old.finish_and_clear();
         }
-        for text in lines {
+        for text in wrap(lanes, WIDTH) {
             let bar = self.all.insert_before(&self.steps, line());
-            bar.set_message(text.clone());
+            bar.set_message(text);
             bar.tick();
             self.lanes.push(bar);
         }
