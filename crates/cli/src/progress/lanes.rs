@@ -68,6 +68,6 @@ mod tests {
     fn long_lanes_are_broken_between_stages() {
         let lane = ["lane 0  a [1 … 2] → b [3] → c [4]".to_owned()];
         assert_eq!(wrap(&lane, 80), lane);
-        assert_eq!(wrap(&lane, 25), ["lane 0  a [1 … 2] → b [3] → ", "        c [4]"]);
+        assert_eq!(wrap(&lane, 28), ["lane 0  a [1 … 2] → b [3] → ", "        c [4]"]);
     }
 }
