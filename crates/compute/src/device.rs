@@ -273,7 +273,7 @@ pub trait Device: Send + Sync + Sized + 'static {
         dgate_up: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
 
-    /// Sum over rows of -log softmax(logits)[target], summed in `f64` in row order. With `gradient`, `logits` is overwritten by the
+    /// Sum over rows of `-log softmax(logits)[target]`, summed in `f64` in row order. With `gradient`, `logits` is overwritten by the
     /// gradient of that sum. `targets` gives `rows` of the index list; the width is `logits / rows`.
     fn cross_entropy(
         &self,

@@ -11,8 +11,8 @@ pub const WIDTH: usize = 16;
 /// Rows come in multiples of this.
 pub const HEIGHT: usize = 8;
 
-/// A product `c[i*ldc + j] (+)= sum over k of a[i*row + k*column] * b[k*ldb + j]` for i in 0..m (multiple of [`HEIGHT`]), j in 0..n
-/// (multiple of [`WIDTH`]).
+/// A product `c[i*ldc + j] (+)= sum over k of a[i*row + k*column] * b[k*ldb + j]` for i in 0..m (multiple of `HEIGHT`), j in 0..n
+/// (multiple of `WIDTH`).
 pub struct Tile<'a, F> {
     /// m, n, k
     pub size: (usize, usize, usize),
