@@ -47,14 +47,6 @@ impl Pool {
             _ => (0..tasks).for_each(task),
         }
     }
-
-    /// Runs `work` where its parallel parts use these threads.
-    pub fn within<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        match &self.pool {
-            Some(pool) => pool.install(work),
-            None => work(),
-        }
-    }
 }
 
 /// A slice cut into chunks of `size` (the last one shorter) for tasks that each take their own.
