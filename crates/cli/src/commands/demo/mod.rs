@@ -23,7 +23,7 @@ use crate::{job_file, local};
 use job::DemoJob;
 
 /// Chosen so that the demo takes less than two minutes on two processor cores.
-const STEPS: u64 = 320;
+const STEPS: u64 = 550;
 const PROMPT: &str = "The ";
 const SAMPLE: Sampling = Sampling {
     tokens: 320,
