@@ -265,3 +265,10 @@ fn the_same_seed_gives_the_same_bytes() {
     assert_eq!(once, simulate(&[]));
     assert_ne!(once, simulate(&["--workers", "3"]));
 }
+
+#[test]
+fn trainers_listen_on_loopback_unless_told_otherwise() {
+    let refused = common::call(&["worker", "--data-host", "0.0.0.0", "--name", "w"]);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("--insecure"), "{}", refused.stderr);
+}

@@ -1,5 +1,6 @@
 //! `rekindle worker`
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -37,9 +38,12 @@ pub struct WorkerArgs {
     /// Trainers it may run at once
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     slots: u32,
-    /// Address of this machine that other workers' trainers reach; training traffic is not encrypted
+    /// Address of this machine that other workers' trainers reach; one other than loopback needs --insecure
     #[arg(long, default_value = "127.0.0.1", value_name = "HOST")]
     data_host: String,
+    /// Let trainers listen where others on the network reach them: training traffic is not encrypted
+    #[arg(long)]
+    insecure: bool,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -68,7 +72,20 @@ pub async fn run(args: WorkerArgs) -> Result<Exit, Problem> {
     Ok(Exit::Ok)
 }
 
+/// Training traffic is plain: it leaves the machine only when that was asked for.
+fn check_data_host(args: &WorkerArgs) -> Result<(), Problem> {
+    let host = args.data_host.trim_matches(['[', ']']);
+    let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if loopback || args.insecure {
+        return Ok(());
+    }
+    Err(Problem::new(format!("trainers won't listen on {host}"))
+        .cause("training traffic is not encrypted, and this address may be reached by others")
+        .fix("add --insecure on a network you trust, or leave --data-host out"))
+}
+
 fn options(args: &WorkerArgs) -> Result<WorkerOptions, Problem> {
+    check_data_host(args)?;
     let name = args.name.clone().unwrap_or_else(host_name);
     let worker = WorkerId::new(&*name).map_err(|e| {
         Problem::new("the worker needs another name")

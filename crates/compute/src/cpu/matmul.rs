@@ -22,7 +22,7 @@ const PIECE: usize = 128;
 pub fn product<F: Float>(pool: &Pool, shape: Product, c: &mut [F], a: &[F], b: &[F]) {
     debug_assert!(TypeId::of::<F>() == TypeId::of::<f32>() || TypeId::of::<F>() == TypeId::of::<f64>());
     let Product { m, n, .. } = shape;
-    let by_columns = n >= PIECE * pool.threads() || n >= m;
+    let by_columns = shape.transpose_a && n >= PIECE * pool.threads() || m < PIECE * pool.threads();
     let long = if by_columns { n } else { m };
     let pieces = (long / PIECE).clamp(1, pool.threads());
     let cut = |piece| {
