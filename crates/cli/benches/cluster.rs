@@ -5,7 +5,7 @@
 //! ```
 //!
 //! 1. Four pipeline workers on this machine's cores against a single process on the same job, alternating; the ratio of medians.
-//! 2. Peak memory of the single trainer, and of each of the four beside what the plan says.
+//! 2. Peak memory of the single trainer, and of each of the four.
 //! 3. Submit to first committed step, against running services.
 //! 4. What the coordinator costs training: steps while it is stopped (SIGSTOP) against steps while it takes reports.
 //!
@@ -167,7 +167,7 @@ fn pipeline_against_single(folder: &Path, rounds: usize) {
         }
     }
     let single = median(&seconds[0]);
-    println!("step of 8,192 tokens, 6.3 M parameters, 16 micro-batches of 2 x 256 tokens:");
+    println!("step of 8,192 tokens, 6.5 M parameters, 16 micro-batches of 2 x 256 tokens:");
     println!("  1 process,  2 threads          {}", spread(&seconds[0]));
     println!(
         "  4 workers,  1 thread each      {}  ratio of speed {:.3}",

@@ -111,8 +111,13 @@ impl Drop for Child {
 /// Writes messages to stdin until there are no more, then closes it.
 async fn write(mut stdin: ChildStdin, mut messages: mpsc::Receiver<ToTrainer>) {
     while let Some(message) = messages.recv().await {
-        let Ok(mut line) = serde_json::to_vec(&message) else {
-            continue;
+        // Without a message the trainer can't do its work: the end of its stdin makes it leave, which is reported.
+        let mut line = match serde_json::to_vec(&message) {
+            Ok(line) => line,
+            Err(error) => {
+                tracing::error!(%error, "a message for a trainer can't be written");
+                return;
+            }
         };
         line.push(b'\n');
         if stdin.write_all(&line).await.is_err() {

@@ -25,7 +25,7 @@ pub enum TrainerError {
         "step {step}: {count} rank(s) met a gradient or loss that is not a finite number or is out of range; lower optimizer.lr or check the data"
     )]
     NonFinite {
-        /// The step that was not committed.
+        /// The step it was met in: before its commit, or in the evaluation after it.
         step: u64,
         /// How many ranks saw one.
         count: i128,

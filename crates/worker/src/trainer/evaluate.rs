@@ -13,7 +13,8 @@ use super::step::Trainer;
 /// Tells evaluation's frames from those of the step's digest (index 0).
 const FIRST_INDEX: u32 = 1;
 
-/// Evaluates on the first sequences of the held-out text, the same ones every time. Rank 0 returns the mean loss, nats a token.
+/// Evaluates on the first sequences of the held-out text, the same ones every time (from the start again where the text has
+/// fewer than `evaluation.sequences`). Rank 0 returns the mean loss, nats a token.
 ///
 /// # Errors
 /// [`TrainerError`] when a peer is lost, or the loss is not a finite number.
