@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 common="serde serde_json thiserror toml strsim"
 declare -A pure=(
-  [rekindle-types]="$common"
+  [rekindle-types]="$common xxhash-rust"
   [rekindle-plan]="$common rekindle-types"
   [rekindle-coordinator-core]="$common rekindle-types rekindle-plan"
   [rekindle-worker-core]="$common rekindle-types rekindle-plan"

@@ -3,7 +3,7 @@
 //! Normal numbers come from the quantile function (Acklam's rational approximation, relative error 1.2e-9), in plain arithmetic: no
 //! mathematics library whose last bit differs between machines.
 
-use rekindle_types::{LayerId, TensorSpec};
+use rekindle_types::{LayerId, TensorSpec, layer_code};
 
 use crate::Philox;
 
@@ -69,15 +69,6 @@ fn quantile(p: f64) -> f64 {
         let q = p - 0.5;
         let r = q * q;
         polynomial(&A, r) * q / (polynomial(&B, r) * r + 1.0)
-    }
-}
-
-/// The number of a layer in random counters and digests: its pipeline order, the head apart from the number of blocks.
-pub(crate) fn layer_code(layer: LayerId) -> u32 {
-    match layer {
-        LayerId::Embed => 0,
-        LayerId::Block(n) => n + 1,
-        LayerId::Head => 0xFF_FFFF,
     }
 }
 

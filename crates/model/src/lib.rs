@@ -13,17 +13,16 @@
 //!
 //! Start reading at [`Stage`].
 
-mod digest;
 pub mod engine;
 mod exact_sum;
 pub mod generate;
 mod init;
 mod philox;
 
-pub use digest::{StateDigest, StateKind};
 pub use engine::{
     AdamW, EngineError, GradientSummary, GradientSums, MemoryReport, Result, Stage, StageInput, StageOutput,
     StageSpec,
 };
 pub use exact_sum::ExactSum;
 pub use philox::Philox;
+pub use rekindle_types::{StateDigest, StateKind};

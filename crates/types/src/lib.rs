@@ -8,7 +8,9 @@
 //!
 //! Deliberately absent: algorithms (see `rekindle-plan`) and wire formats (see `rekindle-proto`).
 
+pub mod checkpoint;
 pub mod clock;
+pub mod digest;
 pub mod ids;
 pub mod model;
 pub mod plan;
@@ -17,7 +19,9 @@ pub mod shard;
 pub mod spec;
 pub mod status;
 
+pub use checkpoint::{CheckpointPart, FileEntry, Section, StartPoint};
 pub use clock::{Clock, Mono};
+pub use digest::{StateDigest, StateKind, layer_code};
 pub use ids::{Epoch, IdError, JobId, Rank, RankId, WorkerId};
 pub use model::{LayerId, LayerLayout, ModelConfig, ModelConfigError, TensorSpec};
 pub use plan::Plan;

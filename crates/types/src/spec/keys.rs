@@ -13,7 +13,7 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     (
         "model",
         "init_from",
-        "Hugging Face folder with config.json and safetensors to start from",
+        "Hugging Face folder, or checkpoint (…/step-00000050), to start from",
     ),
     ("model", "hidden_size", "width of the residual stream"),
     ("model", "intermediate_size", "width of the feed-forward part"),
@@ -116,6 +116,36 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ),
     ("parallelism", "pipeline", "stages, or \"auto\" (default auto)"),
     ("parallelism", "data", "lanes, or \"auto\" (default auto: 1)"),
+    (
+        "checkpoint",
+        "every",
+        "save every so many steps, \"auto\", or 0: never (default 0)",
+    ),
+    (
+        "checkpoint",
+        "keep_last",
+        "checkpoints kept besides pinned ones (default 3)",
+    ),
+    (
+        "checkpoint",
+        "pool",
+        "memory a trainer may use for state being written (default \"256 MiB\")",
+    ),
+    (
+        "checkpoint",
+        "to",
+        "folder or URL: file, s3, gs, az (default: checkpoints in job.output)",
+    ),
+    (
+        "checkpoint",
+        "max_failures",
+        "stop after so many failed checkpoints in a row; 0: never (default 0)",
+    ),
+    (
+        "checkpoint",
+        "mtbf_hours",
+        "every = \"auto\": expected hours between failures (default 24)",
+    ),
 ];
 
 /// The sections there are, in order.

@@ -9,12 +9,14 @@
 //!
 //! Deliberately absent: reading files (config.json, data). The caller does that and hands the result in.
 
+mod checkpoint;
 mod error;
 pub mod keys;
 mod parse;
 mod sections;
 mod validate;
 
+pub use checkpoint::{ByteSize, Cadence, CheckpointSpec, is_checkpoint_url};
 pub use error::{SpecError, Violation};
 pub use parse::JobFile;
 pub use sections::{

@@ -9,7 +9,7 @@ use super::sections::{
     DataSpec, EvaluationSpec, JobSection, JobSpec, LrScheduleSpec, OptimizerSpec, ParallelismSpec,
     TrainingSpec,
 };
-use super::{SpecError, Violation};
+use super::{CheckpointSpec, SpecError, Violation};
 use crate::ModelConfig;
 
 /// A parsed job file whose model section may still refer to files.
@@ -24,6 +24,7 @@ pub struct JobFile {
     optimizer: OptimizerSpec,
     lr_schedule: LrScheduleSpec,
     parallelism: ParallelismSpec,
+    checkpoint: CheckpointSpec,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -66,6 +67,7 @@ impl JobFile {
             optimizer: section(&table, "optimizer")?,
             lr_schedule: section(&table, "lr_schedule")?,
             parallelism: section(&table, "parallelism")?,
+            checkpoint: section(&table, "checkpoint")?,
         })
     }
 
@@ -84,9 +86,13 @@ impl JobFile {
         if self.data.tokenizer != "bytes" {
             self.data.tokenizer = rewrite(&self.data.tokenizer);
         }
-        for path in [&mut self.model.config, &mut self.model.init_from]
-            .into_iter()
-            .flatten()
+        for path in [
+            &mut self.model.config,
+            &mut self.model.init_from,
+            &mut self.checkpoint.to,
+        ]
+        .into_iter()
+        .flatten()
         {
             *path = rewrite(path);
         }
@@ -109,6 +115,7 @@ impl JobFile {
             optimizer: self.optimizer,
             lr_schedule: self.lr_schedule,
             parallelism: self.parallelism,
+            checkpoint: self.checkpoint,
         };
         spec.validate()?;
         Ok(spec)

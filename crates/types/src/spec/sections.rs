@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::CheckpointSpec;
 use crate::ModelConfig;
 
 /// A whole, valid job. See `docs/job-file.md` for what each key means.
@@ -12,7 +13,7 @@ pub struct JobSpec {
     pub job: JobSection,
     /// `[model]`, completed from `config` or `init_from` where the file names one.
     pub model: ModelConfig,
-    /// Hugging Face folder the weights start from; none: seeded random weights.
+    /// Hugging Face folder the weights start from, or a checkpoint (`…/step-00000050`) the run goes on from; none: seeded random weights.
     pub init_from: Option<String>,
     /// `[data]`
     pub data: DataSpec,
@@ -26,6 +27,9 @@ pub struct JobSpec {
     pub lr_schedule: LrScheduleSpec,
     /// `[parallelism]`
     pub parallelism: ParallelismSpec,
+    /// `[checkpoint]`
+    #[serde(default)]
+    pub checkpoint: CheckpointSpec,
 }
 
 /// `[job]`: name, seed and where the run's folder is.

@@ -31,6 +31,7 @@ impl JobSpec {
         self.check_training(&mut found);
         self.check_optimizer(&mut found);
         self.check_parallelism(&mut found);
+        self.check_checkpoint(&mut found);
         if found.0.is_empty() {
             Ok(())
         } else {
@@ -174,5 +175,20 @@ impl JobSpec {
                 format!("{lanes} lanes for {most} micro-batches a step; use 1 to {most}")
             });
         }
+    }
+
+    fn check_checkpoint(&self, found: &mut Findings) {
+        let c = &self.checkpoint;
+        found.check(c.keep_last > 0, "checkpoint.keep_last", || {
+            "must be at least 1".to_owned()
+        });
+        found.check(c.to.as_deref() != Some(""), "checkpoint.to", || {
+            "is empty; name a folder or a URL".to_owned()
+        });
+        found.check(
+            c.mtbf_hours.is_finite() && c.mtbf_hours > 0.0,
+            "checkpoint.mtbf_hours",
+            || format!("{} is not a positive number", c.mtbf_hours),
+        );
     }
 }
