@@ -1,6 +1,6 @@
 //! Every store there is, held to the same rules; and what happens when a remote one doesn't answer.
 
-#![allow(clippy::unwrap_used)] // The lint's exception for tests doesn't reach their helper functions.
+#![allow(clippy::unwrap_used, clippy::panic)] // The lint's exception for tests doesn't reach their helper functions.
 
 mod support;
 
