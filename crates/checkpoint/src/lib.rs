@@ -30,6 +30,7 @@ mod state_error;
 pub mod store;
 pub mod testing;
 mod tokenizer;
+pub mod writer;
 
 pub use commit::commit;
 pub use config::{config_from_json, config_to_json, read_config};
@@ -41,3 +42,4 @@ pub use import::HfModel;
 pub use reader::{Blocking, Checkpoint, Options, ReadReport, Refusal, Verdict, newest_valid};
 pub use state_error::{Damage, StateError};
 pub use store::{Location, Store, StoreError, StoreErrorKind};
+pub use writer::{Capture, Held, HeldPart, Outcome, Refused, Ticket, Writer, WriterOptions};
