@@ -53,6 +53,19 @@ pub struct Submission {
     pub spec: JobText,
     /// Only check.
     pub validate_only: bool,
+    /// Go on from the newest valid checkpoint in the job's place for checkpoints.
+    pub resume: bool,
+}
+
+/// How a job is cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancel {
+    /// Its state is saved first, if it saves any.
+    Save,
+    /// Its trainers are stopped at once and waited for.
+    Stop,
+    /// It is cancelled at once; its trainers end by themselves.
+    Now,
 }
 
 impl Submission {
@@ -64,6 +77,7 @@ impl Submission {
             job: None,
             spec: spec.into(),
             validate_only: false,
+            resume: false,
         }
     }
 }
@@ -110,6 +124,7 @@ impl Client {
             job_id: submission.job.map(String::from).unwrap_or_default(),
             spec: Some(submission.spec.to_pb()),
             validate_only: submission.validate_only,
+            resume: submission.resume,
         };
         let limit = self.options.submit_timeout;
         let response = self
@@ -166,15 +181,15 @@ impl Client {
         }
     }
 
-    /// Cancels a job; `now`: without waiting for its trainers.
+    /// Cancels a job.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn cancel(&self, id: &JobId, now: bool) -> Result<JobStatus, ClientError> {
-        let mode = if now {
-            pb::CancelMode::Now
-        } else {
-            pb::CancelMode::Graceful
+    pub async fn cancel(&self, id: &JobId, how: Cancel) -> Result<JobStatus, ClientError> {
+        let mode = match how {
+            Cancel::Save => pb::CancelMode::Graceful,
+            Cancel::Stop => pb::CancelMode::Stop,
+            Cancel::Now => pb::CancelMode::Now,
         };
         let message = pb::CancelJobRequest {
             job_id: id.to_string(),

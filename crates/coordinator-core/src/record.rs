@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use rekindle_types::{Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StepReport, WorkerId};
+use rekindle_types::{
+    Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StateDigest, StepReport, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::Millis;
@@ -37,6 +39,20 @@ pub struct Record {
     pub change: Change,
 }
 
+/// A checkpoint whose manifest is durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommittedCheckpoint {
+    /// The step whose state it is.
+    pub step: u64,
+    /// URL of its folder.
+    pub url: String,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Digest of the state, as the run reports it for that step.
+    pub state_digest: StateDigest,
+}
+
 /// What was decided or learnt. Every variant is about one job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -49,6 +65,9 @@ pub enum Change {
         request_id: String,
         /// What to run.
         spec: Box<JobSpec>,
+        /// Whether it is to go on from the newest valid checkpoint in its place.
+        #[serde(default)]
+        resume: bool,
     },
     /// Who does what: the job starts.
     Planned {
@@ -56,6 +75,12 @@ pub enum Change {
         plan: Plan,
         /// The incarnation of each of its workers. A worker that comes back with another one has lost its trainers.
         members: BTreeMap<WorkerId, u64>,
+        /// Names this epoch's trainers in the keys of checkpoint files.
+        #[serde(default)]
+        writer: String,
+        /// The state they go on from; none: the job's first weights.
+        #[serde(default)]
+        start: Option<StartPoint>,
     },
     /// The first step was committed: the job runs.
     Running {
@@ -82,10 +107,44 @@ pub enum Change {
         /// What went wrong.
         failure: Failure,
     },
+    /// A checkpoint is committed: its manifest is durable.
+    CheckpointCommitted {
+        /// The job.
+        job: JobId,
+        /// The epoch.
+        epoch: Epoch,
+        /// Which, and what it is like.
+        checkpoint: CommittedCheckpoint,
+    },
+    /// A checkpoint couldn't be made durable; the job goes on.
+    CheckpointFailed {
+        /// The job.
+        job: JobId,
+        /// The epoch.
+        epoch: Epoch,
+        /// The step whose state is not saved.
+        step: u64,
+        /// Why.
+        message: String,
+    },
+    /// A part of the job was lost: its trainers are stopped, and it waits for workers to go on with.
+    Requeued {
+        /// The job.
+        job: JobId,
+        /// The epoch that ends.
+        epoch: Epoch,
+        /// What was lost.
+        failure: Failure,
+        /// A checkpoint that turned out to be damaged and isn't to be tried again.
+        refused: Option<String>,
+    },
     /// The job is to end on the user's wish.
     CancelRequested {
         /// The job.
         job: JobId,
+        /// Whether its state is saved first.
+        #[serde(default)]
+        save: bool,
     },
     /// The job ended.
     Ended {
@@ -121,7 +180,10 @@ impl Change {
             | Self::Running { job, .. }
             | Self::RankFinished { job, .. }
             | Self::FailureNoted { job, .. }
-            | Self::CancelRequested { job }
+            | Self::CheckpointCommitted { job, .. }
+            | Self::CheckpointFailed { job, .. }
+            | Self::Requeued { job, .. }
+            | Self::CancelRequested { job, .. }
             | Self::Ended { job, .. }
             | Self::Noted { job, .. } => job,
         }

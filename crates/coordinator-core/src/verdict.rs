@@ -48,15 +48,20 @@ impl Coordinator {
         }
     }
 
-    /// Ends a failing job with its verdict.
+    /// Ends a failing job with its verdict, or lets it start again.
     pub(crate) fn decide(&mut self, id: &JobId) {
         let verdict = self
             .live
             .job(id)
             .and_then(|job| initiating(&job.failures))
             .cloned();
-        if let Some(verdict) = verdict {
-            self.end(id, JobState::Failed, Some(verdict));
+        let Some(verdict) = verdict else { return };
+        match self.no_way_on(id, &verdict) {
+            None => self.requeue(id, verdict),
+            Some(why) => {
+                let message = format!("{}{why}", verdict.message);
+                self.end(id, JobState::Failed, Some(Failure { message, ..verdict }));
+            }
         }
     }
 
@@ -96,6 +101,9 @@ impl Coordinator {
             failure,
             last_step,
         });
+        self.searches.remove(id);
+        self.regroups.remove(id);
+        self.forget_saves(id);
         self.stop_holders(id, &reason);
     }
 
@@ -140,7 +148,7 @@ impl Coordinator {
             message,
         };
         match self.state_of(job) {
-            Some(JobState::Queued) => self.end(job, JobState::Failed, Some(failure)),
+            Some(JobState::Queued | JobState::Recovering) => self.end(job, JobState::Failed, Some(failure)),
             Some(_) => self.note_failure(job, failure),
             None => {}
         }

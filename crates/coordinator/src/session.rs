@@ -1,10 +1,8 @@
 //! One worker's connection: its bounded way down (CS-3) and when acknowledgements go out (CS-4).
 
-use std::time::Duration;
-
 use rekindle_coordinator_core::SessionTerms;
 use rekindle_proto::ApiError;
-use rekindle_proto::convert::command_to_pb;
+use rekindle_proto::convert::{command_to_pb, duration_from_ms};
 use rekindle_proto::pb::worker::v1 as pb;
 use rekindle_types::Command;
 use tokio::sync::{mpsc, watch};
@@ -47,11 +45,10 @@ impl Link {
 
     /// The registration was taken.
     pub(crate) fn welcome(&self, terms: SessionTerms) -> Result<(), ()> {
-        let duration = |ms| prost_duration(Duration::from_millis(ms));
         let welcome = pb::Welcome {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            heartbeat_interval: duration(terms.heartbeat),
-            lease: duration(terms.lease),
+            heartbeat_interval: Some(duration_from_ms(terms.heartbeat)),
+            lease: Some(duration_from_ms(terms.lease)),
         };
         self.put(pb::SessionResponse {
             message: Some(pb::session_response::Message::Welcome(welcome)),
@@ -81,10 +78,6 @@ impl Link {
         let _ = self.down.try_send(Err(error.into()));
         self.closed.cancel();
     }
-}
-
-fn prost_duration(duration: Duration) -> Option<prost_types::Duration> {
-    duration.try_into().ok()
 }
 
 async fn acknowledge(down: mpsc::Sender<Down>, mut due: watch::Receiver<Due>, closed: CancellationToken) {

@@ -72,6 +72,7 @@ async fn submit(parts: &Parts, output: &str) -> oneshot::Receiver<Result<Answer,
         job: None,
         spec: spec(output),
         validate_only: false,
+        resume: false,
     };
     let input = Input::Submit(Box::new(submission), output.to_owned(), reply);
     parts.inbox.send(input).await.map_err(|_| "closed").unwrap();

@@ -22,6 +22,11 @@ pub enum Effect {
     },
     /// Say that the worker is alive.
     Heartbeat,
+    /// Say that the worker was asked to leave and stops its trainers after this time, sooner when told to.
+    Drain {
+        /// Milliseconds.
+        grace: crate::Millis,
+    },
     /// Start a trainer process, answer `Spawned` or `SpawnFailed`, and pass it `Begin`.
     SpawnTrainer {
         /// Which.

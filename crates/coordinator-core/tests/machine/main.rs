@@ -1,5 +1,6 @@
 //! The coordinator's machine by its effects.
 
+mod checkpoints;
 mod desk;
 mod failures;
 mod gang;

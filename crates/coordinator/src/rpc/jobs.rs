@@ -83,6 +83,7 @@ impl pb::job_service_server::JobService for Api {
         let job = job_id(&request.job_id)?;
         let mode = match request.mode() {
             pb::CancelMode::Now => CancelMode::Now,
+            pb::CancelMode::Stop => CancelMode::Stop,
             pb::CancelMode::Graceful | pb::CancelMode::Unspecified => CancelMode::Graceful,
         };
         self.handle.cancel(job.clone(), mode).await?;
@@ -123,7 +124,8 @@ impl Api {
         let job = job.map(|id| job_id(&id)).transpose()?;
         let spec = blocking(move || resolve(request.spec)).await?;
         let output = spec.job.output.clone();
-        if !self.is_known(&request.request_id).await? {
+        // A run that goes on writes to the files it has.
+        if !request.resume && !self.is_known(&request.request_id).await? {
             let output = output.clone();
             blocking(move || check_unused(&output)).await?;
         }
@@ -131,6 +133,7 @@ impl Api {
             request_id: request.request_id,
             job,
             spec: spec.clone(),
+            resume: request.resume,
             validate_only: request.validate_only,
         };
         match self.handle.submit(submission, output).await? {

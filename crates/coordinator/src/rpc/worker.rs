@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rekindle_coordinator_core::{Event, SessionId};
+use rekindle_proto::convert::duration_to_ms;
 use rekindle_proto::pb::worker::v1 as pb;
 use rekindle_proto::{ApiError, ConvertError, Reason};
 use rekindle_types::Registration;
@@ -119,6 +120,10 @@ fn event(session: SessionId, message: pb::SessionRequest) -> Result<Event, ApiEr
                 session,
                 report: Box::new(report),
             })
+        }
+        Some(Message::Draining(draining)) => {
+            let grace = draining.grace.as_ref().map_or(0, duration_to_ms);
+            Ok(Event::WorkerDraining { session, grace })
         }
         Some(Message::Registration(_)) => Err(invalid("message", "a second registration")),
         None => Err(invalid("message", "is not set")),

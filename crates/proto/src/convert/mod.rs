@@ -11,7 +11,7 @@ mod view;
 
 pub use session::command_to_pb;
 pub use spec::{SpecSource, spec_from_json, spec_to_json};
-pub use time::{from_unix_ms, to_unix_ms};
+pub use time::{duration_from_ms, duration_to_ms, from_unix_ms, to_unix_ms};
 
 use rekindle_types::{Epoch, IdError, JobId, WorkerId};
 

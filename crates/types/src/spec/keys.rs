@@ -146,6 +146,16 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "mtbf_hours",
         "every = \"auto\": expected hours between failures (default 24)",
     ),
+    (
+        "recovery",
+        "sources",
+        "what lost state may come from (default [\"checkpoint\"])",
+    ),
+    (
+        "recovery",
+        "max_restarts",
+        "restarts without a checkpoint in between (default 8)",
+    ),
 ];
 
 /// The sections there are, in order.

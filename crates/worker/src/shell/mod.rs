@@ -175,6 +175,7 @@ impl Shell {
             }
             Effect::Send { report } => return self.tell(|session| session.report(&report)),
             Effect::Heartbeat => return self.tell(Session::heartbeat),
+            Effect::Drain { grace } => return self.tell(|session| session.drain(grace)),
             Effect::SpawnTrainer {
                 key,
                 start,

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use rekindle_proto::convert::{duration_from_ms, duration_to_ms};
 use rekindle_proto::pb::worker::v1 as pb;
 use rekindle_proto::pb::worker::v1::session_request::Message as Up;
 use rekindle_proto::pb::worker::v1::session_response::Message as Down;
@@ -92,6 +93,12 @@ impl Session {
         self.push(Up::Heartbeat(pb::Heartbeat {}))
     }
 
+    /// Queues the notice that the worker was asked to leave.
+    pub fn drain(&self, grace_ms: u64) -> Result<(), String> {
+        let grace = Some(duration_from_ms(grace_ms));
+        self.push(Up::Draining(pb::Draining { grace }))
+    }
+
     fn push(&self, message: Up) -> Result<(), String> {
         let request = pb::SessionRequest {
             message: Some(message),
@@ -163,10 +170,7 @@ async fn carry(
 
 /// What the coordinator asks; without an interval a second is a safe one.
 fn terms(welcome: &pb::Welcome) -> SessionTerms {
-    let interval = welcome.heartbeat_interval.as_ref();
-    let ms = interval.map_or(1000, |d| {
-        d.seconds.unsigned_abs() * 1000 + u64::from(d.nanos.unsigned_abs()) / 1_000_000
-    });
+    let ms = welcome.heartbeat_interval.as_ref().map_or(1000, duration_to_ms);
     SessionTerms {
         heartbeat: ms.max(10),
     }
