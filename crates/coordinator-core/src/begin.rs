@@ -1,6 +1,6 @@
 //! Which state a job starts from: asked for before a plan is made, so that every rank is told the same.
 
-use rekindle_types::{Failure, FailureClass, JobId, JobState, StartPoint};
+use rekindle_types::{Epoch, Failure, FailureClass, JobId, JobState, StartPoint};
 
 use crate::machine::Coordinator;
 use crate::{Effect, StartSearch};
@@ -10,20 +10,22 @@ use crate::{Effect, StartSearch};
 pub(crate) enum Search {
     /// The shell looks.
     Asked,
-    /// It has looked: this state, or none but the job's first weights.
-    Found(Option<StartPoint>),
+    /// It has looked: this state, or none but the job's first weights; the epoch has to be newer than this.
+    Found(Option<StartPoint>, Epoch),
 }
 
 impl Coordinator {
-    /// The state the job is to start from, or None while that isn't known yet.
-    pub(crate) fn start_point(&mut self, id: &JobId) -> Option<Option<StartPoint>> {
+    /// The state the job is to start from, and the epoch of its next plan; None while that isn't known yet.
+    pub(crate) fn start_point(&mut self, id: &JobId) -> Option<(Option<StartPoint>, Epoch)> {
         let job = self.live.job(id)?;
         let saves = job.spec.checkpoint.is_on();
         if !saves && !job.resume && job.spec.init_checkpoint().is_none() {
-            return Some(None);
+            return Some((None, job.epoch().next()));
         }
         match self.searches.get(id) {
-            Some(Search::Found(start)) => return Some(start.clone()),
+            Some(Search::Found(start, after)) => {
+                return Some((start.clone(), job.epoch().max(*after).next()));
+            }
             Some(Search::Asked) => return None,
             None => {}
         }
@@ -49,6 +51,7 @@ impl Coordinator {
         &mut self,
         id: &JobId,
         found: Result<Option<StartPoint>, String>,
+        after_epoch: Epoch,
         notes: Vec<(String, String)>,
     ) {
         let waits = self
@@ -62,7 +65,8 @@ impl Coordinator {
         }
         match found {
             Ok(start) => {
-                self.searches.insert(id.clone(), Search::Found(start));
+                self.searches
+                    .insert(id.clone(), Search::Found(start, after_epoch));
             }
             Err(message) => {
                 let failure = Failure {

@@ -50,6 +50,8 @@ pub struct DurableJob {
     pub save_failure: Option<String>,
     /// Plans that ended badly since the last checkpoint.
     pub restarts: u32,
+    /// Plans that ended badly.
+    pub losses: u32,
     /// URLs of checkpoints that turned out to be damaged.
     pub refused: BTreeSet<String>,
     /// Whether a cancelled job's state is to be saved before its trainers are stopped.
@@ -83,6 +85,14 @@ impl DurableJob {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.plan.as_ref().map_or(Epoch(0), |plan| plan.epoch)
+    }
+
+    /// Mean time between failures at `now`, seconds: the time the job has run and the time that was expected to pass without a
+    /// failure before any was seen, by one more than the failures.
+    #[must_use]
+    pub fn mtbf_seconds(&self, now: Millis) -> f64 {
+        let ran = now.saturating_sub(self.started_at.unwrap_or(now)) as f64 / 1e3;
+        (ran + self.spec.checkpoint.mtbf_hours * 3600.0) / f64::from(self.losses + 1)
     }
 
     /// Whether trainers of the plan are wanted.
@@ -235,6 +245,7 @@ impl Durable {
             failed_saves: 0,
             save_failure: None,
             restarts: 0,
+            losses: 0,
             refused: BTreeSet::new(),
             save_first: false,
             members: BTreeMap::new(),
@@ -330,6 +341,7 @@ impl Durable {
                 job.finished.clear();
                 job.failures.clear();
                 job.restarts += 1;
+                job.losses += 1;
                 job.refused.extend(refused.clone());
             }
             Change::CancelRequested { save, .. } => {

@@ -46,11 +46,11 @@ impl Coordinator {
         }
         match place(id, epoch, &spec, &slots) {
             Ok(plan) => {
-                let Some(start) = self.start_point(id) else {
+                let Some((start, epoch)) = self.start_point(id) else {
                     self.queue_note = Some((id.clone(), "looks for the state to start from".to_owned()));
                     return false;
                 };
-                self.start_plan(plan, start);
+                self.start_plan(Plan { epoch, ..plan }, start);
             }
             Err(error @ rekindle_plan::PlaceError::NotEnoughWorkers { .. }) => {
                 self.queue_note = Some((id.clone(), error.to_string()));
@@ -104,6 +104,7 @@ impl Coordinator {
             plan: plan.clone(),
             writer: job.writer.clone(),
             start: job.start.clone(),
+            mtbf_seconds: job.mtbf_seconds(self.clock.wall()),
         };
         if let Some(entry) = self.registry.workers.get_mut(worker) {
             let occupant = Occupant {

@@ -128,7 +128,12 @@ impl Coordinator {
             Event::WorkerReport { session, report } => self.report(session, *report),
             Event::Heartbeat { session } => self.heartbeat(session),
             Event::WorkerDraining { session, grace } => self.drain(session, grace),
-            Event::StartFound { job, found, notes } => self.start_found(&job, found, notes),
+            Event::StartFound {
+                job,
+                found,
+                after_epoch,
+                notes,
+            } => self.start_found(&job, found, after_epoch, notes),
             Event::CheckpointWritten {
                 job,
                 epoch,

@@ -86,8 +86,12 @@ impl World {
             StartSearch::Resume if newest.is_none() => Err("there is no checkpoint".to_owned()),
             _ => Ok(newest),
         };
-        let notes = Vec::new();
-        self.tell_coordinator(Event::StartFound { job, found, notes });
+        self.tell_coordinator(Event::StartFound {
+            job,
+            found,
+            after_epoch: Epoch(0),
+            notes: Vec::new(),
+        });
     }
 
     /// A manifest is written, or (one time in twelve) can't be. Of a coordinator that has died meanwhile it may be written as well.

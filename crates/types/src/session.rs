@@ -115,6 +115,8 @@ pub struct StartTrainer {
     pub writer: String,
     /// The state to go on from; none: the job's first weights.
     pub start: Option<StartPoint>,
+    /// Mean time between failures as known now, seconds: for `every = "auto"`.
+    pub mtbf_seconds: f64,
 }
 
 /// From a worker to the coordinator, numbered.

@@ -54,6 +54,7 @@ fn start(epoch: u64, rank: u32) -> Event {
         plan,
         writer: "w".to_owned(),
         start: None,
+        mtbf_seconds: 3600.0,
     })))
 }
 

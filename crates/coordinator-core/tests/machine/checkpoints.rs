@@ -327,6 +327,17 @@ fn a_worker_that_is_asked_to_leave_is_saved_and_left() {
 }
 
 #[test]
+fn a_run_that_goes_on_has_a_newer_epoch_than_the_one_before() {
+    let mut desk = Desk::new();
+    desk.found = Ok(Some(start(4)));
+    desk.after_epoch = Epoch(6);
+    desk.register("a", 1, 1, vec![]);
+    desk.register("b", 1, 1, vec![]);
+    let job = desk.job(saving_spec(9));
+    assert_eq!(desk.view(&job).epoch, Epoch(7));
+}
+
+#[test]
 fn a_job_that_must_go_on_but_has_nothing_to_go_on_from_says_so() {
     let mut desk = Desk::new();
     desk.found = Err("there is no checkpoint in runs/j/checkpoints".to_owned());

@@ -98,6 +98,8 @@ pub struct Desk {
     pub prompt: bool,
     /// What a search for a state to start from finds.
     pub found: Result<Option<StartPoint>, String>,
+    /// The epoch it finds in the run's files.
+    pub after_epoch: Epoch,
     sessions: BTreeMap<String, SessionId>,
     numbers: BTreeMap<String, u64>,
     next_session: u64,
@@ -120,6 +122,7 @@ impl Desk {
             effects: Vec::new(),
             prompt: true,
             found: Ok(None),
+            after_epoch: Epoch(0),
             sessions: BTreeMap::new(),
             numbers: BTreeMap::new(),
             next_session: 1,
@@ -155,8 +158,12 @@ impl Desk {
             self.tell(Event::Persisted { seq });
         }
         for job in searched {
-            let (found, notes) = (self.found.clone(), Vec::new());
-            self.tell(Event::StartFound { job, found, notes });
+            self.tell(Event::StartFound {
+                job,
+                found: self.found.clone(),
+                after_epoch: self.after_epoch,
+                notes: Vec::new(),
+            });
         }
     }
 

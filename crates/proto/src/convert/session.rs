@@ -170,6 +170,7 @@ pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
             plan: Some((&start.plan).into()),
             writer: start.writer.clone(),
             start: start.start.as_ref().map(Into::into),
+            mtbf_seconds: start.mtbf_seconds,
         }),
         Command::Connect { job, epoch, peers } => Message::ConnectTrainers(pb::ConnectTrainers {
             job_id: job.to_string(),
@@ -237,5 +238,6 @@ fn start_trainer(start: pb::StartTrainer) -> Result<StartTrainer, ConvertError> 
         plan,
         writer: start.writer,
         start: start.start.map(TryInto::try_into).transpose()?,
+        mtbf_seconds: start.mtbf_seconds,
     })
 }
