@@ -87,9 +87,10 @@ pub async fn run(args: DemoArgs, format: Format) -> Result<Exit, Problem> {
     if !json {
         output::say(plan::report(&spec, args.workers)?.to_string().trim_end());
     }
-    let options = run::cluster_options(&spec, args.workers, None, &args.children)?;
+    let run_folder = RunFolder::take(&spec)?;
+    let options = run::cluster_options(&spec, &run_folder, args.workers, None, &args.children)?;
     let shutdown = Shutdown::listen()?;
-    let outcome = local::train(spec.clone(), options, &shutdown).await?;
+    let outcome = local::train(spec.clone(), run_folder, options, &shutdown).await?;
     let run = run::summary(&spec, &outcome);
     let sample = run
         .hf
