@@ -26,6 +26,9 @@ declare -A only_in=(
   [protox]="rekindle-proto"
   [redb]="rekindle-store"
   [safetensors]="rekindle-checkpoint"
+  [object_store]="rekindle-checkpoint"
+  [reqwest]="rekindle-checkpoint"
+  [rustls]="rekindle-checkpoint"
 )
 
 failures=0

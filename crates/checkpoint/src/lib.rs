@@ -22,6 +22,7 @@ mod export;
 mod finish;
 mod import;
 mod shard;
+pub mod store;
 mod tokenizer;
 
 pub use config::{config_from_json, config_to_json, read_config};
@@ -29,3 +30,4 @@ pub use error::CheckpointError;
 pub use export::{check_export_folder, shard_name, write_shard};
 pub use finish::finish;
 pub use import::HfModel;
+pub use store::{Location, Store, StoreError, StoreErrorKind};

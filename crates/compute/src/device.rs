@@ -8,8 +8,9 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::time::Duration;
 
-use crate::{Float, Result};
+use crate::{AdamSource, AdamStep, AdamTarget, Float, Frozen, Result};
 
 /// The accumulator value that says "not finite". It stays, whatever is added.
 pub const POISON: i64 = i64::MIN;
@@ -130,36 +131,6 @@ pub enum SumKind {
     Float,
 }
 
-/// One AdamW step's numbers.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamStep {
-    /// Learning rate of this step.
-    pub lr: f64,
-    /// Decay of the first and of the second moment.
-    pub betas: [f64; 2],
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Decoupled weight decay (0 for norms).
-    pub weight_decay: f64,
-    /// 1-based number of the step, for the bias correction.
-    pub step: u64,
-    /// Tokens the gradient sum is divided by.
-    pub tokens: u64,
-    /// Factor on the gradient.
-    pub clip: f64,
-}
-
-/// What an AdamW step changes: equally long parts.
-#[derive(Debug)]
-pub struct AdamTarget<'a, B> {
-    /// The weights.
-    pub weights: ViewMut<'a, B>,
-    /// First moment.
-    pub exp_avg: ViewMut<'a, B>,
-    /// Second moment.
-    pub exp_avg_sq: ViewMut<'a, B>,
-}
-
 /// The operations a stage needs. See the module for what holds for all of them.
 ///
 /// # Errors
@@ -174,6 +145,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     type Indices: Send + Sync;
     /// Gradient accumulators.
     type Sums: Send + Sync;
+    /// What a part of a buffer held when it was frozen, see [`Frozen`].
+    type Frozen: Frozen;
 
     /// A zeroed buffer.
     fn alloc(&self, len: usize) -> Result<Self::Buffer>;
@@ -331,12 +304,29 @@ pub trait Device: Send + Sync + Sized + 'static {
     ) -> Result<Vec<f64>>;
     /// The mean gradient, rounded to the device's float.
     fn mean(&self, sums: &Self::Sums, range: Range<usize>, tokens: u64) -> Result<Vec<Self::Float>>;
-    /// AdamW (Loshchilov & Hutter 2019) with the mean gradient of accumulators `at`, which are zeroed.
+    /// AdamW (Loshchilov & Hutter 2019) with the mean gradient of accumulators `at`, which are zeroed. Starts from `source`, and gives the
+    /// same bits whatever of that is the target itself.
     fn adamw(
         &self,
         target: AdamTarget<'_, Self::Buffer>,
+        source: AdamSource<'_, Self::Buffer>,
         sums: &mut Self::Sums,
         at: Range<usize>,
         step: &AdamStep,
     ) -> Result<()>;
+
+    /// Holds on to what the elements are now, whatever is written to the buffer later. Copies nothing on the caller's time. Until the
+    /// handle is dropped, writing to the buffer fails with [`crate::ComputeError::Frozen`] or leaves the handle's bytes alone.
+    fn freeze(&self, buffer: &Self::Buffer, range: Range<usize>) -> Result<Self::Frozen>;
+    /// Adds buffers of these lengths (elements) to those that [`Device::thaw`] may use. This is the only call that allocates for it, and
+    /// it touches every page.
+    fn reserve_spares(&self, lens: &[usize]) -> Result<()>;
+    /// Makes all of `buffers` writable, or none. A buffer that nobody holds frozen stays as it is (None). One that is frozen is replaced by a
+    /// spare of its length, whose content is undefined; the buffer with the frozen content comes back, to read from and to drop soon.
+    /// Waits while a buffer is frozen and no spare is free; after `patience` that is [`crate::ComputeError::StillFrozen`].
+    fn thaw<const N: usize>(
+        &self,
+        buffers: [&mut Self::Buffer; N],
+        patience: Duration,
+    ) -> Result<[Option<Self::Buffer>; N]>;
 }

@@ -1,5 +1,7 @@
 //! What can go wrong inside an operation.
 
+use std::time::Duration;
+
 /// Why an operation was refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ComputeError {
@@ -40,6 +42,25 @@ pub enum ComputeError {
         index: u32,
         /// Rows of the table.
         len: usize,
+    },
+    /// A write to a buffer that a checkpoint still reads.
+    #[error(
+        "{op}: the buffer is frozen for a checkpoint that isn't written yet; thaw it first, or drop the checkpoint"
+    )]
+    Frozen {
+        /// The operation.
+        op: &'static str,
+    },
+    /// A wait for a frozen buffer that took too long.
+    #[error(
+        "a buffer of {elements} elements was still frozen for a checkpoint after {waited:?}: its storage is slow or stuck; \
+         drop that checkpoint and try again, or give checkpoints a larger pool"
+    )]
+    StillFrozen {
+        /// Length of the buffer.
+        elements: usize,
+        /// How long was waited.
+        waited: Duration,
     },
     /// The device can't be used as asked.
     #[error("{what}")]

@@ -7,26 +7,32 @@
 //!   run over 16 fixed lanes, over fixed row blocks combined in order, or as one chain in ascending order.
 //! - CP-2 An operation that returns an error has named the operand at fault; what its outputs hold is then unspecified.
 //! - CP-3 Fixed-point sums never wrap: a value out of range, an infinity or a NaN becomes [`POISON`], which stays.
+//! - CP-4 What a [`Frozen`] handle gives never changes. On a CPU, memory that a handle shares is written by nobody: every write asks
+//!   for the only reference to it.
 //!
 //! Deliberately absent: knowledge of models, of files and of other ranks.
 //!
 //! Start reading at [`Device`], then [`Cpu`].
 
+mod adam;
 pub mod conformance;
 mod cpu;
 mod device;
 mod error;
 mod float;
+mod frozen;
 
+pub use adam::{AdamSource, AdamStep, AdamTarget};
 #[doc(hidden)]
 pub use cpu::Tile;
-pub use cpu::{Aligned, Cpu, CpuSums, Spent, Work};
+pub use cpu::{Aligned, Cpu, CpuBuffer, CpuFrozen, CpuSums, Spent, Work};
 pub use device::{
-    AdamStep, AdamTarget, AttentionShape, Device, POISON, Product, Residual, SumKind, View, ViewMut, part,
-    part_mut, whole, whole_mut,
+    AttentionShape, Device, POISON, Product, Residual, SumKind, View, ViewMut, part, part_mut, whole,
+    whole_mut,
 };
 pub use error::ComputeError;
 pub use float::Float;
+pub use frozen::Frozen;
 
 /// What operations return.
 pub type Result<T> = std::result::Result<T, ComputeError>;

@@ -8,6 +8,8 @@
 //!   number of threads don't enter (design, exactness contract 3).
 //! - MO-2 In exact mode everything that is added over micro-batches, lanes or ranks is an integer: gradients, losses, squares, digests.
 //! - MO-3 The loss that is differentiated is the sum over tokens; the division by the step's planned tokens happens once, at the end.
+//! - MO-4 An update gives the same bits in place and out of place. What it leaves undefined of a layer (the other lanes' weights) can't be
+//!   read before it is set.
 //!
 //! Deliberately absent: communication, schedules, files, data.
 //!
@@ -20,8 +22,8 @@ mod init;
 mod philox;
 
 pub use engine::{
-    AdamW, EngineError, GradientSummary, GradientSums, MemoryReport, Result, Stage, StageInput, StageOutput,
-    StageSpec,
+    AdamW, EngineError, FrozenPart, GradientSummary, GradientSums, MemoryReport, Result, Stage, StageInput,
+    StageOutput, StageSpec,
 };
 pub use exact_sum::ExactSum;
 pub use philox::Philox;

@@ -1,7 +1,7 @@
 //! Accumulators and the optimizer.
 
 use super::{Check, all, reference, upload};
-use crate::{AdamStep, AdamTarget, Device, Float, Product, Result, SumKind, part_mut, whole_mut};
+use crate::{AdamSource, AdamStep, AdamTarget, Device, Float, Product, Result, SumKind, part_mut, whole_mut};
 
 const TOKENS: u64 = 24;
 const BLOCK: usize = 64;
@@ -122,7 +122,7 @@ pub fn adamw<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
         exp_avg: part_mut(&mut bm, 0..len),
         exp_avg_sq: part_mut(&mut bv, 0..len),
     };
-    device.adamw(target, &mut sums, from..from + len, &step)?;
+    device.adamw(target, AdamSource::default(), &mut sums, from..from + len, &step)?;
     let mean: Vec<f64> = g[from..].iter().map(|g| g / TOKENS as f64 * step.clip).collect();
     let want_m: Vec<f64> = m.iter().zip(&mean).map(|(m, g)| 0.9 * m + 0.1 * g).collect();
     let want_v: Vec<f64> = v

@@ -4,6 +4,7 @@
 //! of one kind (other thread counts) and compare: it must be the same to the bit.
 
 mod attention;
+mod freezing;
 mod gradients;
 mod reference;
 mod rows;
@@ -108,6 +109,8 @@ fn run<D: Device>(device: &D, tolerance: f64, seed: u64, rounds: usize) -> Resul
         attention::attention(&mut check)?;
         gradients::sums(&mut check)?;
         gradients::adamw(&mut check)?;
+        freezing::updates(&mut check)?;
+        freezing::writes(&mut check)?;
     }
     Ok(check)
 }

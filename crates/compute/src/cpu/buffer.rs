@@ -1,19 +1,21 @@
-//! Memory of the CPU device: zeroed, aligned to a cache line. Large buffers come straight from the system in pages that cost nothing
-//! until touched, and ask for huge pages (fewer misses in address translation).
+//! Memory of the CPU device: zeroed, aligned to a cache line, or to a page (so that it can be written to a disk as it lies) where it is at
+//! least a page long. Large buffers come straight from the system in pages that cost nothing until touched, and ask for huge pages (fewer
+//! misses in address translation).
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use bytemuck::Pod;
 
-use crate::{ComputeError, Result, View, ViewMut};
+use crate::{ComputeError, Result};
 
 const LINE: usize = 64;
+const PAGE: usize = 4096;
 /// Bytes from which on a buffer is mapped on its own.
 const LARGE: usize = 2 << 20;
 
-/// A fixed-size array of plain values that starts at a cache line.
+/// A fixed-size array of plain values that starts at a cache line (at a page if it is at least that long).
 #[derive(Debug)]
 pub struct Aligned<T> {
     start: NonNull<T>,
@@ -26,16 +28,21 @@ unsafe impl<T: Pod + Send> Send for Aligned<T> {}
 unsafe impl<T: Pod + Sync> Sync for Aligned<T> {}
 
 impl<T: Pod> Aligned<T> {
+    /// No elements.
+    pub(super) fn empty() -> Self {
+        Self {
+            start: NonNull::dangling(),
+            len: 0,
+        }
+    }
+
     /// `len` zeroes.
     ///
     /// # Errors
     /// [`ComputeError::Device`] when the system gives no such buffer.
     pub fn zeroed(len: usize) -> Result<Self> {
         if len == 0 || size_of::<T>() == 0 {
-            return Ok(Self {
-                start: NonNull::dangling(),
-                len: 0,
-            });
+            return Ok(Self::empty());
         }
         let refused = || ComputeError::Device {
             what: format!(
@@ -59,7 +66,9 @@ impl<T: Pod> Aligned<T> {
 }
 
 fn layout<T>(len: usize) -> Option<Layout> {
-    Layout::from_size_align(len.checked_mul(size_of::<T>())?, LINE.max(align_of::<T>())).ok()
+    let bytes = len.checked_mul(size_of::<T>())?;
+    let align = if bytes < PAGE { LINE } else { PAGE };
+    Layout::from_size_align(bytes, align.max(align_of::<T>())).ok()
 }
 
 fn mapped(bytes: usize) -> bool {
@@ -116,38 +125,5 @@ impl<T: Pod> DerefMut for Aligned<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`, and `&mut self` makes the access unique.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
-    }
-}
-
-fn inside(op: &'static str, range: &Range<usize>, len: usize) -> Result<()> {
-    if range.start <= range.end && range.end <= len {
-        return Ok(());
-    }
-    Err(ComputeError::Range {
-        op,
-        start: range.start,
-        end: range.end,
-        len,
-    })
-}
-
-/// The slice of a view, checked.
-pub fn read<'a, T: Pod>(op: &'static str, view: View<'a, Aligned<T>>) -> Result<&'a [T]> {
-    inside(op, &view.range, view.buffer.len())?;
-    Ok(&view.buffer[view.range])
-}
-
-/// The slice of a view to write, checked.
-pub fn write<'a, T: Pod>(op: &'static str, view: ViewMut<'a, Aligned<T>>) -> Result<&'a mut [T]> {
-    inside(op, &view.range, view.buffer.len())?;
-    Ok(&mut view.buffer[view.range])
-}
-
-/// Refuses an operand of the wrong length.
-pub fn expect_len(op: &'static str, what: &'static str, have: usize, want: usize) -> Result<()> {
-    if have == want {
-        Ok(())
-    } else {
-        Err(ComputeError::Shape { op, what, have, want })
     }
 }

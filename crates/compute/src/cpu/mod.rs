@@ -5,21 +5,27 @@ mod attention;
 mod buffer;
 mod embed;
 mod fixed;
+mod held;
 mod lanes;
 mod loss;
 mod matmul;
 mod meter;
 mod norm;
+mod operands;
 mod ops;
 mod pool;
 mod rope;
+mod spares;
+mod stream;
 mod sums;
 mod swiglu;
 mod tile;
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 pub use buffer::Aligned;
+pub use held::{CpuBuffer, CpuFrozen};
 pub use meter::{Spent, Work};
 pub use sums::CpuSums;
 #[doc(hidden)]
@@ -32,6 +38,7 @@ use crate::{Float, Result};
 #[derive(Debug)]
 pub struct Cpu<F> {
     pool: pool::Pool,
+    spares: Arc<spares::Spares<F>>,
     scratch: attention::Scratch<F>,
     meter: meter::Meter,
     element: PhantomData<F>,
@@ -45,6 +52,7 @@ impl<F: Float> Cpu<F> {
     pub fn new(threads: usize) -> Result<Self> {
         Ok(Self {
             pool: pool::Pool::new(threads)?,
+            spares: Arc::new(spares::Spares::default()),
             scratch: attention::Scratch::default(),
             meter: meter::Meter::default(),
             element: PhantomData,

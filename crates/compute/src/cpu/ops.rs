@@ -2,87 +2,22 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::time::Duration;
 
-use super::buffer::{Aligned, expect_len, read, write};
+use super::buffer::Aligned;
+use super::held::{self, CpuBuffer, CpuFrozen};
 use super::meter::{Running, Work};
-use super::sums::{AdamSlices, CpuSums};
-use super::{Cpu, attention, embed, loss, matmul, norm, rope, sums, swiglu};
+use super::operands::{self, expect_len, read, write};
+use super::sums::CpuSums;
+use super::{Cpu, adamw, attention, embed, loss, matmul, norm, rope, sums, swiglu};
 use crate::{
-    AdamStep, AdamTarget, AttentionShape, ComputeError, Device, Float, Product, Residual, Result, SumKind,
-    View, ViewMut,
+    AdamSource, AdamStep, AdamTarget, AttentionShape, ComputeError, Device, Float, Product, Residual, Result,
+    SumKind, View, ViewMut, part,
 };
 
-type Buf<F> = Aligned<F>;
-
-fn check_rope(shape: &AttentionShape, cos: usize, sin: usize) -> Result<()> {
-    let want = shape.seq_len * (shape.head_dim / 2);
-    for (what, have) in [("cos", cos), ("sin", sin)] {
-        if have < want {
-            return Err(ComputeError::Shape {
-                op: "rope",
-                what,
-                have,
-                want,
-            });
-        }
-    }
-    Ok(())
-}
-
-fn check_attention(op: &'static str, shape: &AttentionShape) -> Result<()> {
-    let fits = shape.kv_heads > 0
-        && shape.heads.is_multiple_of(shape.kv_heads)
-        && shape.head_dim > 0
-        && shape.seq_len > 0;
-    if fits {
-        Ok(())
-    } else {
-        Err(ComputeError::Shape {
-            op,
-            what: "heads",
-            have: shape.heads,
-            want: shape.kv_heads,
-        })
-    }
-}
-
-/// Multiply-adds of one product of causal attention over all heads.
-fn pairs(shape: &AttentionShape) -> usize {
-    shape.sequences * shape.heads * shape.head_dim * (shape.seq_len * (shape.seq_len + 1) / 2)
-}
-
-fn check_tokens(op: &'static str, tokens: &[u32], len: usize) -> Result<()> {
-    match tokens.iter().position(|&t| t as usize >= len) {
-        Some(at) => Err(ComputeError::Index {
-            op,
-            at,
-            index: tokens[at],
-            len,
-        }),
-        None => Ok(()),
-    }
-}
-
-fn check_sums<F: Float>(op: &'static str, sums: &CpuSums<F>, range: &Range<usize>) -> Result<()> {
-    if range.start <= range.end && range.end <= sums.len() {
-        return Ok(());
-    }
-    Err(ComputeError::Range {
-        op,
-        start: range.start,
-        end: range.end,
-        len: sums.len(),
-    })
-}
+type Buf<F> = CpuBuffer<F>;
 
 impl<F: Float> Cpu<F> {
-    fn check_product(shape: &Product, c: usize, a: usize, b: usize) -> Result<()> {
-        let Product { m, n, k, .. } = *shape;
-        expect_len("product", "c", c, m * n)?;
-        expect_len("product", "a", a, m * k)?;
-        expect_len("product", "b", b, k * n)
-    }
-
     fn multiplying(&self, shape: &Product) -> Running<'_> {
         let Product { m, n, k, .. } = *shape;
         self.meter
@@ -100,13 +35,14 @@ impl<F: Float> Device for Cpu<F> {
     type Buffer = Buf<F>;
     type Indices = Vec<u32>;
     type Sums = CpuSums<F>;
+    type Frozen = CpuFrozen<F>;
 
     fn alloc(&self, len: usize) -> Result<Buf<F>> {
-        Aligned::zeroed(len)
+        Ok(CpuBuffer::new(Aligned::zeroed(len)?, &self.spares))
     }
 
     fn len(&self, buffer: &Buf<F>) -> usize {
-        buffer.len()
+        buffer.values().len()
     }
 
     fn read<'a>(&self, src: View<'a, Buf<F>>) -> Result<Cow<'a, [F]>> {
@@ -167,7 +103,7 @@ impl<F: Float> Device for Cpu<F> {
         b: View<'_, Buf<F>>,
     ) -> Result<()> {
         let (c, a, b) = (write("product", c)?, read("product", a)?, read("product", b)?);
-        Self::check_product(&shape, c.len(), a.len(), b.len())?;
+        operands::product(&shape, c.len(), a.len(), b.len())?;
         let _meter = self.multiplying(&shape);
         matmul::product(&self.pool, shape, c, a, b);
         Ok(())
@@ -259,9 +195,9 @@ impl<F: Float> Device for Cpu<F> {
         inverse: bool,
     ) -> Result<()> {
         let (qkv, cos, sin) = (write("rope", qkv)?, read("rope", cos)?, read("rope", sin)?);
-        check_attention("rope", &shape)?;
+        operands::attention("rope", &shape)?;
         expect_len("rope", "qkv", qkv.len(), shape.rows() * shape.stride())?;
-        check_rope(&shape, cos.len(), sin.len())?;
+        operands::rope(&shape, cos.len(), sin.len())?;
         let _meter = self.meter.start(Work::Other, 0, (2 * qkv.len()) * F::BYTES);
         rope::turn(&self.pool, shape, qkv, cos, sin, inverse);
         Ok(())
@@ -276,13 +212,13 @@ impl<F: Float> Device for Cpu<F> {
     ) -> Result<()> {
         let op = "attention";
         let (qkv, out, lse) = (read(op, qkv)?, write(op, out)?, write(op, lse)?);
-        check_attention(op, &shape)?;
+        operands::attention(op, &shape)?;
         expect_len(op, "qkv", qkv.len(), shape.rows() * shape.stride())?;
         expect_len(op, "out", out.len(), shape.rows() * shape.width())?;
         expect_len(op, "lse", lse.len(), shape.rows() * shape.heads)?;
         let _meter = self.meter.start(
             Work::Attention,
-            4 * pairs(&shape),
+            4 * operands::pairs(&shape),
             (qkv.len() + out.len()) * F::BYTES,
         );
         attention::forward(&self.pool, &self.scratch, shape, qkv, out, lse);
@@ -301,7 +237,7 @@ impl<F: Float> Device for Cpu<F> {
         let op = "attention_backward";
         let (qkv, out, lse, dout) = (read(op, qkv)?, read(op, out)?, read(op, lse)?, read(op, dout)?);
         let dqkv = write(op, dqkv)?;
-        check_attention(op, &shape)?;
+        operands::attention(op, &shape)?;
         expect_len(op, "qkv", qkv.len(), shape.rows() * shape.stride())?;
         expect_len(op, "dqkv", dqkv.len(), qkv.len())?;
         expect_len(op, "out", out.len(), shape.rows() * shape.width())?;
@@ -310,7 +246,7 @@ impl<F: Float> Device for Cpu<F> {
         let io = attention::Backward { qkv, out, lse, dout };
         let _meter = self.meter.start(
             Work::Attention,
-            10 * pairs(&shape),
+            10 * operands::pairs(&shape),
             2 * (qkv.len() + out.len()) * F::BYTES,
         );
         attention::backward(&self.pool, &self.scratch, shape, io, dqkv);
@@ -362,7 +298,7 @@ impl<F: Float> Device for Cpu<F> {
         }
         let width = logits.len() / targets.len();
         expect_len(op, "logits", logits.len(), width * targets.len())?;
-        check_tokens(op, targets, width)?;
+        operands::tokens(op, targets, width)?;
         let _meter = self.meter.start(Work::Other, 0, (2 * logits.len()) * F::BYTES);
         Ok(loss::cross_entropy(&self.pool, width, logits, targets, gradient))
     }
@@ -376,7 +312,7 @@ impl<F: Float> Device for Cpu<F> {
     ) -> Result<()> {
         let (table, out) = (read("gather", table)?, write("gather", out)?);
         expect_len("gather", "out", out.len(), width * tokens.len())?;
-        check_tokens("gather", tokens, table.len() / width.max(1))?;
+        operands::tokens("gather", tokens, table.len() / width.max(1))?;
         let _meter = self.meter.start(Work::Other, 0, (2 * out.len()) * F::BYTES);
         embed::gather(&self.pool, width, table, tokens, out);
         Ok(())
@@ -387,7 +323,7 @@ impl<F: Float> Device for Cpu<F> {
     }
 
     fn sums_bytes<'a>(&self, sums: &'a CpuSums<F>, range: Range<usize>) -> Result<Cow<'a, [u8]>> {
-        check_sums("sums_bytes", sums, &range)?;
+        operands::sums("sums_bytes", sums, &range)?;
         Ok(Cow::Borrowed(match sums {
             CpuSums::Fixed { values, .. } => bytemuck::cast_slice(&values[range]),
             CpuSums::Float(values) => bytemuck::cast_slice(&values[range]),
@@ -395,7 +331,7 @@ impl<F: Float> Device for Cpu<F> {
     }
 
     fn add_sums_bytes(&self, sums: &mut CpuSums<F>, range: Range<usize>, bytes: &[u8]) -> Result<()> {
-        check_sums("add_sums_bytes", sums, &range)?;
+        operands::sums("add_sums_bytes", sums, &range)?;
         expect_len("add_sums_bytes", "bytes", bytes.len(), range.len() * sums.width())?;
         sums::add_bytes(&self.pool, sums, range.start, bytes);
         Ok(())
@@ -403,7 +339,7 @@ impl<F: Float> Device for Cpu<F> {
 
     fn accumulate(&self, sums: &mut CpuSums<F>, at: usize, gradient: View<'_, Buf<F>>) -> Result<()> {
         let gradient = read("accumulate", gradient)?;
-        check_sums("accumulate", sums, &(at..at + gradient.len()))?;
+        operands::sums("accumulate", sums, &(at..at + gradient.len()))?;
         let _meter = self.adding(sums, gradient.len());
         sums::accumulate(&self.pool, sums, at, gradient);
         Ok(())
@@ -421,7 +357,7 @@ impl<F: Float> Device for Cpu<F> {
         let op = "accumulate_product";
         let (a, b, scratch) = (read(op, a)?, read(op, b)?, write(op, scratch)?);
         let len = shape.m * shape.n;
-        check_sums(op, sums, &(at..at + len))?;
+        operands::sums(op, sums, &(at..at + len))?;
         if scratch.len() < len {
             return Err(ComputeError::Shape {
                 op,
@@ -430,7 +366,7 @@ impl<F: Float> Device for Cpu<F> {
                 want: len,
             });
         }
-        Self::check_product(&shape, len, a.len(), b.len())?;
+        operands::product(&shape, len, a.len(), b.len())?;
         match sums {
             CpuSums::Float(values) => {
                 let shape = Product {
@@ -469,7 +405,7 @@ impl<F: Float> Device for Cpu<F> {
             gradient.len(),
             tokens.len() * width,
         )?;
-        check_tokens("accumulate_rows", tokens, sums.len() / width.max(1))?;
+        operands::tokens("accumulate_rows", tokens, sums.len() / width.max(1))?;
         let _meter = self.adding(sums, gradient.len());
         let (rows, groups) = embed::groups(tokens);
         let mut total = vec![F::ZERO; width];
@@ -481,7 +417,7 @@ impl<F: Float> Device for Cpu<F> {
     }
 
     fn clear(&self, sums: &mut CpuSums<F>, range: Range<usize>) -> Result<()> {
-        check_sums("clear", sums, &range)?;
+        operands::sums("clear", sums, &range)?;
         match sums {
             CpuSums::Fixed { values, .. } => values[range].fill(0),
             CpuSums::Float(values) => values[range].fill(F::ZERO),
@@ -496,7 +432,7 @@ impl<F: Float> Device for Cpu<F> {
         block: usize,
         tokens: u64,
     ) -> Result<Vec<f64>> {
-        check_sums("block_squares", sums, &range)?;
+        operands::sums("block_squares", sums, &range)?;
         if block == 0 || !range.start.is_multiple_of(block) {
             return Err(ComputeError::Shape {
                 op: "block_squares",
@@ -510,44 +446,44 @@ impl<F: Float> Device for Cpu<F> {
     }
 
     fn mean(&self, sums: &CpuSums<F>, range: Range<usize>, tokens: u64) -> Result<Vec<F>> {
-        check_sums("mean", sums, &range)?;
+        operands::sums("mean", sums, &range)?;
         Ok(sums::mean(sums, range, tokens))
     }
 
     fn adamw(
         &self,
         target: AdamTarget<'_, Buf<F>>,
+        source: AdamSource<'_, Buf<F>>,
         sums: &mut CpuSums<F>,
         at: Range<usize>,
         step: &AdamStep,
     ) -> Result<()> {
-        let weights = write("adamw", target.weights)?;
-        let (exp_avg, exp_avg_sq) = (
-            write("adamw", target.exp_avg)?,
-            write("adamw", target.exp_avg_sq)?,
-        );
-        check_sums("adamw", sums, &at)?;
-        for (what, have) in [
-            ("weights", weights.len()),
-            ("exp_avg", exp_avg.len()),
-            ("exp_avg_sq", exp_avg_sq.len()),
-        ] {
-            expect_len("adamw", what, have, at.len())?;
-        }
-        let _meter = self
-            .meter
-            .start(Work::Other, 0, at.len() * (6 * F::BYTES + 2 * sums.width()));
-        sums::adamw(
-            &self.pool,
-            AdamSlices {
-                weights,
-                exp_avg,
-                exp_avg_sq,
-            },
-            sums,
-            at.start,
-            step,
-        );
+        operands::sums("adamw", sums, &at)?;
+        let operands = [
+            operands::adam("weights", target.weights, source.weights, at.len())?,
+            operands::adam("exp_avg", target.exp_avg, source.exp_avg, at.len())?,
+            operands::adam("exp_avg_sq", target.exp_avg_sq, source.exp_avg_sq, at.len())?,
+        ];
+        let bytes = at.len() * (6 * F::BYTES + 2 * sums.width());
+        let _meter = self.meter.start(Work::Other, 0, bytes);
+        adamw::update(&self.pool, operands, sums, at.start, step);
         Ok(())
+    }
+
+    fn freeze(&self, buffer: &Buf<F>, range: Range<usize>) -> Result<CpuFrozen<F>> {
+        read("freeze", part(buffer, range.clone()))?;
+        Ok(CpuFrozen::new(buffer, range))
+    }
+
+    fn reserve_spares(&self, lens: &[usize]) -> Result<()> {
+        self.spares.reserve(lens)
+    }
+
+    fn thaw<const N: usize>(
+        &self,
+        buffers: [&mut Buf<F>; N],
+        patience: Duration,
+    ) -> Result<[Option<Buf<F>>; N]> {
+        held::thaw(&self.spares, buffers, patience)
     }
 }

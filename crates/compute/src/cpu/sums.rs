@@ -1,14 +1,13 @@
 //! Gradient accumulators: 64-bit fixed point, or floats.
 
-use super::adamw::Factors;
 use super::buffer::Aligned;
 use super::fixed;
 use super::lanes::vectorized;
 use super::pool::{Chunks, Pool, chunk};
-use crate::{AdamStep, Float, POISON, Result, SumKind};
+use crate::{Float, POISON, Result, SumKind};
 
 /// Elements of a task: a multiple of any block.
-const TASK: usize = 16 * 1024;
+pub const TASK: usize = 16 * 1024;
 
 /// Accumulators of the CPU device.
 #[derive(Debug)]
@@ -140,14 +139,14 @@ pub fn add_bytes<F: Float>(pool: &Pool, sums: &mut CpuSums<F>, at: usize, bytes:
 
 /// Turns accumulators into mean gradients.
 #[derive(Clone, Copy)]
-struct Mean {
+pub struct Mean {
     unit: f64,
     tokens: f64,
 }
 
 impl Mean {
     #[inline(always)]
-    fn of_fixed<F: Float>(self, value: i64) -> F {
+    pub fn of_fixed<F: Float>(self, value: i64) -> F {
         if value == POISON {
             F::of(f64::NAN)
         } else {
@@ -156,12 +155,13 @@ impl Mean {
     }
 
     #[inline(always)]
-    fn of_float<F: Float>(self, value: F) -> F {
+    pub fn of_float<F: Float>(self, value: F) -> F {
         F::of(value.f64() / self.tokens)
     }
 }
 
-fn mean_of<F>(sums: &CpuSums<F>, tokens: u64) -> Mean {
+/// The factors of a step's mean.
+pub fn mean_of<F>(sums: &CpuSums<F>, tokens: u64) -> Mean {
     let unit = match sums {
         CpuSums::Fixed { shift, .. } => 1.0 / (1u64 << shift) as f64,
         CpuSums::Float(_) => 1.0,
@@ -232,99 +232,4 @@ fn block_square<T: Copy, F: Float>(values: &[T], mean: impl Fn(T) -> F) -> f64 {
             )
         },
     )
-}
-
-/// Weights and moments of an AdamW step, equally long.
-pub struct AdamSlices<'a, F> {
-    pub weights: &'a mut [F],
-    pub exp_avg: &'a mut [F],
-    pub exp_avg_sq: &'a mut [F],
-}
-
-/// The AdamW step; zeroes the accumulators `at..`.
-pub fn adamw<F: Float>(
-    pool: &Pool,
-    slices: AdamSlices<'_, F>,
-    sums: &mut CpuSums<F>,
-    at: usize,
-    step: &AdamStep,
-) {
-    let (mean, factors) = (mean_of(sums, step.tokens), Factors::<F>::new(step));
-    let len = slices.weights.len();
-    let weights = Chunks::of(slices.weights, TASK);
-    let (firsts, seconds) = (
-        Chunks::of(slices.exp_avg, TASK),
-        Chunks::of(slices.exp_avg_sq, TASK),
-    );
-    match sums {
-        CpuSums::Fixed { values, .. } => {
-            let values = Chunks::of(&mut values[at..at + len], TASK);
-            pool.each(weights.count(), |task| {
-                // SAFETY: each task takes the chunks of its own number.
-                let (w, m, v, g) = unsafe {
-                    (
-                        weights.take(task),
-                        firsts.take(task),
-                        seconds.take(task),
-                        values.take(task),
-                    )
-                };
-                adam_chunk(
-                    factors,
-                    w,
-                    m,
-                    v,
-                    g,
-                    0,
-                    #[inline(always)]
-                    |g| mean.of_fixed(g),
-                );
-            });
-        }
-        CpuSums::Float(values) => {
-            let values = Chunks::of(&mut values[at..at + len], TASK);
-            pool.each(weights.count(), |task| {
-                // SAFETY: as above.
-                let (w, m, v, g) = unsafe {
-                    (
-                        weights.take(task),
-                        firsts.take(task),
-                        seconds.take(task),
-                        values.take(task),
-                    )
-                };
-                adam_chunk(
-                    factors,
-                    w,
-                    m,
-                    v,
-                    g,
-                    F::ZERO,
-                    #[inline(always)]
-                    |g| mean.of_float(g),
-                );
-            });
-        }
-    }
-}
-
-fn adam_chunk<F: Float, T: Copy>(
-    factors: Factors<F>,
-    weights: &mut [F],
-    exp_avg: &mut [F],
-    exp_avg_sq: &mut [F],
-    sums: &mut [T],
-    zero: T,
-    mean: impl Fn(T) -> F,
-) {
-    vectorized(
-        #[inline(always)]
-        || {
-            let all = weights.iter_mut().zip(exp_avg).zip(exp_avg_sq).zip(sums);
-            for (((w, m), v), g) in all {
-                factors.apply(mean(*g), w, m, v);
-                *g = zero;
-            }
-        },
-    );
 }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
 
 use rekindle_compute::{AdamStep, Device, Float, part, part_mut};
 use rekindle_types::LayerId;
@@ -53,12 +55,12 @@ impl<D: Device> Stage<D> {
     /// When the layer or the range isn't here.
     pub fn import(&mut self, layer: LayerId, kind: StateKind, offset: usize, values: &[f32]) -> Result<()> {
         let values: Vec<D::Float> = values.iter().map(|&v| D::Float::of_f32(v)).collect();
-        let (buffer, place) = self
-            .states
-            .get_mut(&layer)
-            .ok_or(super::EngineError::Layer { layer })?
-            .locate_mut(kind, &(offset..offset + values.len()))?;
-        Ok(self.device.write(part_mut(buffer, place), &values)?)
+        let (device, range) = (Arc::clone(&self.device), offset..offset + values.len());
+        let state = self.state_mut(layer)?;
+        let (buffer, place) = state.locate_mut(kind, &range)?;
+        device.write(part_mut(buffer, place), &values)?;
+        state.written(kind, &range);
+        Ok(())
     }
 
     /// Elements of a layer's weights or moments. Moments: within the owned shard only.
@@ -95,9 +97,12 @@ impl<D: Device> Stage<D> {
         range: Range<usize>,
         bytes: &[u8],
     ) -> Result<()> {
-        let device = std::sync::Arc::clone(&self.device);
-        let (buffer, place) = self.state_mut(layer)?.locate_mut(kind, &range)?;
-        Ok(device.write_bytes(part_mut(buffer, place), bytes)?)
+        let device = Arc::clone(&self.device);
+        let state = self.state_mut(layer)?;
+        let (buffer, place) = state.locate_mut(kind, &range)?;
+        device.write_bytes(part_mut(buffer, place), bytes)?;
+        state.written(kind, &range);
+        Ok(())
     }
 
     /// The bytes of weights, see [`Stage::state_bytes`].
@@ -153,10 +158,11 @@ impl<D: Device> Stage<D> {
     }
 
     /// AdamW on the owned shard of a layer, then clears the layer's sums (with the head: the mirror's, too).
-    /// `step` counts from 1; `clip` = min(1, max_norm / (norm + 1e-6)).
+    /// `step` counts from 1; `clip` = min(1, max_norm / (norm + 1e-6)). A layer that is frozen ([`Stage::freeze_state`]) is updated into spare
+    /// buffers, with the same result, or waited for.
     ///
     /// # Errors
-    /// When the layer isn't here.
+    /// When the layer isn't here, or stays frozen too long ([`Stage::set_update_patience`]).
     pub fn update(&mut self, layer: LayerId, step: u64, lr: f64, clip: f64) -> Result<()> {
         let optimizer = self.spec.optimizer;
         let numbers = AdamStep {
@@ -172,7 +178,10 @@ impl<D: Device> Stage<D> {
             .states
             .get_mut(&layer)
             .ok_or(super::EngineError::Layer { layer })?;
-        state.update(&*self.device, &mut self.gradients, &optimizer, &numbers)?;
+        let began = Instant::now();
+        let before = state.thaw(&*self.device, self.patience);
+        self.update_wait += began.elapsed();
+        state.update(&*self.device, &before?, &mut self.gradients, &optimizer, &numbers)?;
         self.gradients.clear_rest(layer)?;
         if layer == LayerId::Head && self.mirror {
             self.gradients.clear_rest(LayerId::Embed)?;

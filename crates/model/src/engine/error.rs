@@ -32,6 +32,18 @@ pub enum EngineError {
         /// One past the last held.
         to: usize,
     },
+    /// Weights that another lane's update has yet to set.
+    #[error(
+        "{layer}: weights {start}..{end} aren't here yet after the last update; take them over from the other lanes first"
+    )]
+    Incomplete {
+        /// The layer.
+        layer: LayerId,
+        /// First element missing.
+        start: usize,
+        /// One past the last of them.
+        end: usize,
+    },
     /// The call doesn't fit this stage or the order of calls.
     #[error("micro-batch slot {slot}: {what}")]
     Order {

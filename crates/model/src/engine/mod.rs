@@ -6,6 +6,7 @@
 //! add_gradient_bytes(layer, ..)                                              other lanes, a mirrored embedding
 //! finish_gradients() -> squares                                              then the global norm, then
 //! update(layer, step, lr, clip)                                              AdamW on the owned shard, sums cleared
+//! freeze_state()                                                             what a checkpoint saves, held while the next step runs
 //! ```
 //!
 //! The head's loss and gradient come from one pass, so the head's share of a gradient is added by `forward` (with targets); `backward`
@@ -15,6 +16,8 @@ mod api;
 mod block;
 mod error;
 mod evaluate;
+mod freeze;
+mod gaps;
 mod gradients;
 mod head;
 mod rope;
@@ -25,8 +28,10 @@ mod train;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use error::{EngineError, Result};
+pub use freeze::FrozenPart;
 pub use gradients::{GradientSummary, GradientSums};
 pub use spec::{AdamW, MemoryReport, StageInput, StageOutput, StageSpec};
 
@@ -54,6 +59,9 @@ pub struct Stage<D: Device> {
     spare: Option<Slot<D>>,
     scratch: Scratch<D>,
     rope: Rope<D>,
+    /// How long an update waits for a frozen layer, and how long updates have waited.
+    patience: Duration,
+    update_wait: Duration,
 }
 
 impl<D: Device> Stage<D> {
@@ -95,6 +103,8 @@ impl<D: Device> Stage<D> {
             spare: None,
             scratch,
             rope,
+            patience: freeze::PATIENCE,
+            update_wait: Duration::ZERO,
         })
     }
 

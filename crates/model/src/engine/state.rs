@@ -1,12 +1,14 @@
 //! Weights and moments of one layer.
 
 use std::ops::Range;
+use std::time::Duration;
 
-use rekindle_compute::{AdamStep, AdamTarget, Device, part, part_mut};
+use rekindle_compute::{AdamSource, AdamStep, AdamTarget, Device, part, part_mut};
 use rekindle_types::{BLOCK, LayerLayout, ModelConfig, shard_range};
 
+use super::gaps::Gaps;
 use super::gradients::{GradientSums, check};
-use super::{AdamW, Result};
+use super::{AdamW, EngineError, Result};
 use crate::{StateDigest, StateKind, init};
 
 /// A layer on this rank: all of its weights, the moments of the owned shard.
@@ -17,6 +19,8 @@ pub(super) struct LayerState<D: Device> {
     exp_avg_sq: D::Buffer,
     /// What this rank updates; empty for a mirror.
     pub owned: Range<usize>,
+    /// Weights that an update out of place left undefined.
+    gaps: Gaps,
 }
 
 impl<D: Device> LayerState<D> {
@@ -29,6 +33,7 @@ impl<D: Device> LayerState<D> {
             exp_avg_sq: device.alloc(owned.len())?,
             layout,
             owned,
+            gaps: Gaps::default(),
         })
     }
 
@@ -61,6 +66,9 @@ impl<D: Device> LayerState<D> {
     pub fn locate(&self, kind: StateKind, range: &Range<usize>) -> Result<(&D::Buffer, Range<usize>)> {
         let held = self.held(kind);
         check(self.layout.layer, range, &held)?;
+        if kind == StateKind::Weights {
+            self.has(range)?;
+        }
         let buffer = match kind {
             StateKind::Weights => &self.weights,
             StateKind::ExpAvg => &self.exp_avg,
@@ -69,7 +77,37 @@ impl<D: Device> LayerState<D> {
         Ok((buffer, range.start - held.start..range.end - held.start))
     }
 
-    /// As [`LayerState::locate`], to be written.
+    fn has(&self, range: &Range<usize>) -> Result<()> {
+        match self.gaps.within(range) {
+            None => Ok(()),
+            Some(Range { start, end }) => {
+                let layer = self.layout.layer;
+                Err(EngineError::Incomplete { layer, start, end })
+            }
+        }
+    }
+
+    /// Refuses weights that aren't all there.
+    pub fn complete(&self) -> Result<()> {
+        self.has(&(0..self.layout.numel()))
+    }
+
+    /// Elements of the buffers an update out of place needs.
+    pub fn spare_lens(&self) -> [usize; 3] {
+        match self.owned.len() {
+            0 => [0; 3],
+            owned => [self.layout.numel(), owned, owned],
+        }
+    }
+
+    /// Elements `range` of a kind were written.
+    pub fn written(&mut self, kind: StateKind, range: &Range<usize>) {
+        if kind == StateKind::Weights {
+            self.gaps.fill(range);
+        }
+    }
+
+    /// As [`LayerState::locate`], to be written; report the write with [`LayerState::written`].
     pub fn locate_mut(
         &mut self,
         kind: StateKind,
@@ -85,10 +123,24 @@ impl<D: Device> LayerState<D> {
         Ok((buffer, range.start - held.start..range.end - held.start))
     }
 
+    /// Makes the three buffers writable for an update. What comes back holds the values the update starts from, see [`Device::thaw`].
+    pub fn thaw(&mut self, device: &D, patience: Duration) -> Result<Before<D>> {
+        if self.owned.is_empty() {
+            return Ok(Before([None, None, None]));
+        }
+        let buffers = [&mut self.weights, &mut self.exp_avg, &mut self.exp_avg_sq];
+        let before = Before(device.thaw(buffers, patience)?);
+        if before.0[0].is_some() {
+            self.gaps = Gaps::around(&self.owned, self.layout.numel());
+        }
+        Ok(before)
+    }
+
     /// AdamW on the owned shard, tensor by tensor (weight decay is for matrices only).
     pub fn update(
         &mut self,
         device: &D,
+        before: &Before<D>,
         gradients: &mut GradientSums<D>,
         optimizer: &AdamW,
         step: &AdamStep,
@@ -109,13 +161,14 @@ impl<D: Device> LayerState<D> {
                 ..*step
             };
             let local = range.start - self.owned.start..range.end - self.owned.start;
+            let source = before.source(&range, &local);
             let target = AdamTarget {
                 weights: part_mut(&mut self.weights, range.clone()),
                 exp_avg: part_mut(&mut self.exp_avg, local.clone()),
                 exp_avg_sq: part_mut(&mut self.exp_avg_sq, local),
             };
             let (_, sums) = gradients.sums(self.layout.layer)?;
-            device.adamw(target, sums, range, &step)?;
+            device.adamw(target, source, sums, range, &step)?;
         }
         Ok(())
     }
@@ -145,5 +198,20 @@ impl<D: Device> LayerState<D> {
             self.layout.numel() as u64 * element,
             2 * self.owned.len() as u64 * element,
         )
+    }
+}
+
+/// The buffers that [`LayerState::thaw`] replaced: weights, first and second moments.
+pub(super) struct Before<D: Device>([Option<D::Buffer>; 3]);
+
+impl<D: Device> Before<D> {
+    /// `range` of the weights, `local` of the moments.
+    fn source(&self, range: &Range<usize>, local: &Range<usize>) -> AdamSource<'_, D::Buffer> {
+        let [weights, exp_avg, exp_avg_sq] = self.0.each_ref();
+        AdamSource {
+            weights: weights.as_ref().map(|buffer| part(buffer, range.clone())),
+            exp_avg: exp_avg.as_ref().map(|buffer| part(buffer, local.clone())),
+            exp_avg_sq: exp_avg_sq.as_ref().map(|buffer| part(buffer, local.clone())),
+        }
     }
 }

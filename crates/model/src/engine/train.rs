@@ -101,6 +101,7 @@ impl<D: Device> Stage<D> {
         input: StageInput<'_, D::Float>,
         rows: usize,
     ) -> Result<()> {
+        self.states.values().try_for_each(LayerState::complete)?;
         let wide = rows * self.widths.hidden;
         let Slot {
             tokens, blocks, dx, ..

@@ -1,0 +1,150 @@
+//! Frozen state: what a handle gives stays, and an update out of place gives the bits of one in place.
+
+use std::time::Duration;
+
+use super::{Check, upload};
+use crate::{
+    AdamSource, AdamStep, AdamTarget, ComputeError, Device, Frozen, Result, SumKind, part, part_mut, whole,
+};
+
+/// Long enough for any copy to the host.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Elements of an update at most: several tasks of a thread each.
+const MOST: usize = 40_000;
+
+/// Weights, first and second moments.
+type State<D> = [<D as Device>::Buffer; 3];
+
+fn step() -> AdamStep {
+    AdamStep {
+        lr: 0.02,
+        betas: [0.9, 0.99],
+        eps: 1e-8,
+        weight_decay: 0.1,
+        step: 5,
+        tokens: 7,
+        clip: 0.9,
+    }
+}
+
+fn state<D: Device>(device: &D, values: &[Vec<f64>; 3]) -> Result<State<D>> {
+    let [w, m, v] = values;
+    Ok([upload(device, w)?, upload(device, m)?, upload(device, v)?])
+}
+
+fn bytes<D: Device>(device: &D, state: &State<D>) -> Result<Vec<u8>> {
+    let mut all = Vec::new();
+    for buffer in state {
+        all.extend_from_slice(&device.bytes(whole(buffer, device.len(buffer)))?);
+    }
+    Ok(all)
+}
+
+/// Two steps over the parts that `cuts` bound, as a layer's tensors do: the accumulators of part n are `at + n..`.
+fn update<D: Device>(
+    device: &D,
+    state: &mut State<D>,
+    before: &[Option<D::Buffer>; 3],
+    gradient: &D::Buffer,
+    kind: SumKind,
+    cuts: &[usize],
+) -> Result<()> {
+    let len = device.len(gradient);
+    let mut sums = device.alloc_sums(kind, len)?;
+    device.accumulate(&mut sums, 0, whole(gradient, len))?;
+    let [weights, exp_avg, exp_avg_sq] = state;
+    for range in cuts.windows(2).map(|cut| cut[0]..cut[1]) {
+        let old = |n: usize| before[n].as_ref().map(|buffer| part(buffer, range.clone()));
+        let source = AdamSource {
+            weights: old(0),
+            exp_avg: old(1),
+            exp_avg_sq: old(2),
+        };
+        let target = AdamTarget {
+            weights: part_mut(weights, range.clone()),
+            exp_avg: part_mut(exp_avg, range.clone()),
+            exp_avg_sq: part_mut(exp_avg_sq, range.clone()),
+        };
+        device.adamw(target, source, &mut sums, range, &step())?;
+    }
+    Ok(())
+}
+
+/// An update of frozen state: any of the three buffers may be held, and the handles show what was there before.
+pub fn updates<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
+    let (device, r) = (check.device, &mut check.random);
+    let len = r.size(1..=MOST);
+    let mut cuts = vec![0, r.size(0..=len), r.size(0..=len), len];
+    cuts.sort_unstable();
+    let squares = r.values(len).iter().map(|v| v.abs()).collect();
+    let values = [r.values(len), r.values(len), squares];
+    let gradient = upload(device, &r.values(len))?;
+    for kind in [SumKind::Fixed { shift: 38 }, SumKind::Float] {
+        let held = check.random.size(0..=7);
+        let mut plain = state(device, &values)?;
+        update(device, &mut plain, &[None, None, None], &gradient, kind, &cuts)?;
+        let mut other = state(device, &values)?;
+        let want = bytes(device, &other)?;
+        let width = want.len() / 3;
+        let frozen: Vec<(usize, D::Frozen)> = (0..3)
+            .filter(|n| held >> n & 1 == 1)
+            .map(|n| Ok((n, device.freeze(&other[n], 0..len)?)))
+            .collect::<Result<_>>()?;
+        device.reserve_spares(&vec![len; frozen.len()])?;
+        let before = device.thaw(other.each_mut(), PATIENCE)?;
+        update(device, &mut other, &before, &gradient, kind, &cuts)?;
+        drop(before);
+        if bytes(device, &other)? != bytes(device, &plain)? {
+            let what = format!("adamw out of place (buffers {held:03b}, {kind:?}) differs from in place");
+            check.wrong.push(what);
+        }
+        for (n, handle) in &frozen {
+            if handle.bytes()? != &want[n * width..(n + 1) * width] {
+                check.wrong.push(format!("frozen buffer {n} changed"));
+            }
+        }
+        check.bits.extend(bytes(device, &other)?);
+    }
+    Ok(())
+}
+
+/// Writes while a handle is held are refused or leave it alone; after it is dropped they succeed.
+pub fn writes<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
+    let (device, r) = (check.device, &mut check.random);
+    let len = MOST + r.size(1..=200);
+    let (from, to) = (r.size(0..=len / 2), r.size(len / 2..=len));
+    let mut buffer = upload(device, &r.values(len))?;
+    let want = device.bytes(part(&buffer, from..to))?.into_owned();
+    let handle = device.freeze(&buffer, from..to)?;
+    let refused = match device.fill_zero(part_mut(&mut buffer, 0..len)) {
+        Ok(()) => false,
+        Err(ComputeError::Frozen { .. }) => true,
+        Err(error) => return Err(error),
+    };
+    if handle.bytes()? != want {
+        check
+            .wrong
+            .push(format!("a write (refused: {refused}) changed a frozen part"));
+    }
+    // Nothing as long as this was reserved: either the copy is done, or the wait ends with its own error.
+    match device.thaw([&mut buffer], Duration::from_millis(1)) {
+        Ok([None]) => {}
+        Ok([Some(_)]) => check.wrong.push("thaw used a spare nobody reserved".to_owned()),
+        Err(ComputeError::StillFrozen { .. }) if refused => {}
+        Err(error) => return Err(error),
+    }
+    drop(handle);
+    if device.thaw([&mut buffer], PATIENCE)?[0].is_some() {
+        check
+            .wrong
+            .push("thaw replaced a buffer that nobody holds".to_owned());
+    }
+    device.fill_zero(part_mut(&mut buffer, 0..len))?;
+    if device.freeze(&buffer, 0..len + 1).is_ok() {
+        check
+            .wrong
+            .push("elements outside the buffer were frozen".to_owned());
+    }
+    Ok(())
+}
