@@ -15,19 +15,29 @@
 //! Deliberately absent: optimizer state, and object stores.
 
 mod atomic;
+mod commit;
 mod config;
 mod dtype;
 mod error;
 mod export;
 mod finish;
+pub mod format;
 mod import;
+pub mod plain;
+pub mod reader;
 mod shard;
+mod state_error;
 pub mod store;
+pub mod testing;
 mod tokenizer;
 
+pub use commit::commit;
 pub use config::{config_from_json, config_to_json, read_config};
 pub use error::CheckpointError;
 pub use export::{check_export_folder, shard_name, write_shard};
 pub use finish::finish;
+pub use format::{FormatError, Manifest, Span};
 pub use import::HfModel;
+pub use reader::{Blocking, Checkpoint, Options, ReadReport, Refusal, Verdict, newest_valid};
+pub use state_error::{Damage, StateError};
 pub use store::{Location, Store, StoreError, StoreErrorKind};

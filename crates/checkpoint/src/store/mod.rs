@@ -35,6 +35,7 @@ use object_store::path::Path as ObjectPath;
 
 pub use error::{StoreError, StoreErrorKind};
 pub use faulty::{Fault, Faulty, Op};
+pub(crate) use folder::read_exact_at;
 pub use folder::{Folder, create_parents, sync_parents};
 pub use location::{Location, check_key};
 pub use objects::Objects;
