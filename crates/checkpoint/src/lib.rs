@@ -15,6 +15,7 @@
 //! Deliberately absent: optimizer state, and object stores.
 
 mod atomic;
+mod base;
 mod commit;
 mod config;
 mod dtype;
@@ -31,6 +32,7 @@ pub mod store;
 pub mod testing;
 mod tokenizer;
 
+pub use base::base_model;
 pub use commit::commit;
 pub use config::{config_from_json, config_to_json, read_config};
 pub use error::CheckpointError;

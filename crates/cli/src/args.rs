@@ -86,6 +86,9 @@ pub enum Command {
     Workers(commands::workers::WorkersArgs),
     /// Continue a text with a trained model
     Generate(commands::generate::GenerateArgs),
+    /// List, check, compare, convert and clean up checkpoints
+    #[command(subcommand)]
+    Checkpoint(commands::checkpoint::CheckpointCommand),
     /// Prepare and look at data
     #[command(subcommand)]
     Data(commands::data::DataCommand),

@@ -101,8 +101,8 @@ pub enum Event {
         step: u64,
         /// What is durable now, or why nothing is, after retries.
         outcome: Result<CommittedCheckpoint, String>,
-        /// Steps of checkpoints deleted for room.
-        removed: Vec<u64>,
+        /// What else happened on the way, a sentence each, with the kind of event it makes.
+        notes: Vec<(String, String)>,
     },
     /// All records up to this one are durable.
     Persisted {

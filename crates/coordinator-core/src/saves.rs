@@ -173,7 +173,7 @@ impl Coordinator {
         epoch: Epoch,
         step: u64,
         outcome: Result<CommittedCheckpoint, String>,
-        removed: &[u64],
+        notes: Vec<(String, String)>,
     ) {
         let current = self
             .live
@@ -195,10 +195,8 @@ impl Coordinator {
             Err(message) if current => self.record_failed_save(id, step, message),
             Err(message) => self.note(id, "checkpoint.failed", format!("step {step}: {message}")),
         }
-        if !removed.is_empty() {
-            let steps: Vec<String> = removed.iter().map(u64::to_string).collect();
-            let detail = format!("checkpoints of steps {} are deleted", steps.join(", "));
-            self.note(id, "checkpoint.deleted", detail);
+        for (kind, detail) in notes {
+            self.note(id, &kind, detail);
         }
         self.forget_save(id, epoch, step);
         self.serve_awaited(id);

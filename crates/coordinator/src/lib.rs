@@ -27,6 +27,7 @@ mod files;
 mod handle;
 mod hub;
 mod journal;
+mod keeper;
 mod logs;
 mod rpc;
 mod serve;

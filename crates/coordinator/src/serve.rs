@@ -25,6 +25,7 @@ use tonic_health::server::HealthReporter;
 use crate::files::Files;
 use crate::handle::Handle;
 use crate::journal::JournalHandle;
+use crate::keeper::Keeper;
 use crate::rpc::Api;
 use crate::shell::Shell;
 use crate::{CoordinatorConfig, ServeError, clock};
@@ -119,7 +120,8 @@ impl Bound {
         let (inbox, inputs) = mpsc::channel(INBOX);
         let (streams, writers) = (TaskTracker::new(), TaskTracker::new());
         let files = Files::new(inbox.downgrade(), writers.clone());
-        let shell = Shell::new(core, journal, durable, files, self.config.limits.max_jobs);
+        let keeper = Keeper::new(inbox.downgrade(), writers.clone());
+        let shell = Shell::new(core, journal, durable, files, keeper, self.config.limits.max_jobs);
         let api = Api {
             handle: Handle::new(inbox, self.config.call_limit),
             draining: CancellationToken::new(),

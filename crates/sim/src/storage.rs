@@ -115,7 +115,7 @@ impl World {
                 epoch: commit.plan.epoch,
                 step: commit.step,
                 outcome,
-                removed: Vec::new(),
+                notes: Vec::new(),
             });
         }
     }

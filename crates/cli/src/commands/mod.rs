@@ -1,6 +1,7 @@
 //! One file per command. Each takes its parsed arguments and returns the exit status.
 
 pub mod cancel;
+pub mod checkpoint;
 pub mod completion;
 pub mod coordinator;
 pub mod data;
@@ -51,6 +52,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Problem> {
         Command::Cancel(args) => block_on(cancel::run(args, format)),
         Command::Workers(args) => block_on(workers::run(args, format)),
         Command::Generate(args) => generate::run(&args, format),
+        Command::Checkpoint(command) => checkpoint::run(&command, format),
         Command::Data(command) => data::run(&command, format),
         Command::Sim(command) => sim::run(&command, format),
         Command::Version(args) => version::run(&args, format),

@@ -192,7 +192,7 @@ impl Desk {
             epoch: Epoch(epoch),
             step,
             outcome,
-            removed: Vec::new(),
+            notes: Vec::new(),
         });
     }
 

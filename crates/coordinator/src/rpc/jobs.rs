@@ -200,6 +200,9 @@ fn only_checked(spec: JobSpec) -> JobStatus {
         plan: None,
         ranks: Vec::new(),
         last_step: None,
+        checkpoints: None,
+        start: None,
+        restarts: 0,
         spec: Some(Box::new(spec)),
     }
 }

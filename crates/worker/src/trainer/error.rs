@@ -25,6 +25,9 @@ pub enum TrainerError {
     /// The checkpoint to start from can't be read, or isn't what was written.
     #[error(transparent)]
     Checkpoint(#[from] rekindle_checkpoint::StateError),
+    /// The place for checkpoints can't be used.
+    #[error(transparent)]
+    Store(#[from] rekindle_checkpoint::StoreError),
     /// The state after the last step couldn't be saved.
     #[error("the state after the last step, {step}, is not saved: {why}")]
     NotSaved {
@@ -65,7 +68,7 @@ impl TrainerError {
             Self::HuggingFace(_) => FailureClass::OutputError,
             Self::Checkpoint(error) if is_damaged(error) => FailureClass::CheckpointCorrupt,
             Self::Checkpoint(_) => FailureClass::Network,
-            Self::NotSaved { .. } => FailureClass::CheckpointIo,
+            Self::Store(_) | Self::NotSaved { .. } => FailureClass::CheckpointIo,
             Self::NonFinite { .. } => FailureClass::NumericNan,
             Self::Protocol { .. } | Self::Pipe(_) => FailureClass::Internal,
         }

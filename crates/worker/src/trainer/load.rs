@@ -1,7 +1,7 @@
 //! State from a checkpoint: this rank's ranges of it, whoever wrote them in whatever layout.
 
-use rekindle_checkpoint::reader::Options;
-use rekindle_checkpoint::{Blocking, Span, StateError};
+use rekindle_checkpoint::Options;
+use rekindle_checkpoint::{Blocking, Span, StateError, StoreErrorKind};
 use rekindle_types::{LayerId, StartPoint, StateKind};
 
 use super::context::Context;
@@ -46,7 +46,7 @@ pub fn load(engine: &mut Engine, context: &Context, start: &StartPoint) -> Resul
 pub fn is_damaged(error: &StateError) -> bool {
     match error {
         StateError::Format { .. } | StateError::Incomplete { .. } | StateError::Damaged(_) => true,
-        StateError::Store(error) => error.is_not_found(),
+        StateError::Store(error) => error.kind() == StoreErrorKind::NotFound,
         _ => false,
     }
 }
