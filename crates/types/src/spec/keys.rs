@@ -143,6 +143,11 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ),
     (
         "checkpoint",
+        "retry_seconds",
+        "how long a file that can't be written is tried again (default 180)",
+    ),
+    (
+        "checkpoint",
         "mtbf_hours",
         "every = \"auto\": expected hours between failures (default 24)",
     ),

@@ -69,6 +69,7 @@ impl Saver {
         let (start, last) = (context.started_after(), context.spec.training.steps);
         let retry = Retry {
             seed: u64::from(context.id().0),
+            budget: Duration::from_secs(u64::from(settings.retry_seconds)),
             ..Retry::default()
         };
         let options = WriterOptions {
