@@ -1,7 +1,13 @@
-//! Weights on disk, as other programs read and write them: import and export of Hugging Face LLaMA folders.
+//! A model's state on disk and in object stores: checkpoints, and Hugging Face folders in and out.
 //!
-//! In: folders of `config.json` and safetensors files; flat layer buffers in the order of `ModelConfig::layout`. Out: the same, the
-//! other way round.
+//! ```text
+//!   rank  --tensor files, durable--> store <--Manifest (commit)-- coordinator        store, format, commit
+//!   store --newest_valid--> Checkpoint --read_ranges, verified--> trainer            reader
+//!   store --list, diff, pin, gc, export, import--> command line                      catalog
+//! ```
+//!
+//! In: folders of `config.json` and safetensors files; flat layer buffers in the order of `ModelConfig::layout`; parts that ranks have
+//! written. Out: the same, the other way round, in any layout.
 //!
 //! Invariants
 //! - CK-1 A folder that was opened ([`HfModel`]) has every tensor of its model, in the right shape and a known type; reading a layer
@@ -12,10 +18,11 @@
 //!   not at all.
 //! - CK-5 No name found inside a file leads outside the folder.
 //!
-//! Deliberately absent: optimizer state, and object stores.
+//! Deliberately absent: the writer of a run, which takes state away while training goes on.
 
 mod atomic;
 mod base;
+pub mod catalog;
 mod commit;
 mod config;
 mod dtype;

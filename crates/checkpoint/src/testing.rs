@@ -226,7 +226,7 @@ pub async fn write_checkpoint(
     step: u64,
 ) -> Result<Manifest> {
     let parts = write_parts(store, state, plan, step, 2).await?;
-    let manifest = assemble(state, plan, step, &parts).map_err(|error| StateError::Format {
+    let manifest = assemble(&state.config, plan, step, &parts).map_err(|error| StateError::Format {
         url: store.describe(),
         error,
     })?;
@@ -234,17 +234,17 @@ pub async fn write_checkpoint(
     Ok(manifest)
 }
 
-/// The manifest of parts of `state`.
+/// The manifest of the parts of a model.
 ///
 /// # Errors
 /// Parts that don't make one.
 pub fn assemble(
-    state: &State,
+    model: &ModelConfig,
     plan: &Plan,
     step: u64,
     parts: &[CheckpointPart],
 ) -> std::result::Result<Manifest, FormatError> {
-    let spec = spec(&state.config);
+    let spec = spec(model);
     Manifest::assemble(&Assembly {
         spec: &spec,
         plan,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::seal::{check_seal, seal};
 use super::{FormatError, Result};
 
 /// The schema this code writes, and the newest it reads.
@@ -118,17 +119,17 @@ pub struct Lineage {
 }
 
 impl Manifest {
-    /// Its bytes: one line of JSON.
+    /// Its bytes: one line of JSON that starts with its own digest, see [`super::seal()`].
     ///
     /// # Errors
     /// [`FormatError::Inconsistent`] for a number that JSON doesn't have, which a checked manifest never holds.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut text = serde_json::to_vec(self).map_err(|e| FormatError::Inconsistent(e.to_string()))?;
         text.push(b'\n');
-        Ok(text)
+        Ok(seal(&text))
     }
 
-    /// Reads and checks (CK-10, CK-11).
+    /// Reads and checks (CK-10, CK-11, CK-19).
     ///
     /// # Errors
     /// [`FormatError`]: foreign, newer, or contradicting itself.
@@ -147,6 +148,7 @@ impl Manifest {
             version if version > u64::from(known) => return Err(FormatError::Newer { found, known }),
             _ => {}
         }
+        check_seal(bytes)?;
         let manifest: Self = serde_json::from_slice(bytes).map_err(foreign)?;
         manifest.check()?;
         Ok(manifest)

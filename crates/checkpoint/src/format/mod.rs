@@ -10,6 +10,7 @@
 //! - CK-10 A manifest that was assembled or parsed covers every element of every kind of every layer exactly once, in files whose lengths,
 //!   offsets, digests and sum fit together.
 //! - CK-11 Of a manifest of a newer schema nothing is believed but its number; every older one stays readable.
+//! - CK-19 A manifest in which a bit was changed is refused.
 //! - CK-12 A tensor file opens in any safetensors library; its data starts at a multiple of [`ALIGN`] bytes.
 //!
 //! `docs/checkpoint-format.md` says the same for readers in other languages. Deliberately absent: who writes which part.
@@ -23,6 +24,7 @@ mod header;
 mod layout;
 mod manifest;
 mod pieces;
+mod seal;
 
 pub use assemble::Assembly;
 pub use differences::Differences;
@@ -31,6 +33,7 @@ pub use header::{check_header, header_for};
 pub use layout::FileLayout;
 pub use manifest::{Lineage, Manifest, Recipe, SCHEMA_VERSION, Topology};
 pub use pieces::{Piece, pieces};
+pub use seal::seal;
 
 use std::ops::Range;
 

@@ -23,6 +23,7 @@ mod source;
 mod verify;
 
 pub use blocking::Blocking;
+pub(crate) use newest::open_whole;
 pub use newest::{Refusal, Vetoes, newest_valid};
 pub use open::Checkpoint;
 pub use run::{Options, Progress, ReadReport};

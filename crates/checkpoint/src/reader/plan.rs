@@ -177,3 +177,123 @@ fn coalesce(file: usize, parts: Vec<Part>) -> Vec<Read> {
     }
     reads
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{FileLayout, owned_spans, part_path};
+    use crate::testing::{NOW, assemble, plan as layout, small_model};
+    use proptest::prelude::*;
+    use rekindle_types::{CheckpointPart, Epoch, JobId, ModelConfig, Plan, StateDigest};
+
+    /// A manifest whose digests are made up: planning doesn't look at them.
+    fn manifest(model: &ModelConfig, run: &Plan, spans_a_file: usize) -> Manifest {
+        let writer = crate::format::writer_name(&JobId::new("test-1").unwrap(), Epoch(3), NOW);
+        let mut parts = Vec::new();
+        for rank in run.ranks() {
+            let spans = owned_spans(model, run, rank);
+            let files = spans.chunks(spans_a_file).enumerate().map(|(number, spans)| {
+                let layout = FileLayout::new(model, 1, &writer, spans).unwrap();
+                let digests = layout
+                    .sections
+                    .iter()
+                    .map(|s| vec![StateDigest(7); s.chunk_count() as usize]);
+                let digests = digests.collect();
+                let path = part_path(&writer, StateKind::Weights, &format!("{}-{number}", rank.0));
+                layout.entry(&path, digests).unwrap()
+            });
+            parts.push(CheckpointPart {
+                step: 1,
+                rank,
+                files: files.collect(),
+                persist_seconds: 0.0,
+                stall_seconds: 0.0,
+            });
+        }
+        assemble(model, run, 1, &parts).unwrap()
+    }
+
+    fn models() -> impl Strategy<Value = ModelConfig> {
+        (1_u32..40, 1_u32..60, 1_u32..5, 1_u32..3000, any::<bool>()).prop_map(
+            |(hidden, inter, blocks, vocab, tie)| ModelConfig {
+                hidden_size: hidden * 4,
+                intermediate_size: inter * 8,
+                num_hidden_layers: blocks,
+                vocab_size: vocab,
+                tie_word_embeddings: tie,
+                ..small_model()
+            },
+        )
+    }
+
+    /// A cut of `layers` layers into stages.
+    fn stages(layers: u32, seed: u64) -> Vec<u32> {
+        let (mut left, mut seed, mut cut) = (layers, seed, Vec::new());
+        while left > 0 {
+            let take = 1 + (seed % 4) as u32;
+            cut.push(take.min(left));
+            left -= take.min(left);
+            seed /= 4;
+        }
+        cut
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_wanted_element_is_planned_once_and_little_else(
+            model in models(), lanes in 1_u32..6, seed: u64, spans_a_file in 1_usize..9,
+            picks in prop::collection::vec((any::<u32>(), 0_usize..3, 0.0..1.0_f64, 0.0..1.0_f64), 1..12),
+        ) {
+            let run = layout(lanes, &stages(model.num_hidden_layers + 2, seed));
+            let manifest = manifest(&model, &run, spans_a_file);
+            let layers: Vec<LayerId> = model.layers().collect();
+            let spans: Vec<Span> = picks.iter().map(|&(layer, kind, from, length)| {
+                let layer = layers[layer as usize % layers.len()];
+                let numel = model.layout(layer).numel() as u64;
+                let start = ((numel as f64) * from) as u64;
+                let end = start + 1 + (((numel - start - 1) as f64) * length) as u64;
+                Span::new(layer, StateKind::ALL[kind], start..end)
+            }).collect();
+            let reads = plan(&manifest, &spans).unwrap();
+            // In order, without overlap, each of whole neighbouring parts and not too large.
+            for pair in reads.windows(2) {
+                prop_assert!((pair[0].file, pair[0].bytes.end) <= (pair[1].file, pair[1].bytes.start));
+            }
+            for read in &reads {
+                let ends: Vec<u64> = read.parts.iter().map(|part| part.bytes.end).collect();
+                prop_assert_eq!(read.bytes.start, read.parts[0].bytes.start);
+                prop_assert_eq!(Some(&read.bytes.end), ends.last());
+                prop_assert!(read.parts.iter().skip(1).zip(&ends).all(|(part, end)| part.bytes.start == *end));
+                prop_assert!(read.bytes.end - read.bytes.start <= LARGEST_READ || read.parts.len() == 1);
+            }
+            // Every element of every span once.
+            let wanted = Wanted::new(&spans);
+            let mut found = vec![0_u64; spans.len()];
+            let (mut sections, mut chunk_bytes) = (BTreeSet::new(), 0_u64);
+            for read in &reads {
+                for part in &read.parts {
+                    let What::Chunk { section, span, .. } = &part.what else { continue };
+                    prop_assert_eq!(part.bytes.end - part.bytes.start, span.len() * 4);
+                    let mut useful = false;
+                    for (number, range) in wanted.inside(span) {
+                        found[number] += range.end - range.start;
+                        useful = true;
+                    }
+                    prop_assert!(useful, "{:?} was planned for nothing", part);
+                    sections.insert((read.file, *section));
+                    chunk_bytes += part.bytes.end - part.bytes.start;
+                }
+            }
+            prop_assert!(found.iter().zip(&spans).all(|(found, span)| *found == span.len()));
+            // Too much is at most two chunks for each span in each section.
+            let most: u64 = sections.iter().map(|(file, section)| {
+                let section = &manifest.files[*file].sections[*section];
+                let of = Span::of(section);
+                wanted.inside(&of).map(|(_, range)| range.end - range.start + 2 * section.chunk_elements()).sum::<u64>()
+            }).sum();
+            prop_assert!(chunk_bytes <= most * 4, "{} of {}", chunk_bytes, most * 4);
+        }
+    }
+}

@@ -341,6 +341,13 @@ fn modified(meta: &fs::Metadata) -> u64 {
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Whether there is a finished file somewhere below `folder`: object stores have no empty folders, so nobody may see ours.
+fn holds_something(folder: &Path) -> io::Result<bool> {
+    let mut found = false;
+    walk(folder, &mut |path, _| found |= !is_hidden(path))?;
+    Ok(found)
+}
+
 /// A file that has a key; files whose names are none are not ours.
 fn entry(root: &Path, path: &Path, meta: &fs::Metadata) -> Option<Entry> {
     let key = path.strip_prefix(root).ok()?.to_str()?.to_owned();
@@ -361,9 +368,10 @@ fn folders(from: &Path) -> io::Result<Vec<String>> {
     for item in listing {
         let item = item?;
         let name = item.file_name().into_string().ok();
-        if let Some(name) = name.filter(|name| check_key("", name).is_ok())
-            && item.file_type()?.is_dir()
-        {
+        let Some(name) = name.filter(|name| check_key("", name).is_ok()) else {
+            continue;
+        };
+        if item.file_type()?.is_dir() && holds_something(&item.path())? {
             names.push(name);
         }
     }

@@ -11,7 +11,28 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rekindle_checkpoint::Location;
+use rekindle_checkpoint::store::{Store, open};
+
+/// A store in memory, empty if nobody else took the name.
+pub fn memory(name: &str) -> Arc<dyn Store> {
+    open(&Location::parse(&format!("memory://{name}")).unwrap()).unwrap()
+}
+
+/// A store in a folder that lives as long as the first part.
+pub fn folder() -> (tempfile::TempDir, Arc<dyn Store>) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&Location::parse(dir.path().to_str().unwrap()).unwrap()).unwrap();
+    (dir, store)
+}
+
+/// Whether two lists of values are the same, NaNs and signs of zeros included.
+pub fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
 
 /// The one bucket there is.
 pub const BUCKET: &str = "rekindle-test";

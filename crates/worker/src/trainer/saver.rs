@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rekindle_checkpoint::writer::{Capture, Held, HeldPart, Outcome, Refused, Retry, Writer, WriterOptions};
+use rekindle_checkpoint::writer::{Capture, Held, HeldPart, Outcome, Retry, Writer, WriterOptions};
 use rekindle_checkpoint::{Location, Span, store};
 use rekindle_compute::{Cpu, Device, Frozen};
 use rekindle_model::FrozenPart;
@@ -26,8 +26,6 @@ use super::{Engine, TrainerError};
 
 /// Longer than the writer tries, so that it ends by itself.
 const FINISH_LIMIT: Duration = Duration::from_secs(900);
-/// Between looks for room while too many checkpoints are under way.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// Saves the state of one rank.
 pub struct Saver {
@@ -99,33 +97,25 @@ impl Saver {
     /// [`TrainerError`] when the state can't be had; what the writer says is told after the step.
     pub fn begin(&mut self, step: u64, context: &Context, engine: &Engine) -> Result<(), TrainerError> {
         let started = Instant::now();
-        let parts = engine.freeze_state()?.into_iter().map(held).collect();
+        // Before the state is frozen: what is frozen while it waits makes updates wait.
+        if !self.writer.wait_for_room(FINISH_LIMIT) {
+            tracing::warn!(step, "too many checkpoints are under way");
+        }
         let lanes = context.plan.lanes;
-        let mut capture = Capture {
+        let capture = Capture {
             step,
             writer: context.writer.clone(),
             rank: context.id(),
             lane: (lanes > 1).then_some(context.rank.lane),
             model: Arc::clone(&self.model),
-            parts,
+            parts: engine.freeze_state()?.into_iter().map(held).collect(),
         };
-        loop {
-            match self.writer.begin(capture) {
-                Ok(_) => break,
-                Err((back, Refused::Full { .. })) if started.elapsed() < FINISH_LIMIT => {
-                    capture = back;
-                    std::thread::sleep(LOOK);
-                    self.look();
-                }
-                Err((_, refused)) => {
-                    self.ended.push(Outcome::Failed {
-                        step,
-                        error: refused.to_string(),
-                        attempts: 0,
-                    });
-                    break;
-                }
-            }
+        if let Err(refused) = self.writer.begin(capture) {
+            self.ended.push(Outcome::Failed {
+                step,
+                error: refused.to_string(),
+                attempts: 0,
+            });
         }
         self.schedule.began(step);
         self.under_way.insert(step);
