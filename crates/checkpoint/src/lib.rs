@@ -38,6 +38,7 @@ mod state_error;
 pub mod store;
 pub mod testing;
 mod tokenizer;
+pub mod writer;
 
 pub use base::base_model;
 pub use commit::commit;

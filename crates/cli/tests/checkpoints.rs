@@ -24,7 +24,8 @@ fn checkpoint(run: &Path, step: u64) -> PathBuf {
 /// What a command says as JSON.
 fn ask(args: &[&str]) -> Value {
     let done = call(&[args, &["-o", "json"]].concat());
-    serde_json::from_str(&done.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {} {}", done.stdout, done.stderr))
+    serde_json::from_str(&done.stdout)
+        .unwrap_or_else(|e| panic!("{args:?}: {e}: {} {}", done.stdout, done.stderr))
 }
 
 fn ls(run: &Path) -> Vec<Value> {
@@ -42,9 +43,17 @@ fn events(run: &Path) -> String {
 }
 
 fn same_from(step: u64, expected: &BTreeMap<u64, Line>, got: &BTreeMap<u64, Line>, name: &str) {
-    assert_eq!(got.last_key_value().map(|(s, _)| *s), expected.last_key_value().map(|(s, _)| *s), "{name}");
+    assert_eq!(
+        got.last_key_value().map(|(s, _)| *s),
+        expected.last_key_value().map(|(s, _)| *s),
+        "{name}"
+    );
     for (step, line) in expected.range(step..) {
-        assert_eq!(got.get(step), Some(line), "{name} differs from the undisturbed run at step {step}");
+        assert_eq!(
+            got.get(step),
+            Some(line),
+            "{name} differs from the undisturbed run at step {step}"
+        );
     }
 }
 
@@ -52,10 +61,7 @@ fn same_from(step: u64, expected: &BTreeMap<u64, Line>, got: &BTreeMap<u64, Line
 fn every_shape_goes_on_from_every_shape() {
     for tied in [false, true] {
         let folder = tempfile::tempdir().unwrap();
-        let job = Job {
-            tied,
-            ..Job::new(14)
-        };
+        let job = Job { tied, ..Job::new(14) };
         let undisturbed = train(&job, folder.path(), "undisturbed", 1, 1);
         for (stages, lanes) in SHAPES {
             let name = format!("from-{stages}x{lanes}");
@@ -65,16 +71,31 @@ fn every_shape_goes_on_from_every_shape() {
             let run = folder.path().join(&name);
             let at = checkpoint(&run, 7).display().to_string();
             let manifest = ask(&["checkpoint", "inspect", &at]);
-            assert_eq!(manifest["state_digest"].as_str(), undisturbed[&7].state_digest.as_deref(), "{name}");
+            assert_eq!(
+                manifest["state_digest"].as_str(),
+                undisturbed[&7].state_digest.as_deref(),
+                "{name}"
+            );
             for (stages, lanes) in SHAPES {
                 let to = format!("{name}-to-{stages}x{lanes}");
                 let mut going_on = job.clone().over(stages, lanes);
                 going_on.from = Some(at.clone());
                 let path = going_on.write(folder.path(), &to).display().to_string();
-                let done = call(&["run", &path, "--workers", &(stages * lanes).to_string(), "--threads", "1"]);
+                let done = call(&[
+                    "run",
+                    &path,
+                    "--workers",
+                    &(stages * lanes).to_string(),
+                    "--threads",
+                    "1",
+                ]);
                 assert_eq!(done.code, 0, "{to}: {}", done.stderr);
                 let got = metrics(&folder.path().join(&to));
-                assert_eq!(got.first_key_value().map(|(s, _)| *s), Some(8), "{to} starts after the checkpoint");
+                assert_eq!(
+                    got.first_key_value().map(|(s, _)| *s),
+                    Some(8),
+                    "{to} starts after the checkpoint"
+                );
                 same_from(8, &undisturbed, &got, &to);
             }
         }
@@ -83,7 +104,14 @@ fn every_shape_goes_on_from_every_shape() {
 
 /// `rekindle run`, as a process of its own.
 fn start_run(job: &Path, workers: u32, tag: &str) -> Service {
-    let mut command = rekindle(&["run", &job.display().to_string(), "--workers", &workers.to_string(), "--threads", "1"]);
+    let mut command = rekindle(&[
+        "run",
+        &job.display().to_string(),
+        "--workers",
+        &workers.to_string(),
+        "--threads",
+        "1",
+    ]);
     command
         .env("REKINDLE_TEST_TAG", tag)
         .stdout(Stdio::null())
@@ -92,7 +120,9 @@ fn start_run(job: &Path, workers: u32, tag: &str) -> Service {
 }
 
 fn nobody_is_left(tag: &str) {
-    until("the end of every process", || tagged(tag).is_empty().then_some(()));
+    until("the end of every process", || {
+        tagged(tag).is_empty().then_some(())
+    });
 }
 
 #[test]
@@ -116,12 +146,25 @@ fn a_killed_run_goes_on_in_its_folder_and_an_interrupted_one_too() {
         }
         let saved = *valid_steps(&run).last().unwrap();
         if how != "KILL" {
-            assert!(saved >= reached, "{name}: asked to stop at step {reached}, saved {saved}");
+            assert!(
+                saved >= reached,
+                "{name}: asked to stop at step {reached}, saved {saved}"
+            );
         }
-        let done = call(&["run", &path.display().to_string(), "--workers", "1", "--threads", "2"]);
+        let done = call(&[
+            "run",
+            &path.display().to_string(),
+            "--workers",
+            "1",
+            "--threads",
+            "2",
+        ]);
         assert_eq!(done.code, 0, "{name}: {}", done.stderr);
         same_from(1, &undisturbed, &metrics(&run), &name);
-        assert_eq!(final_digest(&run), final_digest(&folder.path().join("undisturbed")));
+        assert_eq!(
+            final_digest(&run),
+            final_digest(&folder.path().join("undisturbed"))
+        );
         // Complete: there is nothing to go on with.
         let again = call(&["run", &path.display().to_string()]);
         assert_ne!(again.code, 0);
@@ -165,14 +208,20 @@ fn cancel_saves_and_submit_resume_goes_on() {
     let undisturbed = train(&job, folder.path(), "undisturbed", 1, 1);
     same_from(1, &undisturbed, &metrics(&run), "cancelled");
     let status = cluster.call(&["status", &id]);
-    assert!(status.stdout.contains(&format!("step {}", saved[0])), "{}", status.stdout);
+    assert!(
+        status.stdout.contains(&format!("step {}", saved[0])),
+        "{}",
+        status.stdout
+    );
 }
 
 #[test]
 fn cancel_without_saving_saves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(folder.path(), 1);
-    let path = Job::new(1_000_000).saving(1_000_000).write(folder.path(), "dropped");
+    let path = Job::new(1_000_000)
+        .saving(1_000_000)
+        .write(folder.path(), "dropped");
     let run = folder.path().join("dropped");
     let id = cluster.submit(&path);
     reaches(&run, 3);
@@ -198,9 +247,15 @@ fn a_worker_that_is_asked_to_leave_hands_its_part_on() {
     let undisturbed = train(&job, folder.path(), "undisturbed", 1, 1);
     same_from(1, &undisturbed, &metrics(&run), "drained");
     let told = events(&run);
-    assert!(told.contains("worker.draining") && told.contains("job.recovering"), "{told}");
+    assert!(
+        told.contains("worker.draining") && told.contains("job.recovering"),
+        "{told}"
+    );
     // It was saved when it was asked: no step was run twice.
-    let lines = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap().lines().count();
+    let lines = std::fs::read_to_string(run.join("metrics.jsonl"))
+        .unwrap()
+        .lines()
+        .count();
     assert!(lines <= 503, "{lines} lines for 500 steps");
 }
 
@@ -244,7 +299,11 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said() {
         let steps = valid_steps(&run);
         let newest = checkpoint(&run, *steps.last().unwrap());
         let all = files(&newest);
-        let of = |part: &str| all.iter().find(|f| f.display().to_string().contains(part)).unwrap();
+        let of = |part: &str| {
+            all.iter()
+                .find(|f| f.display().to_string().contains(part))
+                .unwrap()
+        };
         match what {
             "manifest" => flip(of("manifest"), 300),
             "missing" => std::fs::remove_file(of("/model/")).unwrap(),
@@ -256,7 +315,14 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said() {
         }
         let verified = call(&["checkpoint", "verify", &newest.display().to_string()]);
         assert_ne!(verified.code, 0, "{what}");
-        let done = call(&["run", &path.display().to_string(), "--workers", "2", "--threads", "1"]);
+        let done = call(&[
+            "run",
+            &path.display().to_string(),
+            "--workers",
+            "2",
+            "--threads",
+            "1",
+        ]);
         assert_eq!(done.code, 0, "{what}: {}", done.stderr);
         same_from(1, &undisturbed, &metrics(&run), &name);
         let told = events(&run);
@@ -329,7 +395,9 @@ fn whatever_is_killed_while_it_saves_the_run_ends_with_the_undisturbed_bits() {
             }
             let pick = random.below(victims.len() as u64) as usize;
             let (pid, _) = victims[pick];
-            let sent = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+            let sent = std::process::Command::new("kill")
+                .args(["-KILL", &pid.to_string()])
+                .status();
             if sent.is_ok_and(|s| s.success()) {
                 here += 1;
                 done += 1;
@@ -359,7 +427,10 @@ fn the_command_line_lists_checks_compares_converts_pins_and_cleans_up() {
     let run = folder.path().join(name);
     let place = run.display().to_string();
     assert_eq!(valid_steps(&run), [3, 6, 9, 12]);
-    let (first, last) = (checkpoint(&run, 3).display().to_string(), checkpoint(&run, 12).display().to_string());
+    let (first, last) = (
+        checkpoint(&run, 3).display().to_string(),
+        checkpoint(&run, 12).display().to_string(),
+    );
     let table = call(&["checkpoint", "ls", &place]);
     assert!(table.stdout.contains("valid"), "{}", table.stdout);
     assert_eq!(call(&["checkpoint", "verify", &place]).code, 0);
@@ -372,14 +443,37 @@ fn the_command_line_lists_checks_compares_converts_pins_and_cleans_up() {
     assert_eq!(exported.code, 0, "{}", exported.stderr);
     let read = |path: &str| std::fs::read(path).unwrap();
     assert_eq!(
-        call(&["generate", "--from", &hf, "--prompt", "the ", "--tokens", "8", "--seed", "1"]).stdout,
-        call(&["generate", "--from", &format!("{place}/hf"), "--prompt", "the ", "--tokens", "8", "--seed", "1"]).stdout,
+        call(&[
+            "generate", "--from", &hf, "--prompt", "the ", "--tokens", "8", "--seed", "1"
+        ])
+        .stdout,
+        call(&[
+            "generate",
+            "--from",
+            &format!("{place}/hf"),
+            "--prompt",
+            "the ",
+            "--tokens",
+            "8",
+            "--seed",
+            "1"
+        ])
+        .stdout,
     );
-    assert_eq!(read(&format!("{hf}/config.json")), read(&format!("{place}/hf/config.json")));
+    assert_eq!(
+        read(&format!("{hf}/config.json")),
+        read(&format!("{place}/hf/config.json"))
+    );
     let imported = folder.path().join("imported").display().to_string();
     let done = ask(&["checkpoint", "import-hf", &hf, &imported]);
-    assert!(done["checkpoint"].as_str().unwrap().ends_with("step-00000000"), "{done}");
-    assert_eq!(call(&["checkpoint", "pin", &place, "--step", "3", "--name", "good"]).code, 0);
+    assert!(
+        done["checkpoint"].as_str().unwrap().ends_with("step-00000000"),
+        "{done}"
+    );
+    assert_eq!(
+        call(&["checkpoint", "pin", &place, "--step", "3", "--name", "good"]).code,
+        0
+    );
     let dry = ask(&["checkpoint", "gc", &place, "--keep-last", "1", "--dry-run"]);
     assert_eq!(dry["deleted"], serde_json::json!([6, 9]), "{dry}");
     assert_eq!(valid_steps(&run), [3, 6, 9, 12], "a dry run deletes nothing");
@@ -388,7 +482,11 @@ fn the_command_line_lists_checks_compares_converts_pins_and_cleans_up() {
     assert_eq!(call(&["checkpoint", "unpin", &place, "good"]).code, 0);
     let _ = ask(&["checkpoint", "gc", &place, "--keep-last", "1"]);
     assert_eq!(valid_steps(&run), [12]);
-    let nothing = call(&["checkpoint", "ls", &folder.path().join("none").display().to_string()]);
+    let nothing = call(&[
+        "checkpoint",
+        "ls",
+        &folder.path().join("none").display().to_string(),
+    ]);
     assert_eq!(nothing.code, 1);
     assert!(nothing.stderr.contains("none"), "{}", nothing.stderr);
 }

@@ -106,12 +106,7 @@ mod tests {
         let spec = spec(folder.path(), "[checkpoint]\nevery=1\n");
         let first = RunFolder::take(&spec).unwrap();
         assert!(!first.resume);
-        assert!(
-            RunFolder::take(&spec)
-                .unwrap_err()
-                .to_string()
-                .contains("going on")
-        );
+        assert!(format!("{:?}", RunFolder::take(&spec).unwrap_err()).contains("going on"));
         std::fs::create_dir(&first.state_dir).unwrap();
         std::fs::write(folder.path().join("metrics.jsonl"), "{}\n").unwrap();
         drop(first);
@@ -125,7 +120,8 @@ mod tests {
     fn a_run_without_checkpoints_cant_be_gone_on_with() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("metrics.jsonl"), "{}\n").unwrap();
-        let error = RunFolder::take(&spec(folder.path(), "")).unwrap_err().to_string();
+        let error = RunFolder::take(&spec(folder.path(), "")).unwrap_err();
+        let error = format!("{error:?}");
         assert!(error.contains("holds a run already"), "{error}");
     }
 }

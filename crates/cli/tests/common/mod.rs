@@ -190,7 +190,9 @@ impl Job {
             from,
             more,
         } = self;
-        let from = from.as_ref().map_or_else(String::new, |from| format!("init_from = {from:?}"));
+        let from = from
+            .as_ref()
+            .map_or_else(String::new, |from| format!("init_from = {from:?}"));
         let path = folder.join(format!("{name}.toml"));
         let job = format!(
             r#"

@@ -33,7 +33,9 @@ pub struct GcArgs {
 pub fn run(args: &GcArgs, format: Format) -> Result<Exit, Problem> {
     let hours = args.unfinished_older_than;
     if !(hours.is_finite() && hours >= 0.0) {
-        return Err(Problem::new(format!("--unfinished-older-than {hours} is no length of time")));
+        return Err(Problem::new(format!(
+            "--unfinished-older-than {hours} is no length of time"
+        )));
     }
     let place = place::open(&args.place.place)?;
     let policy = Policy {
@@ -92,7 +94,10 @@ fn print(report: &GcReport) -> Result<(), Problem> {
         row(format!("step {step}"), &format!("kept: {}", why(*kept)));
     }
     for broken in &report.broken {
-        row(format!("step {}", broken.step), &format!("left for you to look at: {}", broken.why));
+        row(
+            format!("step {}", broken.step),
+            &format!("left for you to look at: {}", broken.why),
+        );
     }
     output::table(&["WHAT", "FATE"], rows)?;
     output::say(&format!("{done}: {}", size(report.freed_bytes)));

@@ -70,7 +70,12 @@ pub struct ImportArgs {
 /// The folder isn't one of a model, or the place can't be written or has a checkpoint of step 0.
 pub fn import(args: &ImportArgs, format: Format) -> Result<Exit, Problem> {
     let failed = |e: &dyn std::fmt::Display| {
-        Problem::new(format!("can't import {} into {}", args.folder.display(), args.place)).cause(e)
+        Problem::new(format!(
+            "can't import {} into {}",
+            args.folder.display(),
+            args.place
+        ))
+        .cause(e)
     };
     let location = rekindle_checkpoint::Location::parse(&args.place).map_err(|e| failed(&e))?;
     let place = rekindle_checkpoint::Blocking::open(&location).map_err(|e| failed(&e))?;
@@ -93,6 +98,9 @@ pub fn import(args: &ImportArgs, format: Format) -> Result<Exit, Problem> {
         }))?,
         Format::Table => output::data(&url)?,
     }
-    output::say(&format!("{} written; use it: model.init_from = {url:?}", size(manifest.total_bytes)));
+    output::say(&format!(
+        "{} written; use it: model.init_from = {url:?}",
+        size(manifest.total_bytes)
+    ));
     Ok(Exit::Ok)
 }

@@ -39,7 +39,11 @@ pub fn run(args: &DiffArgs, format: Format) -> Result<Exit, Problem> {
         Format::Json => output::json(&value(&found))?,
         Format::Table => print(&found)?,
     }
-    Ok(if found.same_state() { Exit::Ok } else { Exit::Failed })
+    Ok(if found.same_state() {
+        Exit::Ok
+    } else {
+        Exit::Failed
+    })
 }
 
 fn print(found: &Diff) -> Result<(), Problem> {
@@ -55,7 +59,12 @@ fn print(found: &Diff) -> Result<(), Problem> {
             b.lanes
         ))?;
     }
-    let differing: Vec<Vec<String>> = found.layers.iter().filter(|l| l.same != Some(true)).map(row).collect();
+    let differing: Vec<Vec<String>> = found
+        .layers
+        .iter()
+        .filter(|l| l.same != Some(true))
+        .map(row)
+        .collect();
     if differing.is_empty() {
         output::data("the states are the same, bit for bit")
     } else {
@@ -70,7 +79,10 @@ fn row(layer: &LayerDiff) -> Vec<String> {
         None => "not in both",
     };
     let (differing, largest) = layer.values.map_or((String::new(), String::new()), |v| {
-        (format!("{} of {}", v.differing, v.elements), format!("{:e}", v.largest))
+        (
+            format!("{} of {}", v.differing, v.elements),
+            format!("{:e}", v.largest),
+        )
     });
     vec![
         layer.layer.to_string(),

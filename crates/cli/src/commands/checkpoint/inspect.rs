@@ -25,7 +25,10 @@ pub fn run(args: &InspectArgs, format: Format) -> Result<Exit, Problem> {
     match format {
         Format::Json => output::json(checkpoint.manifest())?,
         Format::Table => {
-            output::table(&["WHAT", "VALUE"], facts(&checkpoint.url(), checkpoint.manifest()))?;
+            output::table(
+                &["WHAT", "VALUE"],
+                facts(&checkpoint.url(), checkpoint.manifest()),
+            )?;
             output::data("")?;
             output::table(&["FILE", "SIZE", "HOLDS"], files(checkpoint.manifest()))?;
         }

@@ -25,8 +25,7 @@ pub struct LsArgs {
 pub fn run(args: &LsArgs, format: Format) -> Result<Exit, Problem> {
     let place = place::open(&args.place.place)?;
     let found = place.run(list(place.store()));
-    let found =
-        found.map_err(|e| Problem::new(format!("can't list {}", args.place.place)).cause(e))?;
+    let found = found.map_err(|e| Problem::new(format!("can't list {}", args.place.place)).cause(e))?;
     match format {
         Format::Json => output::json(&found.iter().map(value).collect::<Vec<_>>())?,
         Format::Table => output::table(

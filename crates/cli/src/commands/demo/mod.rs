@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::commands::run::{self, ChildLogArgs, Summary};
 use crate::commands::{generate, plan};
 use crate::exit::Exit;
+use crate::local::RunFolder;
 use crate::output::{self, Format};
 use crate::problem::Problem;
 use crate::progress::duration;
