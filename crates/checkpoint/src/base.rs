@@ -14,12 +14,14 @@ use crate::{Blocking, HfModel, StateError, StoreErrorKind, read_config};
 pub fn base_model(from: &str) -> Result<ModelConfig, StateError> {
     if is_checkpoint_url(from) {
         let url = from.to_owned();
-        let read = std::thread::spawn(move || Blocking::checkpoint_at(&url));
-        let checkpoint = read.join().unwrap_or_else(|_| {
+        // The runtime that reads must end there as well.
+        let read = std::thread::spawn(move || {
+            Blocking::checkpoint_at(&url).map(|found| found.manifest().model.clone())
+        });
+        return read.join().unwrap_or_else(|_| {
             let why = "reading it ended unexpectedly (a defect of Rekindle)";
             Err(StoreErrorKind::Invalid.error(from, why).into())
-        })?;
-        return Ok(checkpoint.manifest().model.clone());
+        });
     }
     let path = Path::new(from.strip_prefix("file://").unwrap_or(from));
     if path.is_dir() {

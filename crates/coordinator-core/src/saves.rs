@@ -252,14 +252,16 @@ impl Coordinator {
             return false;
         };
         let by = self.mono() + self.config.save_limit;
+        let steps = job.spec.training.steps;
         let Some(run) = self.runs.get_mut(id) else {
             return false;
         };
         let (Some(last), None) = (&run.last_step, &run.awaited) else {
             return false;
         };
+        // At the earliest the step in flight: a checkpoint of what is committed already may be under way, and isn't the one asked for.
         run.awaited = Some(Awaited {
-            step: last.step,
+            step: (last.step + 1).min(steps),
             by,
             purpose,
         });

@@ -314,6 +314,11 @@ fn a_worker_that_is_asked_to_leave_is_saved_and_left() {
     desk.report("a", &job, 0, saved(1, 0));
     desk.report("b", &job, 1, saved(1, 1));
     desk.written(&job, 1, 1, None);
+    let going_on = desk.view(&job).state;
+    assert_eq!(going_on, JobState::Running, "that one was under way before");
+    desk.report("a", &job, 0, saved(2, 0));
+    desk.report("b", &job, 1, saved(2, 1));
+    desk.written(&job, 1, 2, None);
     assert_eq!(desk.view(&job).state, JobState::Recovering);
     assert_eq!(desk.orders(), ["stop a", "stop b"]);
     desk.report("a", &job, 0, Report::Stopped);

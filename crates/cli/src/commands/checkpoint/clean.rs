@@ -44,9 +44,11 @@ pub fn run(args: &GcArgs, format: Format) -> Result<Exit, Problem> {
         sweep_older_than_ms: (hours * 3.6e6) as u64,
         now_unix_ms: now(),
     };
-    let report = place
+    let mut report = place
         .run(gc(place.store(), &policy, args.dry_run))
         .map_err(|e| Problem::new(format!("can't clean up {}", args.place.place)).cause(e))?;
+    report.deleted.sort_unstable();
+    report.kept.sort_unstable_by_key(|(step, _)| *step);
     match format {
         Format::Json => output::json(&value(&report))?,
         Format::Table => print(&report)?,
