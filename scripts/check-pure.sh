@@ -27,6 +27,7 @@ declare -A only_in=(
   [redb]="rekindle-store"
   [safetensors]="rekindle-checkpoint"
   [object_store]="rekindle-checkpoint"
+  [quick-xml]="rekindle-checkpoint"
   [reqwest]="rekindle-checkpoint"
   [rustls]="rekindle-checkpoint"
 )

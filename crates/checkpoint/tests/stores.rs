@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rekindle_checkpoint::store::{Faulty, Location, Remote, Store, conformance, open, open_with};
+use object_store::ObjectStoreExt;
+use rekindle_checkpoint::store::{Faulty, Location, Remote, Store, Swept, conformance, open, open_with};
 use rekindle_checkpoint::{StoreError, StoreErrorKind};
 use support::{BUCKET, S3Server, environment, run_in_child};
 
@@ -55,6 +56,7 @@ fn a_real_s3_server_conforms() {
 #[ignore = "run by a_real_s3_server_conforms, with a server"]
 async fn s3_by_environment() {
     conforms(at(&format!("s3://{BUCKET}/run/checkpoints"))).await;
+    sweeps_uploads().await;
     let missing = at("s3://no-such-bucket/run");
     let error = missing.put_new("a", Bytes::new()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Invalid);
@@ -64,6 +66,27 @@ async fn s3_by_environment() {
             .contains("s3://no-such-bucket/run/a: does the bucket exist?"),
         "{error}"
     );
+}
+
+/// Uploads that were begun and left are found and ended; those of others are left alone.
+async fn sweeps_uploads() {
+    let (ours, others) = (
+        at(&format!("s3://{BUCKET}/sweep/ours")),
+        at(&format!("s3://{BUCKET}/sweep/others")),
+    );
+    for (store, name) in [(&ours, "a"), (&ours, "b"), (&others, "c")] {
+        let (objects, prefix) = store.objects().unwrap();
+        let mut upload = objects.put_multipart(&prefix.join(name)).await.unwrap();
+        upload.put_part(vec![1; 5 << 20].into()).await.unwrap();
+    }
+    let swept = |removed| Swept {
+        removed,
+        listable: true,
+    };
+    assert_eq!(ours.sweep_uploads(0).await.unwrap(), swept(0));
+    assert_eq!(ours.sweep_uploads(u64::MAX).await.unwrap(), swept(2));
+    assert_eq!(ours.sweep_uploads(u64::MAX).await.unwrap(), swept(0));
+    assert_eq!(others.sweep_uploads(u64::MAX).await.unwrap(), swept(1));
 }
 
 /// Short enough for a test, long enough for a busy machine.
@@ -108,6 +131,7 @@ async fn s3_unavailable() {
         store.list_dirs("").await.unwrap_err(),
         store.delete(&["a".to_owned()]).await.unwrap_err(),
         store.delete_dir("a").await.unwrap_err(),
+        store.sweep_uploads(0).await.unwrap_err(),
     ];
     for error in errors {
         assert!(error.is_transient(), "{error:?}");

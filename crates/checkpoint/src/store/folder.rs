@@ -8,7 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -112,7 +112,10 @@ impl Store for Folder {
         let mut entries = self
             .blocking(prefix, from, |root, from| {
                 let mut found = Vec::new();
-                walk(from, &mut |path, meta| found.extend(entry(root, path, meta)))?;
+                walk(from, &mut |path, meta| {
+                    found.extend(entry(root, path, meta));
+                    ControlFlow::Continue(())
+                })?;
                 Ok(found)
             })
             .await?;
@@ -146,7 +149,10 @@ impl Store for Folder {
     async fn delete_dir(&self, prefix: &str) -> Result<u64> {
         self.at(prefix, |_, path| {
             let mut files = 0;
-            walk(path, &mut |_, _| files += 1)?;
+            walk(path, &mut |_, _| {
+                files += 1;
+                ControlFlow::Continue(())
+            })?;
             match fs::remove_dir_all(path) {
                 Ok(()) => sync(path.parent().unwrap_or(path)).map(|()| files),
                 Err(e) if is_gone(&e) => Ok(0),
@@ -163,6 +169,7 @@ impl Store for Folder {
                 if is_hidden(path) && modified(meta) < before_unix_ms {
                     old.push(path.to_owned());
                 }
+                ControlFlow::Continue(())
             })?;
             for path in &old {
                 match fs::remove_file(path) {
@@ -295,8 +302,8 @@ pub(crate) fn read_exact_at(mut file: &File, buffer: &mut [u8], offset: u64) -> 
     file.read_exact(buffer)
 }
 
-/// Shows every plain file below `folder`. What vanishes meanwhile was not there.
-fn walk(folder: &Path, show: &mut dyn FnMut(&Path, &fs::Metadata)) -> io::Result<()> {
+/// Shows every plain file below `folder`, until it is told to stop. What vanishes meanwhile was not there.
+fn walk(folder: &Path, show: &mut dyn FnMut(&Path, &fs::Metadata) -> ControlFlow<()>) -> io::Result<()> {
     let (mut open, mut seen) = (vec![folder.to_owned()], 0);
     while let Some(folder) = open.pop() {
         let listing = match fs::read_dir(&folder) {
@@ -316,8 +323,8 @@ fn walk(folder: &Path, show: &mut dyn FnMut(&Path, &fs::Metadata)) -> io::Result
             }
             if meta.is_dir() {
                 open.push(path);
-            } else if meta.is_file() {
-                show(&path, &meta);
+            } else if meta.is_file() && show(&path, &meta).is_break() {
+                return Ok(());
             }
         }
     }
@@ -344,7 +351,14 @@ fn modified(meta: &fs::Metadata) -> u64 {
 /// Whether there is a finished file somewhere below `folder`: object stores have no empty folders, so nobody may see ours.
 fn holds_something(folder: &Path) -> io::Result<bool> {
     let mut found = false;
-    walk(folder, &mut |path, _| found |= !is_hidden(path))?;
+    walk(folder, &mut |path, _| {
+        found = !is_hidden(path);
+        if found {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })?;
     Ok(found)
 }
 

@@ -23,6 +23,7 @@ mod folder;
 mod location;
 mod objects;
 mod remote;
+mod uploads;
 
 use std::fmt::Debug;
 use std::ops::Range;

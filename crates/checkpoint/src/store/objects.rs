@@ -14,6 +14,7 @@ use object_store::client::{HttpError, HttpErrorKind};
 use object_store::path::Path as ObjectPath;
 use object_store::{Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode};
 
+use super::uploads::Uploads;
 use super::{Entry, MOST_ENTRIES, Result, Store, StoreError, StoreErrorKind, Swept, check_key};
 
 /// A prefix of a bucket.
@@ -22,6 +23,7 @@ pub struct Objects {
     store: Arc<dyn ObjectStore>,
     prefix: ObjectPath,
     url: String,
+    uploads: Option<Uploads>,
 }
 
 impl Objects {
@@ -32,9 +34,20 @@ impl Objects {
     pub fn new(store: Arc<dyn ObjectStore>, prefix: &str, url: impl Into<String>) -> Result<Self> {
         let url = url.into();
         match ObjectPath::parse(prefix) {
-            Ok(prefix) => Ok(Self { store, prefix, url }),
+            Ok(prefix) => Ok(Self {
+                store,
+                prefix,
+                url,
+                uploads: None,
+            }),
             Err(e) => Err(StoreErrorKind::Invalid.error(url, e.to_string())),
         }
+    }
+
+    /// Lets unfinished uploads be swept.
+    pub(super) fn with_uploads(mut self, uploads: Uploads) -> Self {
+        self.uploads = Some(uploads);
+        self
     }
 
     /// The path of a key or, for `""`, of the location.
@@ -218,8 +231,11 @@ impl Store for Objects {
         Ok(keys.len() as u64)
     }
 
-    async fn sweep_uploads(&self, _before_unix_ms: u64) -> Result<Swept> {
-        Ok(Swept::default())
+    async fn sweep_uploads(&self, before_unix_ms: u64) -> Result<Swept> {
+        match &self.uploads {
+            Some(uploads) => uploads.sweep(&self.prefix, &self.url, before_unix_ms).await,
+            None => Ok(Swept::default()),
+        }
     }
 
     fn describe(&self) -> String {

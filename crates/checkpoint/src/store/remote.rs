@@ -15,6 +15,7 @@ use object_store::memory::InMemory;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 
 use super::location::Scheme;
+use super::uploads::Uploads;
 use super::{Location, Objects, Result, StoreError};
 
 /// How long remote stores are waited for.
@@ -111,10 +112,13 @@ pub(super) fn open(location: &Location, remote: &Remote) -> Result<Objects> {
     };
     let store: Arc<dyn ObjectStore> = match scheme {
         Scheme::Memory => memory(bucket),
-        Scheme::S3 => Arc::new(
-            client!(AmazonS3Builder, AmazonS3ConfigKey, "AWS", url, remote)
-                .map_err(|e| failed(e, "check the AWS_ environment variables"))?,
-        ),
+        Scheme::S3 => {
+            let s3 = client!(AmazonS3Builder, AmazonS3ConfigKey, "AWS", url, remote)
+                .map_err(|e| failed(e, "check the AWS_ environment variables"))?;
+            let s3 = Arc::new(s3);
+            let uploads = Uploads::new(Arc::clone(&s3), remote, &url)?;
+            return Ok(Objects::new(s3, prefix, url)?.with_uploads(uploads));
+        }
         Scheme::Gcs => Arc::new(
             client!(GoogleCloudStorageBuilder, GoogleConfigKey, "GOOGLE", url, remote)
                 .map_err(|e| failed(e, "check the GOOGLE_ environment variables"))?,
