@@ -51,3 +51,4 @@ pub use import::HfModel;
 pub use reader::{Blocking, Checkpoint, Options, ReadReport, Refusal, Verdict, newest_valid};
 pub use state_error::{Damage, StateError};
 pub use store::{Location, Store, StoreError, StoreErrorKind};
+pub use writer::{Capture, Held, HeldPart, Outcome, Refused, Ticket, Writer, WriterOptions};

@@ -55,21 +55,26 @@ mod tests {
 
     #[test]
     fn small_layers_share_and_large_ones_do_not() {
-        let at = |bytes: &[u64], target| groups(bytes, target);
-        assert_eq!(at(&[], 10), [0..0; 0]);
-        assert_eq!(at(&[3], 10), [0..1]);
-        assert_eq!(at(&[4, 4, 4, 4, 4, 4], 10), [0..3, 3..6]);
+        let at = |bytes: &[u64], target| -> Vec<(usize, usize)> {
+            groups(bytes, target)
+                .into_iter()
+                .map(|run| (run.start, run.end))
+                .collect()
+        };
+        assert_eq!(at(&[], 10), []);
+        assert_eq!(at(&[3], 10), [(0, 1)]);
+        assert_eq!(at(&[4, 4, 4, 4, 4, 4], 10), [(0, 3), (3, 6)]);
         // A leftover of a quarter stays, a smaller one joins.
-        assert_eq!(at(&[4, 4, 4, 3], 10), [0..3, 3..4]);
-        assert_eq!(at(&[4, 4, 4, 1], 10), [0..4]);
-        assert_eq!(at(&[12, 12, 12], 10), [0..1, 1..2, 2..3]);
+        assert_eq!(at(&[4, 4, 4, 3], 10), [(0, 3), (3, 4)]);
+        assert_eq!(at(&[4, 4, 4, 1], 10), [(0, 4)]);
+        assert_eq!(at(&[12, 12, 12], 10), [(0, 1), (1, 2), (2, 3)]);
         // Small before large: with the next one at the start, with the one before elsewhere.
-        assert_eq!(at(&[1, 12, 12, 1], 10), [0..2, 2..4]);
-        assert_eq!(at(&[3, 12], 10), [0..1, 1..2]);
-        assert_eq!(at(&[12, 1, 12], 10), [0..2, 2..3]);
-        assert_eq!(at(&[1, 1, 1], 0), [0..1, 1..2, 2..3]);
-        assert_eq!(at(&[0, 0], 10), [0..2]);
-        assert_eq!(at(&[0, 20], 10), [0..2]);
+        assert_eq!(at(&[1, 12, 12, 1], 10), [(0, 2), (2, 4)]);
+        assert_eq!(at(&[3, 12], 10), [(0, 1), (1, 2)]);
+        assert_eq!(at(&[12, 1, 12], 10), [(0, 2), (2, 3)]);
+        assert_eq!(at(&[1, 1, 1], 0), [(0, 1), (1, 2), (2, 3)]);
+        assert_eq!(at(&[0, 0], 10), [(0, 2)]);
+        assert_eq!(at(&[0, 20], 10), [(0, 2)]);
     }
 
     #[test]
