@@ -3,7 +3,9 @@
 mod common;
 
 use common::{FakeWorker, Running, job_file, soon};
-use rekindle_client::{ApiError, Client, ClientError, JobText, LogQuery, Options, Reason, Submission};
+use rekindle_client::{
+    ApiError, Cancel, Client, ClientError, JobText, LogQuery, Options, Reason, Submission,
+};
 use rekindle_coordinator::{CoordinatorConfig, ServeError, bind};
 use rekindle_proto::pb::worker::v1 as pb;
 use rekindle_proto::pb::worker::v1::worker_service_client::WorkerServiceClient;
@@ -139,7 +141,7 @@ async fn unknown_jobs_are_not_found_by_any_call() {
     let id = JobId::new("nobody").unwrap();
     let errors = [
         client.get(&id).await.unwrap_err(),
-        client.cancel(&id, true).await.unwrap_err(),
+        client.cancel(&id, Cancel::Now).await.unwrap_err(),
         client.events(&id).await.unwrap_err(),
         client.watch(&id).await.unwrap_err(),
         client.watch_events(&id, 0).await.unwrap_err(),

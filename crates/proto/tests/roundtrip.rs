@@ -11,8 +11,9 @@ use rekindle_proto::convert::{
 use rekindle_proto::pb::{v1, worker::v1 as worker};
 use rekindle_proto::{ApiError, ConvertError, Reason};
 use rekindle_types::{
-    Command, Epoch, Failure, FailureClass, JobEvent, JobFile, JobId, JobSpec, JobState, NumberedReport, Plan,
-    RankId, Registration, Report, StartTrainer, StepReport, TrainerPhase, TrainerStatus, WorkerId,
+    CheckpointPart, Command, Epoch, Failure, FailureClass, FileEntry, JobEvent, JobFile, JobId, JobSpec,
+    JobState, LayerId, NumberedReport, Plan, RankId, Registration, Report, Section, StartPoint, StartTrainer,
+    StateDigest, StateKind, StepReport, TrainerPhase, TrainerStatus, WorkerId,
 };
 
 const JOB: &str = r#"
@@ -66,6 +67,37 @@ fn step(loss: f64) -> StepReport {
     }
 }
 
+fn start() -> StartPoint {
+    StartPoint {
+        step: 6,
+        url: "s3://b/run/checkpoints/step-00000006".to_owned(),
+    }
+}
+
+fn part() -> CheckpointPart {
+    CheckpointPart {
+        step: 7,
+        rank: RankId(2),
+        files: vec![FileEntry {
+            path: "demo-1-e3-1a/model/head.safetensors".to_owned(),
+            bytes: 4108,
+            header_bytes: 4096,
+            header_digest: StateDigest(u128::MAX),
+            dtype: "F32".to_owned(),
+            sections: vec![Section {
+                layer: LayerId::Head,
+                kind: StateKind::Weights,
+                start: 0,
+                end: 3,
+                offset: 4096,
+                digests: vec![StateDigest(1)],
+            }],
+        }],
+        persist_seconds: 0.1 + 0.2,
+        stall_seconds: 1e-9,
+    }
+}
+
 fn failure() -> Failure {
     Failure {
         class: FailureClass::NumericNan,
@@ -91,12 +123,32 @@ fn report(report: Report) -> NumberedReport {
 }
 
 #[test]
+fn a_part_of_another_rank_is_refused() {
+    let kind = Report::Saved {
+        part: Box::new(part()),
+        interval: None,
+    };
+    let mut message = worker::NumberedReport::from(&report(kind));
+    message.rank = 1;
+    let error = NumberedReport::try_from(message).unwrap_err();
+    assert_eq!(error.field, "saved.part_json");
+}
+
+#[test]
 fn reports_survive_the_wire() {
     let all = [
         Report::Ready {
             data_address: "[::1]:5000".to_owned(),
         },
         Report::Step(step(5.545_177_444_479_562)),
+        Report::Saved {
+            part: Box::new(part()),
+            interval: Some(12),
+        },
+        Report::SaveFailed {
+            step: 7,
+            message: "disk full".to_owned(),
+        },
         Report::Finished,
         Report::Failed(failure()),
         Report::Stopped,
@@ -116,6 +168,9 @@ fn commands_survive_the_wire() {
             rank: RankId(3),
             spec: spec(),
             plan: plan(),
+            writer: "demo-1-e3-1a".to_owned(),
+            start: Some(start()),
+            mtbf_seconds: 0.1 + 0.2,
         })),
         Command::Connect {
             job: job.clone(),
@@ -126,6 +181,11 @@ fn commands_survive_the_wire() {
             job,
             epoch: Epoch(3),
             reason: "why".to_owned(),
+        },
+        Command::Save {
+            job: JobId::new("demo-1").unwrap(),
+            epoch: Epoch(3),
+            rank: RankId(1),
         },
         Command::Acknowledge { up_to: 9 },
     ];
@@ -267,7 +327,9 @@ fn a_status_of_someone_else_keeps_code_and_message() {
 
 #[test]
 fn views_and_plan_reports_survive_the_wire() {
-    use rekindle_proto::view::{ClusterStatus, JobStatus, RankPhase, RankStatus, WorkerStatus};
+    use rekindle_proto::view::{
+        Checkpoint, CheckpointStatus, ClusterStatus, JobStatus, RankPhase, RankStatus, WorkerStatus,
+    };
     let job = JobStatus {
         job: Some(JobId::new("demo-1").unwrap()),
         name: "demo".to_owned(),
@@ -288,6 +350,19 @@ fn views_and_plan_reports_survive_the_wire() {
             data_address: None,
         }],
         last_step: Some(step(1.0)),
+        checkpoints: Some(CheckpointStatus {
+            newest: Some(Checkpoint {
+                step: 6,
+                url: start().url,
+                bytes: 9,
+                state_digest: StateDigest(3),
+            }),
+            failures: 1,
+            last_failure: Some("disk full".to_owned()),
+            interval_steps: Some(2),
+        }),
+        start: Some(start()),
+        restarts: 3,
         spec: Some(Box::new(spec())),
     };
     assert_eq!(JobStatus::try_from(wire(&v1::Job::from(&job))), Ok(job));
