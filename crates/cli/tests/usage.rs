@@ -28,6 +28,8 @@ const COMMANDS: &[&str] = &[
     "data train-tokenizer",
     "sim",
     "sim run",
+    "experiment",
+    "experiment recovery",
     "version",
     "completion",
 ];

@@ -6,6 +6,7 @@ pub mod coordinator;
 pub mod data;
 pub mod demo;
 pub mod events;
+pub mod experiment;
 pub mod generate;
 pub mod jobs;
 pub mod logs;
@@ -53,6 +54,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Problem> {
         Command::Generate(args) => generate::run(&args, format),
         Command::Data(command) => data::run(&command, format),
         Command::Sim(command) => sim::run(&command, format),
+        Command::Experiment(command) => experiment::run(&command, format),
         Command::Version(args) => version::run(&args, format),
         Command::Completion(args) => completion::run(&args),
     }?;
