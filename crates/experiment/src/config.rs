@@ -134,7 +134,7 @@ impl Config {
         };
         Self {
             shape,
-            seeds: vec![1],
+            seeds: vec![1, 2],
             rates: vec![0.004],
             methods: METHODS.iter().filter_map(|m| m.parse().ok()).collect(),
             failing: Failing::Blocks,

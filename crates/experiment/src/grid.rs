@@ -205,18 +205,51 @@ fn redundant(reference: &RunResult, rate: Option<f64>, trace: &Trace) -> RunResu
     run
 }
 
-/// An exact method that committed all steps has the state and the losses of the undisturbed run.
+/// An exact method has the state of the undisturbed run at every step that both committed.
 fn check_exact(run: &RunResult, reference: &RunResult) -> Result<()> {
     if !run.method.is_exact() {
         return Ok(());
     }
-    match (run.digest, reference.digest) {
-        (Some(have), Some(want)) if have != want => Err(ExperimentError::Inexact {
+    let both = run.digests.iter().zip(&reference.digests);
+    match (0..).zip(both).find(|(_, (have, want))| have != want) {
+        Some((step, (&have, &want))) => Err(ExperimentError::Inexact {
             method: run.method.to_string(),
-            step: reference.points.last().map_or(0, |p| p.step),
+            step,
             have,
             want,
         }),
-        _ => Ok(()),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rekindle_model::StateDigest;
+
+    use super::*;
+
+    /// EX-6: one wrong digest at any step ends the experiment, and names the step.
+    #[test]
+    fn a_method_that_only_calls_itself_exact_is_found_out() {
+        let run = |method: &str, digests: [u128; 3]| RunResult {
+            method: method.parse().unwrap(),
+            rate: None,
+            seed: 1,
+            outcome: Outcome::Finished,
+            points: Vec::new(),
+            training_loss: Vec::new(),
+            failures: Vec::new(),
+            digest: None,
+            at_target: None,
+            at_end: crate::cost::Usage::default(),
+            compute_seconds: 0.0,
+            step_seconds: Vec::new(),
+            digests: digests.map(StateDigest).to_vec(),
+        };
+        let reference = run("none", [1, 2, 3]);
+        assert!(check_exact(&run("shadow", [1, 2, 3]), &reference).is_ok());
+        assert!(check_exact(&run("copy", [1, 9, 9]), &reference).is_ok());
+        let found = check_exact(&run("shadow", [1, 2, 4]), &reference);
+        assert!(matches!(found, Err(ExperimentError::Inexact { step: 2, .. })));
     }
 }

@@ -13,7 +13,7 @@
 //! - EX-3 Losses, digests and failures are functions of the config and the text; times alone are not.
 //! - EX-4 Every method of a seed and rate meets the same failures: same iteration, same stage, same micro-batch.
 //! - EX-5 A lost stage's state is overwritten with NaN before anything is rebuilt, so that nothing can be taken from it unseen.
-//! - EX-6 A method that calls itself exact has, after each commit and at the end, the digest of the undisturbed run, or the run fails.
+//! - EX-6 A method that calls itself exact has the digest of the undisturbed run at every step, or the experiment fails.
 //!
 //! Deliberately absent: processes, networks and their delays. What a real cluster adds is a number in [`CostModel`], named as modelled.
 

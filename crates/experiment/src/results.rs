@@ -22,7 +22,7 @@ pub struct Point {
     pub usage: Usage,
 }
 
-/// A loss and what was done about it.
+/// A failure and what was done about it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FailureRecord {
     /// The iteration that was cut short, from 1.
@@ -92,6 +92,9 @@ pub struct RunResult {
     /// Measured seconds of each step.
     #[serde(skip)]
     pub step_seconds: Vec<f64>,
+    /// Digest of the state at each step, from 0: of exact methods and of what they are compared with.
+    #[serde(skip)]
+    pub digests: Vec<StateDigest>,
 }
 
 impl RunResult {
@@ -157,7 +160,7 @@ pub struct Results {
     pub step_time: StepTime,
     /// One row per rate and method.
     pub rows: Vec<Row>,
-    /// Losses that were drawn but left out, because a neighbour was lost in the same iteration; over all traces.
+    /// Failures that were drawn but left out, because a neighbour was lost in the same iteration; over all traces.
     pub left_out: u64,
     /// Every run, in the order they were made.
     pub runs: Vec<RunResult>,

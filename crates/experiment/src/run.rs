@@ -9,8 +9,6 @@
 
 use std::time::Instant;
 
-use rekindle_model::StateDigest;
-
 use crate::average::BoostRule;
 use crate::config::Config;
 use crate::cost::Usage;
@@ -50,8 +48,6 @@ struct Driver<'a> {
     committed: u64,
     highest: u64,
     usage: Usage,
-    /// Of exact methods: by step, from 0.
-    digests: Vec<StateDigest>,
     result: RunResult,
 }
 
@@ -84,7 +80,6 @@ impl<'a> Driver<'a> {
             committed: 0,
             highest: 0,
             usage: Usage::default(),
-            digests: Vec::new(),
             result: RunResult {
                 method: setting.method,
                 rate: setting.rate,
@@ -98,6 +93,7 @@ impl<'a> Driver<'a> {
                 at_end: Usage::default(),
                 compute_seconds: 0.0,
                 step_seconds: Vec::new(),
+                digests: Vec::new(),
             },
             setting,
         })
@@ -206,16 +202,17 @@ impl<'a> Driver<'a> {
 
     /// An exact method that comes to a step again, after going back or by rebuilding, finds the state it had there.
     fn check_digest(&mut self) -> Result<()> {
-        if !self.setting.method.is_exact() {
+        let method = self.setting.method;
+        if !method.is_exact() && method != Method::Undisturbed(Control::Plain) {
             return Ok(());
         }
         let (have, step) = (self.pipeline.digest()?, self.committed);
-        match self.digests.get(step as usize) {
-            None => self.digests.push(have),
+        match self.result.digests.get(step as usize) {
+            None => self.result.digests.push(have),
             Some(&want) if want == have => {}
             Some(&want) => {
                 return Err(ExperimentError::Inexact {
-                    method: self.setting.method.to_string(),
+                    method: method.to_string(),
                     step,
                     have,
                     want,

@@ -98,3 +98,71 @@ impl Text {
         Ok(batch)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// 400 samples of 8 bytes, each of which is its own number.
+    fn numbered() -> Text {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("numbers.txt");
+        let text: String = (0..=400).map(|n| format!("{n:08}")).collect();
+        std::fs::write(&path, &text[..400 * 8 + 1]).unwrap();
+        Text::open(&[path.display().to_string()], 8).unwrap()
+    }
+
+    fn numbers(batch: &[MicroBatch]) -> Vec<u32> {
+        let all: Vec<u32> = batch.iter().flat_map(|b| b.inputs.iter().copied()).collect();
+        let number = |ids: &[u32]| ids.iter().fold(0, |n, id| n * 10 + (id - 48));
+        all.chunks(8).map(number).collect()
+    }
+
+    fn shape() -> Shape {
+        Shape {
+            seq_len: 8,
+            ..crate::Config::quick().shape
+        }
+    }
+
+    #[test]
+    fn one_sample_of_twenty_is_held_out_and_all_others_are_trained_on() {
+        let text = numbered();
+        assert_eq!((text.training_samples(), text.held_out_samples()), (380, 20));
+        let trained: BTreeSet<u32> = (1..=24)
+            .flat_map(|step| numbers(&text.batch(5, step, &shape()).unwrap()))
+            .collect();
+        let expected: BTreeSet<u32> = (0..400).filter(|n| n % 20 != 19).collect();
+        assert_eq!(trained, expected);
+        let held_out = numbers(&text.held_out(20, &shape()).unwrap());
+        assert_eq!(held_out, (0..20).map(|n| n * 20 + 19).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn batches_are_functions_of_seed_and_step_and_targets_follow_inputs() {
+        let text = numbered();
+        let batch = |seed, step| text.batch(seed, step, &shape()).unwrap();
+        assert_eq!(batch(1, 3), batch(1, 3));
+        assert_ne!(batch(1, 3), batch(2, 3));
+        assert_ne!(batch(1, 3), batch(1, 4));
+        let first = &batch(1, 3)[0];
+        assert_eq!(first.inputs[1..8], first.targets[..7]);
+    }
+
+    #[test]
+    fn few_held_out_samples_are_taken_again_and_too_little_text_is_refused() {
+        let held_out = numbers(&numbered().held_out(38, &shape()).unwrap());
+        assert_eq!(held_out.len(), 40);
+        assert!(held_out.iter().all(|n| n % 20 == 19));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("short.txt");
+        std::fs::write(&path, "x".repeat(100)).unwrap();
+        let refused = Text::open(&[path.display().to_string()], 8);
+        assert!(matches!(
+            refused,
+            Err(ExperimentError::Config { option: "--data", .. })
+        ));
+    }
+}

@@ -111,7 +111,7 @@ impl Trace {
         self.failures.values()
     }
 
-    /// Losses that were drawn but left out, because a neighbour was lost in the same iteration.
+    /// Failures that were drawn but left out, because a neighbour was lost in the same iteration.
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.left_out

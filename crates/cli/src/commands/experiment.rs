@@ -314,7 +314,7 @@ fn print(results: &Results, folder: &Path, format: Format) -> Result<(), Problem
     ];
     output::table(&headers, results.rows.iter().map(row).collect())?;
     output::say(&format!(
-        "LOSS: held out, after all steps; ITERATIONS and TIME: to the target, RELATIVE to no failure; AGAIN: steps run again.\n\
+        "LOSS: held out, after all steps; ITERATIONS and TIME: to the target, RELATIVE to no failure; AGAIN: steps run again; (1/2): 1 of 2 seeds.\n\
          table.md in {} says more",
         folder.display()
     ));
@@ -322,14 +322,21 @@ fn print(results: &Results, folder: &Path, format: Format) -> Result<(), Problem
 }
 
 fn row(row: &Row) -> Vec<String> {
+    // Some seeds may have got there and others not; a mean over the ones that did says less.
     let mean = |spread: Option<Spread>, digits: usize| match spread {
+        Some(s) if s.count < row.runs => format!("{:.digits$} ({}/{})", s.mean, s.count, row.runs),
         Some(s) => format!("{:.digits$}", s.mean),
         None => "-".to_owned(),
     };
     vec![
         row.rate.to_string(),
         row.method.to_string(),
-        if row.exact { "yes" } else { "no" }.to_owned(),
+        match row.method {
+            Method::Undisturbed(_) => "-",
+            _ if row.exact => "yes",
+            _ => "no",
+        }
+        .to_owned(),
         mean(row.final_loss, 3),
         mean(row.iterations, 0),
         mean(row.iterations_ratio, 2),

@@ -1,7 +1,7 @@
 //! `loss.svg`: held-out loss over iterations that were run, one panel per rate, the first seed.
 
 use crate::method::Method;
-use crate::results::{Results, RunResult};
+use crate::results::{Outcome, Results, RunResult};
 
 use super::palette::look;
 use super::svg::{Anchor, Scale, Svg, label};
@@ -25,11 +25,16 @@ fn panel(svg: &mut Svg, results: &Results, rate: f64, top: f64) {
     let runs = runs(results, rate);
     let longest = runs
         .iter()
-        .flat_map(|(_, r)| &r.points)
-        .map(|p| p.usage.iterations)
+        .filter_map(|(_, r)| {
+            r.points
+                .last()
+                .map(|p| p.usage.iterations)
+                .max(Some(r.at_end.iterations))
+        })
         .max();
     let x = Scale::new((0.0, longest.unwrap_or(1) as f64), (LEFT, PANEL.0 - 10.0));
-    let y = Scale::new(range(&runs), (top + PANEL.1 - 44.0, top + TOP));
+    let (lowest, top_loss) = range(&runs);
+    let y = Scale::new((lowest, top_loss), (top + PANEL.1 - 44.0, top + TOP));
     let seed = results.config.seeds.first().copied().unwrap_or(0);
     let title = format!(
         "held-out loss (nats per byte), each stage lost with probability {rate} per iteration, seed {seed}"
@@ -38,11 +43,7 @@ fn panel(svg: &mut Svg, results: &Results, rate: f64, top: f64) {
     axes(svg, &x, &y, top);
     for (index, run) in &runs {
         let look = look(*index, run.method);
-        let points: Vec<_> = run
-            .points
-            .iter()
-            .map(|p| (x.at(p.usage.iterations as f64), y.at(p.loss)))
-            .collect();
+        let points: Vec<_> = shown(run, top_loss).map(|(i, l)| (x.at(i), y.at(l))).collect();
         svg.polyline(&points, look.color, look.dash);
     }
     legend(svg, &runs, top);
@@ -62,19 +63,30 @@ fn runs(results: &Results, rate: f64) -> Vec<(usize, &RunResult)> {
     methods.filter_map(|(i, m)| Some((i, of(m)?))).collect()
 }
 
-/// From the lowest loss to the loss after a sixth of the undisturbed steps: the beginning would hide the rest.
+/// From the lowest loss to that after a quarter of the first run: the beginning would hide the rest.
 fn range(runs: &[(usize, &RunResult)]) -> (f64, f64) {
-    let losses = || runs.iter().flat_map(|(_, r)| r.points.iter().map(|p| p.loss));
-    let lowest = losses().fold(f64::INFINITY, f64::min);
-    let early = runs
-        .iter()
-        .filter_map(|(_, r)| r.points.get(r.points.len() / 6).map(|p| p.loss));
-    let highest = early.filter(|l| l.is_finite()).fold(f64::NEG_INFINITY, f64::max);
-    if lowest.is_finite() && highest.is_finite() {
+    let losses = runs.iter().flat_map(|(_, r)| r.points.iter().map(|p| p.loss));
+    let lowest = losses.fold(f64::INFINITY, f64::min);
+    let highest = runs
+        .first()
+        .and_then(|(_, r)| r.points.get(r.points.len() / 4))
+        .map_or(f64::INFINITY, |p| p.loss);
+    if lowest < highest && highest.is_finite() {
         (lowest - 0.02, highest)
     } else {
         (0.0, 1.0)
     }
+}
+
+/// Iterations and losses, from where the run comes into the picture. One that got stuck is drawn on to its end.
+fn shown(run: &RunResult, top: f64) -> impl Iterator<Item = (f64, f64)> {
+    let stuck = run
+        .points
+        .last()
+        .filter(|_| run.outcome == Outcome::OutOfIterations);
+    let end = stuck.map(|p| (run.at_end.iterations as f64, p.loss));
+    let points = run.points.iter().map(|p| (p.usage.iterations as f64, p.loss));
+    points.skip_while(move |(_, loss)| *loss > top).chain(end)
 }
 
 fn axes(svg: &mut Svg, x: &Scale, y: &Scale, top: f64) {

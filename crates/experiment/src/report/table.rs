@@ -3,13 +3,15 @@
 use std::fmt::Write as _;
 
 use crate::config::Config;
-use crate::results::Results;
+use crate::method::{Control, Method};
+use crate::results::{Results, RunResult};
 use crate::summary::{Row, Spread};
 
 /// The page.
 #[must_use]
 pub fn table(results: &Results) -> String {
     let mut page = facts(results);
+    page.push_str(&digests(results));
     for &rate in &results.config.rates {
         let _ = writeln!(
             page,
@@ -36,14 +38,13 @@ const HEAD: &str = "\
 
 fn facts(results: &Results) -> String {
     let (config, shape, text) = (&results.config, &results.config.shape, &results.text);
-    let list = |values: &[String]| values.join(", ");
-    let of = |values: Vec<String>| list(&values);
+    let seeds: Vec<String> = config.seeds.iter().map(u64::to_string).collect();
     format!(
         "# Recovery of a lost pipeline stage: what each method costs\n\n\
          - Model: {} parameters, embedding + {} stages of {} block(s) + head, width {}, {} heads; bytes, sequences of {}, {} micro-batches of {}.\n\
          - Training: {} steps of {} tokens, Adam (0.9, 0.999), constant learning rate {}, gradient norm clipped to {} over the model.\n\
          - Text: {} ({} bytes; {} sequences to train on, {} held out, of which {} are evaluated every {} steps).\n\
-         - Seeds: {}. Stages that can be lost: {}. Losses left out because a neighbour was lost in the same iteration: {}.\n\
+         - Seeds: {}. Stages that can be lost: {}. Failures left out because a neighbour was lost in the same iteration: {}.\n\
          - Machine: {}, {} CPUs, {} compute thread(s); a step took {:.1} ms (median of {}; quartiles {:.1} and {:.1}).\n",
         results.parameters,
         shape.stages,
@@ -57,13 +58,13 @@ fn facts(results: &Results) -> String {
         shape.tokens(),
         config.lr,
         config.max_grad_norm,
-        list(&text.inputs),
+        text.inputs.join(", "),
         text.bytes,
         text.training_samples,
         text.held_out_samples,
         config.eval_sequences,
         config.eval_every,
-        of(config.seeds.iter().map(u64::to_string).collect()),
+        seeds.join(", "),
         match config.failing {
             crate::trace::Failing::Inner => "inner block stages",
             crate::trace::Failing::Blocks => "all block stages",
@@ -80,6 +81,18 @@ fn facts(results: &Results) -> String {
     )
 }
 
+/// What every exact method's state has to be.
+fn digests(results: &Results) -> String {
+    let plain = Method::Undisturbed(Control::Plain);
+    let runs = results.runs.iter().filter(|r| r.method == plain);
+    let of = |r: &RunResult| Some(format!("{} (seed {})", r.digest?, r.seed));
+    let list: Vec<_> = runs.filter_map(of).collect();
+    format!(
+        "- State digest after the last step, undisturbed: {}.\n",
+        list.join(", ")
+    )
+}
+
 fn line(row: &Row) -> String {
     let some = |spread: Option<Spread>, digits: usize| spread.map_or("-".to_owned(), |s| show(s, digits));
     let met = |spread: Option<Spread>, digits: usize| match spread {
@@ -92,7 +105,11 @@ fn line(row: &Row) -> String {
     format!(
         "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
         row.title,
-        if row.exact { "yes" } else { "no" },
+        match row.method {
+            Method::Undisturbed(_) => "-",
+            _ if row.exact => "yes",
+            _ => "no",
+        },
         met(row.final_loss, 3),
         met(row.iterations, 0),
         some(row.iterations_ratio, 2),
@@ -121,30 +138,41 @@ fn show(spread: Spread, digits: usize) -> String {
 }
 
 fn legend(config: &Config) -> String {
+    let mut text = String::from("\n## What the columns mean\n\n");
+    for line in [
+        "Numbers are means over seeds, with the lowest and the highest in parentheses; jumps: the mean, and over how many failures.".to_owned(),
+        "Exact: the state's digest is that of the undisturbed run at every step, also when a step is come to again; checked.".to_owned(),
+        format!(
+            "Target: the undisturbed run's held-out loss after {:.0} % of its steps, seed by seed; it is looked for every {} steps. \
+             Runs that don't meet it end after {} iterations. Relative: to the undisturbed run, seed by seed; runs that didn't meet \
+             the target are not in it.",
+            config.target_share * 100.0,
+            config.eval_every,
+            config.most_iterations()
+        ),
+        "All methods of a seed meet the same failures: the same iteration, stage and micro-batch. Iterations are counted as they are \
+         run, so a method that runs steps again meets more of them."
+            .to_owned(),
+        "Jump: held-out loss right after a recovery minus that right before the failure, in the first and in the last third of the \
+         steps."
+            .to_owned(),
+        seconds(config),
+        "Redundant computation isn't run: its losses are the undisturbed run's, its time is modelled.".to_owned(),
+    ] {
+        let _ = writeln!(text, "- {line}");
+    }
+    text
+}
+
+fn seconds(config: &Config) -> String {
     let c = &config.costs;
     format!(
-        "\n## What the columns mean\n\n\
-         - Numbers are means over seeds, with the lowest and the highest in parentheses; jumps: the mean, and over how many losses.\n\
-         - Exact: after every commit and at the end, the state's digest is that of the undisturbed run; the run fails where it isn't.\n\
-         - Target: the undisturbed run's held-out loss after {:.0} % of its steps, of the same seed; it is looked for every {} steps.\n\
-           Runs that don't meet it end after {} iterations. Relative: to the undisturbed run, seed by seed.\n\
-         - All methods of a seed meet the same losses: the same iteration, stage and micro-batch. Iterations are counted as they are run.\n\
-         - Jump: held-out loss right after a recovery minus right before the loss, in the first and in the last third of the steps.\n\
-         - Seconds: the measured median of a step times iterations and dropped micro-batches, the measured time of the guards' updates\n\
-           (shadow) and of scoring (loss-aware), and what is modelled, in steps: {} per loss (detection and replacement, every method),\n\
-           {} per checkpoint, {} per restore, a step of {} with redundant computation, {} more per step for shadows' gradients and\n\
-           {} for CheckFree+'s copies of embedding and head on a network of 500 Mb/s, nothing of it hidden.\n\
-           They are the figures of arXiv 2506.15461 (30 s a failure, 3 s a checkpoint, 151.04 s and 91.32 s a step); it gives none for\n\
-           a restore, which is taken to be a checkpoint's.\n\
-         - Redundant computation isn't run: its losses are the undisturbed run's, its time is modelled.\n",
-        config.target_share * 100.0,
-        config.eval_every,
-        config.most_iterations(),
-        c.recovery,
-        c.checkpoint,
-        c.restore,
-        c.redundant,
-        c.shadow,
-        c.replica,
+        "Seconds: measured are the median of a step (times iterations and dropped micro-batches), the guards' updates (shadow) and \
+         scoring (loss-aware). Modelled are, in steps: {} per failure (detection and replacement, every method), {} per checkpoint, \
+         {} per restore, a step of {} with redundant computation, {} more per step for shadows' gradients and {} for CheckFree+'s copies \
+         of embedding and head on a network of 500 Mb/s, nothing of it hidden. The usual figures come from arXiv 2506.15461 (30 s a \
+         failure, 3 s a checkpoint, 151.04 s a redundant and 91.32 s a plain step); it gives none for a restore, which is taken to \
+         be a checkpoint's.",
+        c.recovery, c.checkpoint, c.restore, c.redundant, c.shadow, c.replica
     )
 }
