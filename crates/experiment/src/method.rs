@@ -129,10 +129,10 @@ impl Neighbour {
             (Substitute::Best, _) => "loss-aware choice",
             (Substitute::Blend(Weighting::Uniform), false) => "uniform average",
             (Substitute::Blend(Weighting::Norm), false) => "CheckFree, L2 norms",
-            (Substitute::Blend(Weighting::Squared), false) => "CheckFree, squared norms",
-            (Substitute::Blend(Weighting::Uniform), true) => "CheckFree+, uniform",
+            (Substitute::Blend(Weighting::Squared), false) => "CheckFree",
+            (Substitute::Blend(Weighting::Uniform), true) => "CheckFree+, uniform average",
             (Substitute::Blend(Weighting::Norm), true) => "CheckFree+, L2 norms",
-            (Substitute::Blend(Weighting::Squared), true) => "CheckFree+, squared norms",
+            (Substitute::Blend(Weighting::Squared), true) => "CheckFree+",
         };
         let moments = match self.moments {
             Moments::Fresh => "",

@@ -103,6 +103,12 @@ impl RunResult {
     pub fn loss_at(&self, steps: u64) -> Option<f64> {
         self.points.iter().find(|p| p.step == steps).map(|p| p.loss)
     }
+
+    /// What a step of this run took; 0 where none was run.
+    #[must_use]
+    pub fn mean_step_seconds(&self) -> f64 {
+        self.compute_seconds / self.step_seconds.len().max(1) as f64
+    }
 }
 
 /// The measured time of a step, over all runs.

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use crate::cost::Usage;
 use crate::method::{Control, Method};
-use crate::results::{Outcome, Results, RunResult};
+use crate::pipeline::Place;
+use crate::results::{FailureRecord, Outcome, Results, RunResult};
 
 /// Mean and range of a number over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -63,7 +64,11 @@ pub struct Row {
     pub stages_lost: Option<Spread>,
     /// Steps that had been committed before and were run again, until all were committed.
     pub steps_again: Option<Spread>,
-    /// Rise of the held-out loss by a recovery, in the first third of the steps.
+    /// Rise of the held-out loss by a recovery.
+    pub jump: Option<Spread>,
+    /// Where the first block stage was lost.
+    pub jump_first_stage: Option<Spread>,
+    /// In the first third of the steps.
     pub jump_first_third: Option<Spread>,
     /// In the last third.
     pub jump_last_third: Option<Spread>,
@@ -96,8 +101,8 @@ fn row(results: &Results, rate: f64, method: Method) -> Option<Row> {
         Spread::of(runs.iter().filter_map(|r| f(r)))
     });
     let seconds = |r: &RunResult, usage: &Usage| {
-        let (step, each) = (results.step_time.median, results.config.shape.micro_batches);
-        results.config.costs.seconds(r.method, usage, step, each)
+        let (costs, each) = (&results.config.costs, results.config.shape.micro_batches);
+        costs.steps(r.method, usage, r.mean_step_seconds(), each) * results.step_time.median
     };
     let iterations = |r: &RunResult| r.at_target.map(|u| u.iterations as f64);
     let time = |r: &RunResult| r.at_target.map(|u| seconds(r, &u));
@@ -118,8 +123,10 @@ fn row(results: &Results, rate: f64, method: Method) -> Option<Row> {
         seconds_ratio: ratio(&time),
         stages_lost: of(&|r| Some(r.at_end.stages_lost as f64)),
         steps_again: of(&|r| Some(r.at_end.steps_again as f64)),
-        jump_first_third: jumps(&runs, 0..steps / 3),
-        jump_last_third: jumps(&runs, steps - steps / 3..steps),
+        jump: jumps(&runs, |_| true),
+        jump_first_stage: jumps(&runs, |f| f.places.contains(&Place::Blocks(0))),
+        jump_first_third: jumps(&runs, |f| f.committed < steps / 3),
+        jump_last_third: jumps(&runs, |f| (steps - steps / 3..steps).contains(&f.committed)),
     })
 }
 
@@ -136,11 +143,7 @@ fn refusals(runs: &[&RunResult]) -> Vec<String> {
     runs.iter().filter_map(reason).collect()
 }
 
-fn jumps(runs: &[&RunResult], steps: std::ops::Range<u64>) -> Option<Spread> {
+fn jumps(runs: &[&RunResult], wanted: impl Fn(&FailureRecord) -> bool) -> Option<Spread> {
     let failures = runs.iter().flat_map(|r| &r.failures);
-    Spread::of(
-        failures
-            .filter(|f| steps.contains(&f.committed))
-            .filter_map(|f| f.jump()),
-    )
+    Spread::of(failures.filter(|f| wanted(f)).filter_map(FailureRecord::jump))
 }

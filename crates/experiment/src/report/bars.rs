@@ -6,7 +6,7 @@ use crate::summary::Row;
 use super::palette::look;
 use super::svg::{Anchor, Scale, Svg, label};
 
-const NAMES: f64 = 300.0;
+const NAMES: f64 = 330.0;
 const WIDTH: f64 = 900.0;
 const ROW: f64 = 22.0;
 const HEAD: f64 = 36.0;

@@ -9,7 +9,7 @@ use super::svg::{Anchor, Scale, Svg, label};
 const PANEL: (f64, f64) = (760.0, 420.0);
 const LEFT: f64 = 56.0;
 const TOP: f64 = 34.0;
-const LEGEND: f64 = 300.0;
+const LEGEND: f64 = 340.0;
 
 /// The picture.
 pub fn draw(results: &Results) -> String {

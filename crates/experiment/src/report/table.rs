@@ -32,8 +32,8 @@ pub fn table(results: &Results) -> String {
 }
 
 const HEAD: &str = "\
-| method | exact | held-out loss at the end | iterations to target | relative | seconds to target | relative | stages lost | steps run again | loss jump, first third | loss jump, last third |
-|---|---|---|---|---|---|---|---|---|---|---|
+| method | exact | held-out loss at the end | iterations to target | relative | seconds to target | relative | stages lost | steps run again | loss jump | of S1 | first third | last third |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
 ";
 
 fn facts(results: &Results) -> String {
@@ -103,7 +103,7 @@ fn line(row: &Row) -> String {
     let mean =
         |spread: Option<Spread>| spread.map_or("-".to_owned(), |s| format!("{:+.3} ({})", s.mean, s.count));
     format!(
-        "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
+        "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
         row.title,
         match row.method {
             Method::Undisturbed(_) => "-",
@@ -117,6 +117,8 @@ fn line(row: &Row) -> String {
         some(row.seconds_ratio, 2),
         some(row.stages_lost, 0),
         some(row.steps_again, 0),
+        mean(row.jump),
+        mean(row.jump_first_stage),
         mean(row.jump_first_third),
         mean(row.jump_last_third),
     )
@@ -153,10 +155,13 @@ fn legend(config: &Config) -> String {
         "All methods of a seed meet the same failures: the same iteration, stage and micro-batch. Iterations are counted as they are \
          run, so a method that runs steps again meets more of them."
             .to_owned(),
-        "Jump: held-out loss right after a recovery minus that right before the failure, in the first and in the last third of the \
-         steps."
+        "Loss jump: held-out loss right after a recovery minus that right before the failure; also for failures of the first block \
+         stage alone, and for those in the first and in the last third of the steps."
             .to_owned(),
         seconds(config),
+        "CheckFree weighs by squared gradient norms (before clipping) unless it says otherwise; it copies an edge from its only neighbour. \
+         Rebuilt stages start a new Adam and a raised learning rate unless the row says otherwise."
+            .to_owned(),
         "Redundant computation isn't run: its losses are the undisturbed run's, its time is modelled.".to_owned(),
     ] {
         let _ = writeln!(text, "- {line}");
@@ -168,7 +173,7 @@ fn seconds(config: &Config) -> String {
     let c = &config.costs;
     format!(
         "Seconds: measured are the median of a step (times iterations and dropped micro-batches), the guards' updates (shadow) and \
-         scoring (loss-aware). Modelled are, in steps: {} per failure (detection and replacement, every method), {} per checkpoint, \
+         scoring (loss-aware), both against the same run's steps. Modelled are, in steps: {} per failure (detection and replacement, every method), {} per checkpoint, \
          {} per restore, a step of {} with redundant computation, {} more per step for shadows' gradients and {} for CheckFree+'s copies \
          of embedding and head on a network of 500 Mb/s, nothing of it hidden. The usual figures come from arXiv 2506.15461 (30 s a \
          failure, 3 s a checkpoint, 151.04 s a redundant and 91.32 s a plain step); it gives none for a restore, which is taken to \
