@@ -95,6 +95,9 @@ pub enum Command {
     /// Run the real control code on a virtual cluster
     #[command(subcommand)]
     Sim(commands::sim::SimCommand),
+    /// Measure what recovery methods cost
+    #[command(subcommand)]
+    Experiment(commands::experiment::ExperimentCommand),
     /// Print versions
     Version(commands::version::VersionArgs),
     /// Print a completion script

@@ -7,6 +7,7 @@ pub mod coordinator;
 pub mod data;
 pub mod demo;
 pub mod events;
+pub mod experiment;
 pub mod generate;
 pub mod jobs;
 pub mod logs;
@@ -55,6 +56,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Problem> {
         Command::Checkpoint(command) => checkpoint::run(&command, format),
         Command::Data(command) => data::run(&command, format),
         Command::Sim(command) => sim::run(&command, format),
+        Command::Experiment(command) => experiment::run(&command, format),
         Command::Version(args) => version::run(&args, format),
         Command::Completion(args) => completion::run(&args),
     }?;
