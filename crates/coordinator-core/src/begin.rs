@@ -1,10 +1,9 @@
 //! Which state a job starts from: asked for before a plan is made, so that every rank is told the same.
 
-use rekindle_types::spec::RecoverySource;
-use rekindle_types::{Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartPoint};
+use rekindle_types::{Epoch, Failure, FailureClass, JobId, JobState, StartPoint};
 
 use crate::machine::Coordinator;
-use crate::{Change, Effect, StartSearch};
+use crate::{Effect, StartSearch};
 
 /// How far the search for a job's first state is. Not journalled: after a restart it is made again.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,44 +45,6 @@ impl Coordinator {
             after,
         });
         None
-    }
-
-    /// What the trainers of a plan start from, once all are ready: the last step that every one of them has in memory, else what the plan
-    /// says. Decided once an epoch, and durable before anybody is told. None: the job fails, as its state can't be had.
-    pub(crate) fn decide_start(&mut self, id: &JobId, plan: &Plan) -> Option<Option<u64>> {
-        let job = self.live.job(id)?;
-        if let Some(decided) = job.connected {
-            return Some(decided);
-        }
-        let allowed = job.spec.recovery.sources.contains(&RecoverySource::Local);
-        let ranks = &self.runs.get(id)?.ranks;
-        let start = job.start.as_ref().map_or(0, |start| start.step);
-        let everywhere = |step: &u64| ranks.iter().all(|rank| rank.in_memory.contains(step));
-        let first = ranks.first().map_or(&[][..], |rank| &rank.in_memory);
-        let newest = first.iter().copied().filter(everywhere).max();
-        let local = newest.filter(|step| allowed && *step >= start);
-        if local.is_none() && job.ran && !job.goes_back_to_checkpoints() {
-            let missing = ranks.iter().position(|rank| rank.in_memory.is_empty());
-            self.refuse_to_begin_again(id, plan, missing);
-            return None;
-        }
-        let epoch = plan.epoch;
-        let job = id.clone();
-        self.record(Change::Connected { job, epoch, local });
-        Some(local)
-    }
-
-    /// Steps are committed, and nothing that may be used has their state: it is never silently trained again from the beginning.
-    fn refuse_to_begin_again(&mut self, id: &JobId, plan: &Plan, missing: Option<usize>) {
-        let rank = missing.and_then(|rank| u32::try_from(rank).ok()).map(RankId);
-        let worker = rank.and_then(|rank| plan.workers.get(rank.0 as usize)).cloned();
-        let failure = Failure {
-            class: FailureClass::WorkerLost,
-            rank,
-            worker,
-            message: "its state is in nobody's memory any more; with [checkpoint] in the job file the job could go on".to_owned(),
-        };
-        self.end(id, JobState::Failed, Some(failure));
     }
 
     pub(crate) fn start_found(

@@ -42,10 +42,6 @@ pub struct DurableJob {
     pub writer: String,
     /// The state the plan's trainers started from.
     pub start: Option<StartPoint>,
-    /// What the plan's trainers were told about starting from memory; none: they weren't told to connect yet.
-    pub connected: Option<Option<u64>>,
-    /// Whether a step was ever committed.
-    pub ran: bool,
     /// The newest committed checkpoint.
     pub checkpoint: Option<CommittedCheckpoint>,
     /// Checkpoints that failed since the last that didn't.
@@ -245,8 +241,6 @@ impl Durable {
             plan: None,
             writer: String::new(),
             start: None,
-            connected: None,
-            ran: false,
             checkpoint: None,
             failed_saves: 0,
             save_failure: None,
@@ -307,25 +301,15 @@ impl Durable {
                 job.members.clone_from(members);
                 job.writer.clone_from(writer);
                 job.start.clone_from(start);
-                job.connected = None;
                 job.finished.clear();
                 job.failures.clear();
                 job.started_at.get_or_insert(at);
                 job.state = JobState::Starting;
             }
-            Change::Connected { epoch, local, .. } => {
-                check(job.epoch() == *epoch, "it is of another epoch")?;
-                job.connected = Some(*local);
-            }
             Change::Running { epoch, .. } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
                 check(job.state == JobState::Starting, "the job isn't starting")?;
                 job.state = JobState::Running;
-                job.ran = true;
-                // From memory nothing is run again, so this step is one that no epoch before had reached.
-                if job.connected.flatten().is_some() {
-                    job.restarts = 0;
-                }
             }
             Change::RankFinished { epoch, rank, .. } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;

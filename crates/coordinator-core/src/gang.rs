@@ -44,11 +44,7 @@ impl Coordinator {
             self.queue_note = Some((id.clone(), why.to_owned()));
             return false;
         }
-        let placed = match self.same_again(id, &slots) {
-            Some(plan) => Ok(plan),
-            None => place(id, epoch, &spec, &slots),
-        };
-        match placed {
+        match place(id, epoch, &spec, &slots) {
             Ok(plan) => {
                 let Some((start, epoch)) = self.start_point(id) else {
                     self.queue_note = Some((id.clone(), "looks for the state to start from".to_owned()));
@@ -128,9 +124,6 @@ impl Coordinator {
         let Some((waiting, peers)) = self.runs.get(job).and_then(Run::to_connect) else {
             return;
         };
-        let Some(local) = self.decide_start(job, &plan) else {
-            return;
-        };
         for rank in waiting {
             let Some(worker) = plan.workers.get(rank.0 as usize) else {
                 continue;
@@ -147,7 +140,6 @@ impl Coordinator {
                 job: job.clone(),
                 epoch: plan.epoch,
                 peers: peers.clone(),
-                local,
             };
             self.send(worker, command);
             if let Some(state) = self.runs.get_mut(job).and_then(|run| run.rank_mut(rank)) {

@@ -33,8 +33,8 @@
 //!   its checkpoint is committed or given up, so that a coordinator that dies in between hears of it again.
 //! - CO-8 A job that lost a part goes on only under a new epoch, all its ranks from the same step.
 //!
-//! Deliberately absent: recovery of a single trainer while the others go on (all start again together), anything about steps beyond
-//! counting them.
+//! Deliberately absent: recovery of a single trainer while the others go on (all go back to the newest checkpoint), anything about
+//! steps beyond counting them.
 
 mod begin;
 mod config;

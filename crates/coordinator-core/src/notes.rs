@@ -11,14 +11,6 @@ pub(crate) fn note(change: &Change) -> (String, String, String) {
             request_id, resume, ..
         } => ("client", "job.submitted", submitted(request_id, *resume)),
         Change::Planned { plan, start, .. } => ("coordinator", "plan.durable", planned(plan, start.as_ref())),
-        Change::Connected { epoch, local, .. } => (
-            "coordinator",
-            "plan.connected",
-            match local {
-                Some(step) => format!("{epoch}: all trainers go on from the state of step {step} in memory"),
-                None => format!("{epoch}: all trainers are ready"),
-            },
-        ),
         Change::Running { epoch, .. } => (
             "coordinator",
             "job.running",

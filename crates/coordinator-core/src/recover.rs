@@ -1,11 +1,10 @@
 //! A job that lost a part: whether it may go on, and from when on it is placed again (CO-8).
 //!
 //! All its trainers are stopped; it waits in state RECOVERING for the slots it had, for a while; then it goes on with what is there,
-//! under a new epoch, every rank from the same step: one that all have in memory, or the newest valid checkpoint.
+//! under a new epoch, every rank from the newest valid checkpoint.
 
-use rekindle_plan::Slot;
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, WorkerId};
+use rekindle_types::{Failure, FailureClass, JobId, JobState};
 
 use crate::Change;
 use crate::machine::Coordinator;
@@ -31,19 +30,20 @@ impl Coordinator {
         if !passes(failure.class) {
             return Some(String::new());
         }
-        let sources = &job.spec.recovery.sources;
-        let saved = job.spec.checkpoint.is_on() && sources.contains(&RecoverySource::Checkpoint);
-        let kept = sources.contains(&RecoverySource::Local) && failure.class != FailureClass::WorkerLost;
-        if !saved && !kept {
-            let why = "; nothing has its state (see [checkpoint] and [recovery] in the job file)";
-            return Some(why.to_owned());
+        if !job.spec.checkpoint.is_on() {
+            return Some(
+                "; the job saves no checkpoints to go on from (see [checkpoint] in the job file)".to_owned(),
+            );
+        }
+        if !job.spec.recovery.sources.contains(&RecoverySource::Checkpoint) {
+            return Some("; recovery.sources allows nothing to go on from".to_owned());
         }
         if failure.class == FailureClass::CheckpointCorrupt && job.start.is_none() {
             return Some(String::new());
         }
         let most = job.spec.recovery.max_restarts;
         (job.restarts >= most).then(|| {
-            format!("; it was restarted {most} times without lasting progress (recovery.max_restarts)")
+            format!("; it was restarted {most} times since its last checkpoint (recovery.max_restarts)")
         })
     }
 
@@ -66,22 +66,6 @@ impl Coordinator {
         });
         self.forget_saves(id);
         self.stop_holders(id, &reason);
-    }
-
-    /// The plan a recovering job had, if every one of its workers has room for its ranks: they may have the state in memory.
-    pub(crate) fn same_again(&self, id: &JobId, slots: &[Slot]) -> Option<Plan> {
-        let job = self
-            .live
-            .job(id)
-            .filter(|job| job.state == JobState::Recovering)?;
-        let plan = job.plan.as_ref()?;
-        let room = |worker: &WorkerId| slots.iter().filter(|slot| slot.worker == *worker).count();
-        let fits = |worker: &WorkerId| plan.ranks_of(worker).count() <= room(worker);
-        let epoch = plan.epoch.next();
-        plan.workers.iter().all(fits).then(|| Plan {
-            epoch,
-            ..plan.clone()
-        })
     }
 
     /// What a recovering job waits for before it is placed: its old trainers to be gone (or their worker lost), and for a while as

@@ -147,7 +147,6 @@ impl Coordinator {
             return;
         };
         rank.address.clone_from(&trainer.data_address);
-        rank.in_memory.clone_from(&trainer.in_memory);
         rank.missing_by = None;
         rank.phase = match trainer.phase {
             TrainerPhase::Loading => RankPhase::Starting,

@@ -105,17 +105,6 @@ impl Coordinator {
         self.regroups.remove(id);
         self.forget_saves(id);
         self.stop_holders(id, &reason);
-        self.forget(id);
-    }
-
-    /// Nobody needs what workers keep in memory for an ended job.
-    fn forget(&mut self, id: &JobId) {
-        let members = self.live.job(id).and_then(|job| job.plan.as_ref());
-        let mut workers: Vec<WorkerId> = members.map(|plan| plan.workers.clone()).unwrap_or_default();
-        workers.dedup();
-        for worker in workers {
-            self.send(&worker, rekindle_types::Command::Forget { job: id.clone() });
-        }
     }
 
     /// A worker is gone: every job with unfinished ranks on it has lost them.

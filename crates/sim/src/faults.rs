@@ -130,11 +130,6 @@ impl World {
             return;
         };
         self.blame_trainer(worker, &key);
-        // It may die in an update, before its state of the step is whole.
-        let in_update = self.rng.one_in(2);
-        if let Some(newest) = self.hosts[worker].snapshots.get_mut(&(key.job.clone(), key.rank)) {
-            *newest = newest.saturating_sub(u64::from(in_update));
-        }
         let life = self.hosts[worker].life;
         self.dies(worker, life, &key, None, Some(11));
     }

@@ -3,7 +3,6 @@
 //! - SM-11 A checkpoint is committed with a durable part of every rank of one plan, all of the same step, and only once.
 //! - SM-12 A gang starts from the newest committed checkpoint that isn't damaged, or from the beginning where there is none; every
 //!   rank of it from the same.
-//! - SM-13 A trainer goes on from memory only from a step that its worker has.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -170,25 +169,6 @@ impl World {
                 plan.job, plan.epoch
             );
             self.violate("SM-12", detail);
-        }
-    }
-
-    /// SM-13: before a trainer goes on from memory.
-    pub(crate) fn check_memory(
-        &mut self,
-        worker: usize,
-        key: &rekindle_worker_core::TrainerKey,
-        local: Option<u64>,
-    ) {
-        let newest = self.hosts[worker]
-            .snapshots
-            .get(&(key.job.clone(), key.rank))
-            .copied();
-        // The step before the newest is there as well.
-        let has = |step: u64| newest.is_some_and(|newest| step == newest || step + 1 == newest);
-        if local.is_some_and(|step| !has(step)) {
-            let detail = format!("{key} is to go on from {local:?}, and w{worker} has {newest:?}");
-            self.violate("SM-13", detail);
         }
     }
 

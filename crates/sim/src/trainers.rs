@@ -92,16 +92,22 @@ impl World {
         {
             return;
         }
+        let start = self
+            .process(worker, life, key)
+            .and_then(|process| process.start.start.clone());
+        if self.is_damaged(&key.job, start.as_ref()) {
+            let failure = Failure {
+                class: FailureClass::CheckpointCorrupt,
+                rank: Some(key.rank),
+                worker: None,
+                message: "a block has another digest".to_owned(),
+            };
+            self.says(worker, key, FromTrainer::Failed(failure));
+            self.die_later(worker, key, 5, 1);
+            return;
+        }
         let data_address = format!("w{worker}:{}", key.rank.0);
-        let snapshot = self.hosts[worker]
-            .snapshots
-            .get(&(key.job.clone(), key.rank))
-            .copied();
-        let ready = FromTrainer::Ready {
-            data_address,
-            snapshot,
-        };
-        self.says(worker, key, ready);
+        self.says(worker, key, FromTrainer::Ready { data_address });
     }
 
     pub(crate) fn tell_trainer(&mut self, worker: usize, key: &TrainerKey, message: ToTrainer) {
@@ -117,23 +123,11 @@ impl World {
             gang.save = true;
             return;
         }
-        let ToTrainer::Connect { local, .. } = message else {
-            return;
-        };
-        let start = process.start.start.clone();
-        if local.is_none() && self.is_damaged(&key.job, start.as_ref()) {
-            self.fails_to_load(worker, key);
+        if !matches!(message, ToTrainer::Connect { .. }) {
             return;
         }
-        let from = local.or(start.map(|start| start.step)).unwrap_or(0);
-        self.check_memory(worker, key, local);
-        self.hosts[worker]
-            .snapshots
-            .insert((key.job.clone(), key.rank), from);
-        let Some(process) = self.process(worker, life, key) else {
-            return;
-        };
         process.training = true;
+        let from = process.start.start.as_ref().map_or(0, |start| start.step);
         let world = process.start.plan.world() as usize;
         let gang = self.gangs.entry((key.job.clone(), key.epoch)).or_default();
         gang.connected.insert(key.rank);
@@ -145,22 +139,6 @@ impl World {
             self.after(delay, Due::PeerLost { worker, life, key });
         } else if all {
             self.next_step(&key.job.clone(), key.epoch);
-        }
-    }
-
-    fn fails_to_load(&mut self, worker: usize, key: &TrainerKey) {
-        let failure = Failure {
-            class: FailureClass::CheckpointCorrupt,
-            rank: Some(key.rank),
-            worker: None,
-            message: "a block has another digest".to_owned(),
-        };
-        self.says(worker, key, FromTrainer::Failed(failure));
-        self.die_later(worker, key, 5, 1);
-        if let Some(process) = self.hosts[worker].processes.get_mut(key) {
-            process.failed = true;
-            let process = process.clone();
-            self.gang_lost(key, &process);
         }
     }
 
@@ -209,9 +187,6 @@ impl World {
                 gang.step = step;
             }
             for (worker, key) in &members {
-                self.hosts[*worker]
-                    .snapshots
-                    .insert((job.clone(), key.rank), step);
                 if key.rank == RankId(0) {
                     self.says(*worker, key, FromTrainer::Step(report(job, step, epoch)));
                 } else {

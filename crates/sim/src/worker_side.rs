@@ -22,7 +22,6 @@ impl World {
                 version: 0,
                 conn: None,
                 processes: std::collections::BTreeMap::new(),
-                snapshots: std::collections::BTreeMap::new(),
                 saving: std::collections::BTreeMap::new(),
                 slowness,
                 slots,
@@ -63,7 +62,6 @@ impl World {
             self.gang_lost(&key, &process);
         }
         self.hosts[worker].starts.clear();
-        self.hosts[worker].snapshots.clear();
         if let Some(conn) = self.hosts[worker].conn.take() {
             self.cut(conn);
         }
@@ -129,13 +127,11 @@ impl World {
                 let life = self.hosts[worker].life;
                 self.dies(worker, life, &key, None, Some(9));
             }
-            Effect::Forget { job } => self.hosts[worker].snapshots.retain(|(of, _), _| *of != job),
             Effect::Warn { .. } => {}
             Effect::Exit(reason) => {
                 self.note(&format!("w{worker} leaves: {reason}"));
                 self.hosts[worker].machine = None;
                 self.hosts[worker].starts.clear();
-                self.hosts[worker].snapshots.clear();
                 let down = self.rng.within(200, 2_000);
                 self.after(down, Due::WorkerStart { worker });
             }

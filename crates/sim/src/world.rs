@@ -144,8 +144,6 @@ pub(crate) struct Host {
     pub(crate) version: u64,
     pub(crate) conn: Option<u64>,
     pub(crate) processes: BTreeMap<TrainerKey, Process>,
-    /// The newest step whose state trainers left in memory, by job and rank.
-    pub(crate) snapshots: BTreeMap<(JobId, RankId), u64>,
     /// When each trainer's last checkpoint is durable.
     pub(crate) saving: BTreeMap<TrainerKey, u64>,
     /// How many times slower than the others.

@@ -76,9 +76,10 @@ impl Snapshot {
         serde_json::from_slice(text).ok()
     }
 
-    /// The valid steps, newest first.
-    pub fn steps(&self) -> impl Iterator<Item = u64> + '_ {
-        self.steps.iter().map(|(step, _)| *step)
+    /// The newest valid step.
+    #[must_use]
+    pub fn newest(&self) -> Option<u64> {
+        self.steps.first().map(|(step, _)| *step)
     }
 
     /// The pieces of a step, if it is valid.

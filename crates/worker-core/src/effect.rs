@@ -55,11 +55,6 @@ pub enum Effect {
         /// Which.
         key: TrainerKey,
     },
-    /// Remove what is kept in memory for a job that has ended.
-    Forget {
-        /// The job.
-        job: rekindle_types::JobId,
-    },
     /// Write a warning to the log.
     Warn {
         /// One sentence.

@@ -1,5 +1,7 @@
 //! What happens to trainers: start, connect, stop, what they say, how they end (WC-2, WC-4).
 
+use std::collections::BTreeMap;
+
 use rekindle_types::{Epoch, Failure, FailureClass, JobId, RankId, Report, StartTrainer, TrainerPhase};
 
 use crate::TrainerKey;
@@ -7,7 +9,6 @@ use crate::effect::Effect;
 use crate::event::Exit;
 use crate::machine::Worker;
 use crate::trainer_messages::{FromTrainer, ToTrainer};
-use crate::trainers::Orders;
 
 impl Worker {
     pub(crate) fn start(&mut self, start: StartTrainer) {
@@ -39,7 +40,7 @@ impl Worker {
         }
     }
 
-    pub(crate) fn connect(&mut self, job: &JobId, epoch: Epoch, orders: &Orders) {
+    pub(crate) fn connect(&mut self, job: &JobId, epoch: Epoch, peers: &BTreeMap<RankId, String>) {
         if !self.fences.pass(job, epoch) {
             return;
         }
@@ -49,7 +50,7 @@ impl Worker {
                 continue;
             }
             match trainer.phase {
-                TrainerPhase::Loading => trainer.orders = Some(orders.clone()),
+                TrainerPhase::Loading => trainer.peers = Some(peers.clone()),
                 TrainerPhase::Ready => {
                     trainer.phase = TrainerPhase::Training;
                     ready.push(key.clone());
@@ -58,10 +59,7 @@ impl Worker {
             }
         }
         for key in ready {
-            let message = ToTrainer::Connect {
-                peers: orders.peers.clone(),
-                local: orders.local,
-            };
+            let message = ToTrainer::Connect { peers: peers.clone() };
             self.out.push(Effect::ToTrainer { key, message });
         }
     }
@@ -155,20 +153,13 @@ impl Worker {
             return;
         }
         let report = match message {
-            FromTrainer::Ready {
-                data_address,
-                in_memory,
-            } => {
+            FromTrainer::Ready { data_address } => {
                 if trainer.phase != TrainerPhase::Loading {
                     return;
                 }
                 trainer.phase = TrainerPhase::Ready;
                 trainer.address = Some(data_address.clone());
-                trainer.in_memory.clone_from(&in_memory);
-                Report::Ready {
-                    data_address,
-                    in_memory,
-                }
+                Report::Ready { data_address }
             }
             FromTrainer::Step(step) => {
                 trainer.step = trainer.step.max(step.step);
@@ -191,15 +182,15 @@ impl Worker {
             trainer.kill_at.get_or_insert(kill_at);
         }
         let connect = trainer
-            .orders
+            .peers
             .take()
             .filter(|_| matches!(report, Report::Ready { .. }));
         if ends {
             self.fences.end(key);
         }
         self.report(key, report);
-        if let Some(orders) = connect {
-            self.connect(&key.job.clone(), key.epoch, &orders);
+        if let Some(peers) = connect {
+            self.connect(&key.job.clone(), key.epoch, &peers);
         }
     }
 

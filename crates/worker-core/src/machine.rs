@@ -7,7 +7,7 @@ use crate::event::Event;
 use crate::fence::Fences;
 use crate::link::{Link, State};
 use crate::outbox::Outbox;
-use crate::trainers::{Orders, Trainers};
+use crate::trainers::Trainers;
 use crate::{Millis, TrainerKey, WorkerConfig};
 use rekindle_types::clock::{Clock, Mono};
 
@@ -99,7 +99,6 @@ impl Worker {
             phase: trainer.phase,
             data_address: trainer.address.clone(),
             step: trainer.step,
-            in_memory: trainer.in_memory.clone(),
         };
         let queued = |key: &TrainerKey| TrainerStatus {
             job: key.job.clone(),
@@ -108,7 +107,6 @@ impl Worker {
             phase: rekindle_types::TrainerPhase::Loading,
             data_address: None,
             step: 0,
-            in_memory: Vec::new(),
         };
         let living = self
             .trainers
@@ -187,13 +185,7 @@ impl Worker {
     fn command(&mut self, command: Command) {
         match command {
             Command::Start(start) => self.start(*start),
-            Command::Connect {
-                job,
-                epoch,
-                peers,
-                local,
-            } => self.connect(&job, epoch, &Orders { peers, local }),
-            Command::Forget { job } => self.out.push(Effect::Forget { job }),
+            Command::Connect { job, epoch, peers } => self.connect(&job, epoch, &peers),
             Command::Stop { job, epoch, reason } => self.stop(&job, epoch, &reason),
             Command::Save { job, epoch, rank } => self.save(&job, epoch, rank),
             Command::Acknowledge { up_to } => self.outbox.acknowledge(up_to),

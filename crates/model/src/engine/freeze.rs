@@ -60,8 +60,7 @@ impl<D: Device> Stage<D> {
         Ok(parts)
     }
 
-    /// Takes hold of everything this rank holds of layers that it owns a part of, the other lanes' weights included; a mirror is left out.
-    /// Otherwise as [`Stage::freeze_state`].
+    /// Takes hold of everything this rank holds, the other lanes' weights included; a mirror is left out. Otherwise as [`Stage::freeze_state`].
     ///
     /// # Errors
     /// As [`Stage::freeze_state`].
@@ -70,7 +69,7 @@ impl<D: Device> Stage<D> {
         for &layer in &self.ids {
             let state = self.state(layer)?;
             state.complete()?;
-            for kind in StateKind::ALL.into_iter().filter(|_| !state.owned.is_empty()) {
+            for kind in StateKind::ALL {
                 let range = state.held(kind);
                 let (buffer, place) = state.locate(kind, &range)?;
                 let frozen = self.device.freeze(buffer, place)?;

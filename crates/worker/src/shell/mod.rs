@@ -13,7 +13,6 @@
 mod child;
 mod lines;
 mod session;
-mod vault;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -27,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 
 use child::Child;
 use session::{Session, SessionOptions};
-use vault::VaultFolder;
 
 /// Events that wait for the machine.
 const QUEUE: usize = 1024;
@@ -52,8 +50,6 @@ pub struct WorkerOptions {
     pub tls_ca: Option<Vec<u8>>,
     /// How to start a trainer.
     pub trainer: TrainerProgram,
-    /// Folder on a memory file system, for the state of trainers; none: a trainer that dies loses its state.
-    pub shared_memory: Option<PathBuf>,
 }
 
 /// Why a worker ended other than by being asked to.
@@ -87,9 +83,6 @@ enum Incoming {
 pub async fn serve(options: WorkerOptions, shutdown: CancellationToken) -> Result<(), WorkerError> {
     let endpoint = session::endpoint(&options)?;
     let (sender, mut incoming) = mpsc::channel(QUEUE);
-    let (name, incarnation) = (options.config.worker.as_str(), options.config.incarnation);
-    let parent = options.shared_memory.as_deref();
-    let vault = parent.and_then(|parent| VaultFolder::make(parent, name, incarnation));
     let mut shell = Shell {
         machine: Worker::new(options.config.clone()),
         worker: options.config.worker.to_string(),
@@ -98,7 +91,6 @@ pub async fn serve(options: WorkerOptions, shutdown: CancellationToken) -> Resul
         session: None,
         generation: 0,
         children: BTreeMap::new(),
-        vault,
         sender,
         start: Instant::now(),
         left: None,
@@ -143,7 +135,6 @@ struct Shell {
     session: Option<Session>,
     generation: u64,
     children: BTreeMap<TrainerKey, Child>,
-    vault: Option<VaultFolder>,
     sender: mpsc::Sender<Incoming>,
     start: Instant,
     left: Option<ExitReason>,
@@ -208,11 +199,6 @@ impl Shell {
                     child.kill();
                 }
             }
-            Effect::Forget { job } => {
-                if let Some(vault) = &self.vault {
-                    vault.forget(&job);
-                }
-            }
             Effect::Warn { message } => tracing::warn!("{message}"),
             Effect::Exit(reason) => self.left = Some(reason),
         }
@@ -241,10 +227,6 @@ impl Shell {
             start: Box::new(start),
             listen_host,
             threads,
-            vault: self
-                .vault
-                .as_ref()
-                .map(|vault| vault.path().display().to_string()),
         };
         match Child::spawn(&self.trainer, key.clone(), &log, self.sender.clone()) {
             Ok(child) => {

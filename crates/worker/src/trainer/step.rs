@@ -14,7 +14,6 @@ use super::batch::Batch;
 use super::commit::{Sums, clip_factor};
 use super::context::{Context, SharedTransport};
 use super::lanes::Lanes;
-use super::local::Local;
 use super::pipeline::Pipeline;
 use super::report::{Measured, to_rank_0};
 use super::saver::Saver;
@@ -34,32 +33,11 @@ pub struct Trainer {
     pub text: Option<Text>,
     /// Saves its state, if the job wants that.
     pub saver: Option<Saver>,
-    /// Keeps its state where a successor finds it, if the job wants that.
-    pub local: Option<Local>,
     /// When the step before was committed.
     pub last_commit: Instant,
 }
 
 impl Trainer {
-    /// Before the first step: the mirror of a tied matrix takes what isn't kept in memory, and the state it starts from is kept.
-    ///
-    /// # Errors
-    /// [`TrainerError`] when a peer is lost.
-    pub fn begin(&mut self) -> Result<(), TrainerError> {
-        let step = self.context.started_after();
-        if self.context.memory_step.is_some() {
-            let (context, transport) = (&self.context, &self.transport);
-            let tied = Tied { context, transport };
-            tied.send_weights(&self.engine, step)?;
-            tied.take_weights(&mut self.engine, step)?;
-        }
-        if let Some(local) = &mut self.local {
-            local.keep(step, &self.engine)?;
-            local.forget_older(&self.context);
-        }
-        Ok(())
-    }
-
     /// Runs and commits step `step` (1-based). `save`: this rank wants the state after it to be saved. Rank 0 returns the step's report.
     ///
     /// # Errors
@@ -73,17 +51,11 @@ impl Trainer {
         let sums = self.commit(sums, step)?;
         let norm = sums.squares.norm();
         let lr = learning_rate(&self.context.spec, step);
-        if let Some(local) = &mut self.local {
-            local.make_room(step);
-        }
         self.update(
             step,
             lr,
             clip_factor(norm, self.context.spec.training.max_grad_norm),
         )?;
-        if let Some(local) = &mut self.local {
-            local.keep(step, &self.engine)?;
-        }
         if sums.save > 0
             && let Some(saver) = &mut self.saver
         {

@@ -108,8 +108,7 @@ fn one(
     threads: u32,
 ) -> Result<Vec<StepReport>, TrainerError> {
     let context = setup::context(start, Duration::from_secs(60))?;
-    let mut engine = setup::engine(&context, threads, None)?;
-    setup::fill(&mut engine, &context)?;
+    let engine = setup::engine(&context, threads)?;
     let text = setup::text(&context)?;
     let mut trainer = Trainer {
         context,
@@ -117,7 +116,6 @@ fn one(
         engine,
         text,
         saver: None,
-        local: None,
         last_commit: Instant::now(),
     };
     let mut reports = Vec::new();
