@@ -20,10 +20,9 @@ fn incidents(desk: &Desk, job: &JobId) -> Vec<Incident> {
 }
 
 fn only(desk: &Desk, job: &JobId) -> Incident {
-    let [incident] = &incidents(desk, job)[..] else {
-        panic!("{:?}", incidents(desk, job))
-    };
-    incident.clone()
+    let mut all = incidents(desk, job);
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.remove(0)
 }
 
 /// Roles with rank and who saw it.
