@@ -75,7 +75,7 @@ pub struct IncidentTimes {
     pub detected: u64,
     /// The verdict fell: the job starts again or has failed.
     pub decided: Option<u64>,
-    /// The new plan was durable.
+    /// The new plan was made; nothing followed from it before it was durable.
     pub placed: Option<u64>,
     /// All trainers of the new plan held their state and were told to connect. None too when the coordinator was down just then.
     pub ready: Option<u64>,
