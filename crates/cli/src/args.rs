@@ -74,6 +74,8 @@ pub enum Command {
     Status(commands::status::StatusArgs),
     /// Show a job's history
     Events(commands::events::EventsArgs),
+    /// Tell what a job lost and what became of it
+    Explain(commands::explain::ExplainArgs),
     /// Show what a job's processes logged
     Logs(commands::logs::LogsArgs),
     /// Show a job's committed steps

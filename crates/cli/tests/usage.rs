@@ -16,6 +16,7 @@ const COMMANDS: &[&str] = &[
     "jobs",
     "status",
     "events",
+    "explain",
     "logs",
     "metrics",
     "wait",

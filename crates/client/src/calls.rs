@@ -7,7 +7,7 @@ use rekindle_proto::convert::{spec_from_json, spec_to_json};
 use rekindle_proto::pb::v1 as pb;
 use rekindle_proto::view::{ClusterStatus, JobStatus, WorkerStatus};
 use rekindle_proto::{CLIENT_VERSION_KEY, ConvertError};
-use rekindle_types::{JobEvent, JobId, JobSpec, JobState, Plan};
+use rekindle_types::{Incident, JobEvent, JobId, JobSpec, JobState, Plan};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -225,6 +225,23 @@ impl Client {
             plan: set("plan", response.plan)?.try_into()?,
             report: set("report", response.report)?.try_into()?,
         })
+    }
+
+    /// What a job lost and what became of it, oldest first.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn explain(&self, id: &JobId) -> Result<Vec<Incident>, ClientError> {
+        let message = pb::ExplainJobRequest {
+            job_id: id.to_string(),
+        };
+        let response = self
+            .call(self.options.timeout, message, |request| {
+                let mut jobs = self.jobs();
+                async move { jobs.explain_job(request).await }
+            })
+            .await?;
+        Ok(convert_all(response.incidents)?)
     }
 
     /// What the coordinator is.

@@ -38,6 +38,8 @@ pub struct Config {
     pub max_jobs: usize,
     /// Events kept per job (the newest).
     pub max_events: usize,
+    /// Incidents kept per job (the newest).
+    pub max_incidents: usize,
     /// Workers known at once.
     pub max_workers: usize,
     /// Trainers a single worker may offer.
@@ -63,6 +65,7 @@ impl Default for Config {
             max_step: 2_000,
             max_jobs: 1_000,
             max_events: 500,
+            max_incidents: 100,
             max_workers: 1_024,
             max_slots: 256,
         }

@@ -11,6 +11,7 @@ use rekindle_types::{
 };
 
 use crate::notes::note;
+use crate::story::Story;
 use crate::{Change, CommittedCheckpoint, Config, Millis, Record};
 
 /// A record that doesn't fit the records before it.
@@ -62,6 +63,8 @@ pub struct DurableJob {
     pub finished: BTreeSet<RankId>,
     /// What went wrong under the plan, in order, until the verdict.
     pub failures: Vec<Failure>,
+    /// What was lost so far, and what became of it.
+    pub story: Story,
     /// The verdict.
     pub failure: Option<Failure>,
     /// The last committed step, known at the end.
@@ -124,6 +127,7 @@ impl DurableJob {
 pub struct Durable {
     max_jobs: usize,
     max_events: usize,
+    max_incidents: usize,
     jobs: BTreeMap<JobId, DurableJob>,
     submitted: u64,
     ended: u64,
@@ -136,6 +140,7 @@ impl Durable {
         Self {
             max_jobs: config.max_jobs.max(1),
             max_events: config.max_events.max(1),
+            max_incidents: config.max_incidents.max(1),
             jobs: BTreeMap::new(),
             submitted: 0,
             ended: 0,
@@ -180,6 +185,7 @@ impl Durable {
     /// # Errors
     /// [`FoldError`] when the record can't follow the ones before; nothing was changed.
     pub fn apply(&mut self, record: &Record) -> Result<JobEvent, FoldError> {
+        let was = self.jobs.get(record.change.job()).map(|job| job.state);
         match &record.change {
             Change::Submitted {
                 job,
@@ -191,8 +197,9 @@ impl Durable {
         }
         let id = record.change.job();
         let (actor, kind, detail) = note(&record.change);
-        let max_events = self.max_events;
+        let (max_events, max_incidents) = (self.max_events, self.max_incidents);
         let job = self.job_mut(id)?;
+        job.follow(was, record.at, &record.change, max_incidents);
         job.event_count += 1;
         let event = JobEvent {
             seq: job.event_count,
@@ -251,6 +258,7 @@ impl Durable {
             members: BTreeMap::new(),
             finished: BTreeSet::new(),
             failures: Vec::new(),
+            story: Story::default(),
             failure: None,
             last_step: None,
             submitted_at: at,
@@ -317,7 +325,10 @@ impl Durable {
             }
             Change::FailureNoted { epoch, failure, .. } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
-                job.failures.push(failure.clone());
+                // A late one changes nothing but the story.
+                if job.state != JobState::Recovering {
+                    job.failures.push(failure.clone());
+                }
             }
             Change::CheckpointCommitted {
                 epoch, checkpoint, ..
@@ -343,6 +354,12 @@ impl Durable {
                 job.restarts += 1;
                 job.losses += 1;
                 job.refused.extend(refused.clone());
+            }
+            Change::Reloaded { epoch, .. } => {
+                check(job.epoch() == *epoch, "it is of another epoch")?;
+            }
+            Change::IncidentClosed { number, .. } => {
+                check(job.story.may_close(*number), "it has no such incident to close")?;
             }
             Change::CancelRequested { save, .. } => {
                 job.state = JobState::Cancelling;

@@ -157,6 +157,7 @@ impl Coordinator {
             && run.is_connected()
         {
             run.aim(Goal::FirstStep, now, &self.config);
+            self.note_reloaded(job);
         }
     }
 

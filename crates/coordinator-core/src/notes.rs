@@ -35,6 +35,12 @@ pub(crate) fn note(change: &Change) -> (String, String, String) {
             "job.recovering",
             requeued(failure, refused.as_deref()),
         ),
+        Change::Reloaded { epoch, .. } => (
+            "coordinator",
+            "recovery.loaded",
+            format!("all trainers of {epoch} hold their state and were told to connect"),
+        ),
+        Change::IncidentClosed { summary, .. } => ("coordinator", "incident.closed", summary.clone()),
         Change::CancelRequested { save, .. } => (
             "client",
             "job.cancelling",

@@ -1,7 +1,7 @@
 //! Read-only questions of the request layer. Answers come from durable state (CO-1), plus progress that isn't journalled.
 
 use rekindle_types::spec::Cadence;
-use rekindle_types::{JobEvent, JobId, JobState};
+use rekindle_types::{Incident, JobEvent, JobId, JobState};
 
 use crate::durable::{Durable, DurableJob};
 use crate::machine::Coordinator;
@@ -62,6 +62,13 @@ impl Coordinator {
                 .cloned()
                 .collect(),
         )
+    }
+
+    /// The kept incidents of a job, oldest first. None: no such job.
+    #[must_use]
+    pub fn incidents(&self, id: &JobId) -> Option<Vec<Incident>> {
+        let job = self.visible.job(id)?;
+        Some(job.story.incidents.iter().cloned().collect())
     }
 
     /// The workers that have registered and aren't lost.

@@ -106,6 +106,9 @@ pub enum Change {
         epoch: Epoch,
         /// What went wrong.
         failure: Failure,
+        /// The worker that reported it; none: the coordinator saw it itself.
+        #[serde(default)]
+        seen_by: Option<WorkerId>,
     },
     /// A checkpoint is committed: its manifest is durable.
     CheckpointCommitted {
@@ -137,6 +140,25 @@ pub enum Change {
         failure: Failure,
         /// A checkpoint that turned out to be damaged and isn't to be tried again.
         refused: Option<String>,
+        /// The last step that the epoch had committed, as far as known.
+        #[serde(default)]
+        last_step: Option<u64>,
+    },
+    /// All trainers of a job that lost a part hold their state and were told to connect.
+    Reloaded {
+        /// The job.
+        job: JobId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// A job that lost a part has gone on.
+    IncidentClosed {
+        /// The job.
+        job: JobId,
+        /// Which of its incidents.
+        number: u64,
+        /// One sentence: what was lost, where the state came from, how long it took.
+        summary: String,
     },
     /// The job is to end on the user's wish.
     CancelRequested {
@@ -183,6 +205,8 @@ impl Change {
             | Self::CheckpointCommitted { job, .. }
             | Self::CheckpointFailed { job, .. }
             | Self::Requeued { job, .. }
+            | Self::Reloaded { job, .. }
+            | Self::IncidentClosed { job, .. }
             | Self::CancelRequested { job, .. }
             | Self::Ended { job, .. }
             | Self::Noted { job, .. } => job,

@@ -53,7 +53,7 @@ impl Coordinator {
         let (epoch, start) = (job.epoch(), job.start.clone());
         let corrupt = failure.class == FailureClass::CheckpointCorrupt;
         let refused = start.filter(|_| corrupt).map(|start| start.url);
-        self.runs.remove(id);
+        let last_step = self.runs.remove(id).and_then(|run| run.last_step);
         self.searches.remove(id);
         self.regroups
             .insert(id.clone(), self.mono() + self.config.regroup);
@@ -63,6 +63,7 @@ impl Coordinator {
             epoch,
             failure,
             refused,
+            last_step: last_step.map(|step| step.step),
         });
         self.forget_saves(id);
         self.stop_holders(id, &reason);

@@ -88,6 +88,9 @@ impl Coordinator {
             if matches!(report, Report::Ready { .. } | Report::Step(_)) {
                 self.stop_stray(worker, &job, rank, epoch);
             }
+            if let (true, Report::Failed(failure)) = (current, &report) {
+                self.note_late(&job, rank, worker, failure.clone());
+            }
             if current && !saving {
                 self.give_up_awaited(&job);
             }
@@ -136,7 +139,7 @@ impl Coordinator {
                     step.step, step.loss, step.grad_norm
                 ),
             };
-            self.note_failure(job, failure);
+            self.note_seen(job, failure, Some(worker));
             return;
         }
         let Some(known) = self.live.job(job) else { return };
@@ -158,6 +161,7 @@ impl Coordinator {
                 job: job.clone(),
                 epoch,
             });
+            self.close_incident(job);
         }
         let after = self.after();
         self.emit(Effect::AppendMetrics {
@@ -235,7 +239,7 @@ impl Coordinator {
             worker: failure.worker.or_else(|| Some(worker.clone())),
             ..failure
         };
-        self.note_failure(job, failure);
+        self.note_seen(job, failure, Some(worker));
     }
 
     /// A trainer stopped though the job goes on: its worker was shut down.
@@ -249,7 +253,7 @@ impl Coordinator {
                 "worker {worker} stopped {rank} without being told to; it was shut down or cut off for too long"
             ),
         };
-        self.note_failure(job, failure);
+        self.note_seen(job, failure, Some(worker));
     }
 
     fn ended(&mut self, job: &JobId, rank: RankId) {

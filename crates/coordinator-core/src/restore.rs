@@ -84,6 +84,9 @@ impl Coordinator {
                     after: None,
                 });
             }
+            if living {
+                self.close_incident(&id);
+            }
             self.finish_interrupted(&id);
         }
         self.place_queue();

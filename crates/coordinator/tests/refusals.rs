@@ -143,6 +143,7 @@ async fn unknown_jobs_are_not_found_by_any_call() {
         client.get(&id).await.unwrap_err(),
         client.cancel(&id, Cancel::Now).await.unwrap_err(),
         client.events(&id).await.unwrap_err(),
+        client.explain(&id).await.unwrap_err(),
         client.watch(&id).await.unwrap_err(),
         client.watch_events(&id, 0).await.unwrap_err(),
         client.metrics(&id, 0, true).await.unwrap_err(),

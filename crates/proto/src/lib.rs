@@ -37,7 +37,7 @@ pub mod pb {
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// Rises with every change of the API.
-pub const API_REVISION: u32 = 2;
+pub const API_REVISION: u32 = 3;
 
 /// Largest message either side accepts, bytes.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;

@@ -11,9 +11,10 @@ use rekindle_proto::convert::{
 use rekindle_proto::pb::{v1, worker::v1 as worker};
 use rekindle_proto::{ApiError, ConvertError, Reason};
 use rekindle_types::{
-    CheckpointPart, Command, Epoch, Failure, FailureClass, FileEntry, JobEvent, JobFile, JobId, JobSpec,
-    JobState, LayerId, NumberedReport, Plan, RankId, Registration, Report, Section, StartPoint, StartTrainer,
-    StateDigest, StateKind, StepReport, TrainerPhase, TrainerStatus, WorkerId,
+    CausalRole, CheckpointPart, Command, Epoch, Failure, FailureClass, FileEntry, Incident, IncidentState,
+    IncidentTimes, JobEvent, JobFile, JobId, JobSpec, JobState, LayerId, NotedFailure, NumberedReport, Plan,
+    RankId, Registration, Report, Section, StartPoint, StartTrainer, StateDigest, StateKind, StateSource,
+    StepReport, TrainerPhase, TrainerStatus, WorkerId,
 };
 
 const JOB: &str = r#"
@@ -247,6 +248,99 @@ fn events_and_times_survive_the_wire() {
     for ms in [0, 999, 1_000, u64::from(u32::MAX)] {
         assert_eq!(to_unix_ms(&from_unix_ms(ms)), ms);
     }
+}
+
+fn incident() -> Incident {
+    Incident {
+        number: 3,
+        epoch: Epoch(2),
+        next_epoch: Some(Epoch(3)),
+        state: IncidentState::Recovered,
+        failures: vec![
+            NotedFailure {
+                time_unix_ms: 1_764_000_000_123,
+                role: CausalRole::Cascade,
+                seen_by: Some(WorkerId::new("b").unwrap()),
+                failure: failure(),
+            },
+            NotedFailure {
+                time_unix_ms: 1_764_000_000_124,
+                role: CausalRole::Initiating,
+                seen_by: None,
+                failure: failure(),
+            },
+        ],
+        more_failures: 5,
+        decision: "restart from the checkpoint of step 6".to_owned(),
+        source: Some(StateSource::Checkpoint),
+        source_url: Some(start().url),
+        exact: true,
+        last_step: Some(9),
+        resumed_step: Some(6),
+        times: IncidentTimes {
+            detected: 1_764_000_000_123,
+            decided: Some(1_764_000_000_124),
+            placed: Some(1_764_000_000_999),
+            ready: Some(1_764_000_001_000),
+            rejoined: Some(1_764_000_002_001),
+        },
+    }
+}
+
+#[test]
+fn incidents_survive_the_wire() {
+    let back = |value: &Incident| Incident::try_from(wire(&v1::Incident::from(value)));
+    let mut value = incident();
+    assert_eq!(back(&value), Ok(value.clone()));
+    for state in IncidentState::ALL {
+        value.state = *state;
+        assert_eq!(back(&value), Ok(value.clone()));
+        let there = v1::IncidentState::from(*state);
+        assert_eq!(there.as_str_name(), format!("INCIDENT_STATE_{state}"));
+    }
+    for role in CausalRole::ALL {
+        value.failures[0].role = *role;
+        assert_eq!(back(&value), Ok(value.clone()));
+        let there = v1::CausalRole::from(*role);
+        assert_eq!(there.as_str_name(), format!("CAUSAL_ROLE_{role}"));
+    }
+    value.source = Some(StateSource::Beginning);
+    value.source_url = None;
+    value.resumed_step = Some(0);
+    assert_eq!(back(&value), Ok(value.clone()), "0 isn't \"not known\"");
+    // Nothing but the first sight of it.
+    value.next_epoch = None;
+    value.source = None;
+    (value.last_step, value.resumed_step) = (None, None);
+    value.times = IncidentTimes {
+        detected: 7,
+        ..IncidentTimes::default()
+    };
+    value.failures.clear();
+    value.decision.clear();
+    assert_eq!(back(&value), Ok(value));
+}
+
+#[test]
+fn impossible_incidents_name_the_field() {
+    let refuse = |change: &dyn Fn(&mut v1::Incident)| {
+        let mut message = v1::Incident::from(&incident());
+        change(&mut message);
+        Incident::try_from(message).unwrap_err().field
+    };
+    assert_eq!(refuse(&|i| i.number = 0), "number");
+    assert_eq!(refuse(&|i| i.state = 0), "state");
+    assert_eq!(refuse(&|i| i.source = 99), "source");
+    assert_eq!(refuse(&|i| i.detect_time = None), "detect_time");
+    assert_eq!(refuse(&|i| i.failures[0].role = 0), "failures.role");
+    assert_eq!(refuse(&|i| i.failures[0].time = None), "failures.time");
+    assert_eq!(refuse(&|i| i.failures[1].failure = None), "failures.failure");
+    assert_eq!(
+        refuse(&|i| i.failures[0].seen_by = "no name".to_owned()),
+        "failures.seen_by"
+    );
+    let class = |i: &mut v1::Incident| i.failures[0].failure.as_mut().unwrap().class = 0;
+    assert_eq!(refuse(&class), "failures.failure.class");
 }
 
 #[test]

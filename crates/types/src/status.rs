@@ -31,6 +31,8 @@ macro_rules! named_enum {
     };
 }
 
+pub(crate) use named_enum;
+
 named_enum! {
     /// Where a job stands.
     JobState {

@@ -8,6 +8,7 @@ pub mod data;
 pub mod demo;
 pub mod events;
 pub mod experiment;
+pub mod explain;
 pub mod generate;
 pub mod jobs;
 pub mod logs;
@@ -47,6 +48,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Problem> {
         Command::Jobs(args) => block_on(jobs::run(args, format)),
         Command::Status(args) => block_on(status::run(args, format)),
         Command::Events(args) => block_on(events::run(args, format)),
+        Command::Explain(args) => block_on(explain::run(args, format)),
         Command::Logs(args) => block_on(logs::run(args, format)),
         Command::Metrics(args) => block_on(metrics::run(args, format)),
         Command::Wait(args) => block_on(wait::run(args, format)),

@@ -326,10 +326,15 @@ impl Desk {
     }
 
     pub fn report(&mut self, name: &str, job: &JobId, rank: u32, report: Report) {
+        self.report_of(name, job, 1, rank, report);
+    }
+
+    /// The worker's next report, of another epoch than the first.
+    pub fn report_of(&mut self, name: &str, job: &JobId, epoch: u64, rank: u32, report: Report) {
         let number = self.numbers.entry(name.to_owned()).or_default();
         *number += 1;
         let number = *number;
-        self.report_as(name, number, job, 1, rank, report);
+        self.report_as(name, number, job, epoch, rank, report);
     }
 
     pub fn report_as(&mut self, name: &str, number: u64, job: &JobId, epoch: u64, rank: u32, report: Report) {

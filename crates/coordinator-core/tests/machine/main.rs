@@ -4,6 +4,7 @@ mod checkpoints;
 mod desk;
 mod failures;
 mod gang;
+mod incidents;
 mod properties;
 mod requests;
 mod restart;

@@ -14,7 +14,7 @@ use super::stream::Stream;
 use super::{Api, blocking, job_id};
 use crate::clock;
 use crate::files::check_unused;
-use crate::handle::shutting_down;
+use crate::handle::{shutting_down, unknown_job};
 use crate::submit::resolve;
 use crate::view::job_status;
 
@@ -109,6 +109,19 @@ impl pb::job_service_server::JobService for Api {
             report: Some((&report(&spec, &plan)).into()),
             plan: Some((&plan).into()),
             spec_json: spec_to_json(&spec),
+        }))
+    }
+
+    async fn explain_job(
+        &self,
+        request: Request<pb::ExplainJobRequest>,
+    ) -> Result<Response<pb::ExplainJobResponse>, Status> {
+        let id = job_id(&request.get_ref().job_id)?;
+        let job = id.clone();
+        let incidents = self.handle.query(move |shell| shell.core.incidents(&job)).await?;
+        let incidents = incidents.ok_or_else(|| unknown_job(&id))?;
+        Ok(Response::new(pb::ExplainJobResponse {
+            incidents: incidents.iter().map(Into::into).collect(),
         }))
     }
 }

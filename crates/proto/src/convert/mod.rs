@@ -2,6 +2,7 @@
 //!
 //! `From<&types::X> for pb::X` encodes, `TryFrom<pb::X> for types::X` decodes and checks.
 
+mod incident;
 mod job;
 mod plan;
 mod session;
