@@ -3,6 +3,7 @@
 //! In: an order's session and number. Out: what the worker said, or that its session ended first. Bounded by [`MOST`].
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rekindle_coordinator_core::SessionId;
@@ -25,6 +26,8 @@ pub(crate) enum FaultAnswer {
 #[derive(Debug, Default)]
 pub(crate) struct FaultAnswers {
     waiting: Mutex<Waiting>,
+    /// Whether this process is about to end itself.
+    dying: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +87,11 @@ impl FaultAnswers {
         self.lock()
             .orders
             .retain(|_, order| order.session != Some(session));
+    }
+
+    /// Takes note that this process ends itself; false when that was so already.
+    pub(crate) fn begin_dying(&self) -> bool {
+        !self.dying.swap(true, Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

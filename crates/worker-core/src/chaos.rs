@@ -71,6 +71,9 @@ impl Worker {
             (FaultKind::CutSession, _) => {
                 self.faults.cut_at = Some((now + ANSWER_FIRST, order.fault.hold_ms));
             }
+            (FaultKind::KillWorker, _) if self.faults.die_at.is_some() => {
+                return Err(format!("worker {} dies already", self.config.worker));
+            }
             (FaultKind::KillWorker, _) => self.faults.die_at = Some(now + ANSWER_FIRST),
             (FaultKind::KillTrainer | FaultKind::StopTrainer | FaultKind::KillCoordinator, _) => {
                 return Err(format!("a worker can't do {}", order.fault.kind));
@@ -253,6 +256,9 @@ mod tests {
         let (done, answer) = outcome(worker.handle(1, order(FaultKind::KillWorker, 0, target)));
         assert_eq!((done, answer), (vec![], Some(None)));
         assert_eq!(worker.next_deadline(), Some(101));
+        let target = itself(&worker);
+        let (_, answer) = outcome(worker.handle(50, order(FaultKind::KillWorker, 0, target)));
+        assert!(answer.unwrap().is_some(), "it dies once");
         let effects = worker.handle(101, Event::Tick);
         assert_eq!(
             outcome(effects).0,

@@ -23,7 +23,7 @@ impl pb::fault_injection_service_server::FaultInjectionService for Api {
         let order = FaultOrder::try_from(request.into_inner()).map_err(ApiError::from)?;
         tracing::warn!(kind = %order.fault.kind, target = %order.target, "a fault is injected");
         match order.target.worker().cloned() {
-            None => self.end_soon(),
+            None => self.end_soon()?,
             Some(worker) => self.order(worker, order).await?,
         }
         Ok(Response::new(pb::InjectFaultResponse {}))
@@ -77,12 +77,19 @@ impl Api {
     }
 
     /// Ends this process by SIGKILL, once the answer is out.
-    fn end_soon(&self) {
+    fn end_soon(&self) -> Result<(), ApiError> {
+        if !self.faults.begin_dying() {
+            return Err(ApiError::new(
+                Reason::FaultRefused,
+                "the coordinator dies already",
+            ));
+        }
         self.tasks.spawn(async {
             tokio::time::sleep(ANSWER_FIRST).await;
             // SAFETY: neither call has memory effects; the pid is this process's own.
             unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
         });
+        Ok(())
     }
 }
 

@@ -119,13 +119,13 @@ impl Followed {
         let mut events = self.history_here();
         while self.state.is_terminal() && end_of(&events).is_none() && started.elapsed() < LAST_LINE {
             if events.is_empty() {
-                return self.history_there(client).await.map_err(|e| e.to_string());
+                return self.history_there(client).await;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
             events = self.history_here();
         }
         if events.is_empty() {
-            return self.history_there(client).await.map_err(|e| e.to_string());
+            return self.history_there(client).await;
         }
         let steps = lines(&self.folder.join("metrics.jsonl")).unwrap_or_default();
         Ok((events, steps))
@@ -138,11 +138,18 @@ impl Followed {
         events
     }
 
-    async fn history_there(&self, client: &Client) -> Result<(Vec<JobEvent>, Vec<StepReport>), ClientError> {
-        let events = client.events(&self.id).await?;
-        let mut feed = client.metrics(&self.id, 0, false).await?;
+    async fn history_there(&self, client: &Client) -> Result<(Vec<JobEvent>, Vec<StepReport>), String> {
+        let failed = |e: ClientError| e.to_string();
+        let events = client.events(&self.id).await.map_err(failed)?;
+        if events.first().is_none_or(|event| event.kind != "job.submitted") {
+            let folder = self.folder.display();
+            return Err(format!(
+                "the coordinator has forgotten its first events; a machine that can read {folder} could tell"
+            ));
+        }
+        let mut feed = client.metrics(&self.id, 0, false).await.map_err(failed)?;
         let mut steps = Vec::new();
-        while let Some(step) = feed.next().await? {
+        while let Some(step) = feed.next().await.map_err(failed)? {
             steps.push(step);
         }
         Ok((events, steps))
