@@ -94,6 +94,9 @@ pub enum Command {
     /// Prepare and look at data
     #[command(subcommand)]
     Data(commands::data::DataCommand),
+    /// Inject faults into a cluster that was started with --allow-chaos, and say what they cost
+    #[command(subcommand)]
+    Chaos(commands::chaos::ChaosCommand),
     /// Run the real control code on a virtual cluster
     #[command(subcommand)]
     Sim(commands::sim::SimCommand),

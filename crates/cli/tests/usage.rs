@@ -27,6 +27,9 @@ const COMMANDS: &[&str] = &[
     "data prepare",
     "data inspect",
     "data train-tokenizer",
+    "chaos",
+    "chaos run",
+    "chaos targets",
     "sim",
     "sim run",
     "experiment",
@@ -69,6 +72,18 @@ fn wrong_usage_is_status_2() {
         &["run", "x.toml", "--workers", "0"],
         &["-o", "yaml", "jobs"],
         &["wait"],
+        &["chaos", "run", "--rate", "6", "--duration", "1"],
+        &[
+            "chaos",
+            "run",
+            "--seed",
+            "1",
+            "--kinds",
+            "flood",
+            "--duration",
+            "1",
+        ],
+        &["chaos", "run", "--seed", "1"],
     ] {
         let done = call(args);
         assert_eq!(done.code, 2, "{args:?}: {}", done.stderr);

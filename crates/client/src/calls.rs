@@ -312,7 +312,7 @@ impl Client {
     }
 
     /// Makes a call, again after a while when it may be made again, within `limit` a time (CL-1).
-    async fn call<M, R, F>(
+    pub(crate) async fn call<M, R, F>(
         &self,
         limit: Duration,
         message: M,

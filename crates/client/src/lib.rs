@@ -13,6 +13,7 @@
 mod calls;
 mod connect;
 mod error;
+mod faults;
 mod feed;
 mod retry;
 mod streams;

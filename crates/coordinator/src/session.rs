@@ -2,9 +2,9 @@
 
 use rekindle_coordinator_core::SessionTerms;
 use rekindle_proto::ApiError;
-use rekindle_proto::convert::{command_to_pb, duration_from_ms};
+use rekindle_proto::convert::{command_to_pb, duration_from_ms, order_to_pb};
 use rekindle_proto::pb::worker::v1 as pb;
-use rekindle_types::Command;
+use rekindle_types::{Command, FaultOrder, WorkerId};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -30,6 +30,8 @@ pub(crate) struct Link {
     down: mpsc::Sender<Down>,
     due: watch::Sender<Due>,
     closed: CancellationToken,
+    /// Whose it is, once its registration was taken.
+    pub(crate) worker: Option<WorkerId>,
 }
 
 impl Link {
@@ -40,11 +42,18 @@ impl Link {
     ) -> (Self, impl Future<Output = ()>) {
         let (due, waiting) = watch::channel(Due::default());
         let pump = acknowledge(down.clone(), waiting, closed.clone());
-        (Self { down, due, closed }, pump)
+        let link = Self {
+            down,
+            due,
+            closed,
+            worker: None,
+        };
+        (link, pump)
     }
 
     /// The registration was taken.
-    pub(crate) fn welcome(&self, terms: SessionTerms) -> Result<(), ()> {
+    pub(crate) fn welcome(&mut self, worker: WorkerId, terms: SessionTerms) -> Result<(), ()> {
+        self.worker = Some(worker);
         let welcome = pb::Welcome {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             heartbeat_interval: Some(duration_from_ms(terms.heartbeat)),
@@ -66,6 +75,11 @@ impl Link {
             }
             other => self.put(command_to_pb(other)),
         }
+    }
+
+    /// Sends an order for a fault; without room it isn't sent.
+    pub(crate) fn order(&self, order: &FaultOrder) -> Result<(), ()> {
+        self.put(order_to_pb(order))
     }
 
     fn put(&self, message: pb::SessionResponse) -> Result<(), ()> {

@@ -8,7 +8,7 @@ use rekindle_coordinator_core::{
     Coordinator, Effect, Event, JobView, Seq, SessionId, Submission, Token, Update,
 };
 use rekindle_proto::{ApiError, Reason};
-use rekindle_types::{Command, JobId};
+use rekindle_types::{Command, FaultOrder, JobId, WorkerId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -291,8 +291,8 @@ impl Shell {
                 tracing::info!(%worker, session = session.0, "worker registered");
                 let taken = self
                     .sessions
-                    .get(&session)
-                    .is_none_or(|link| link.welcome(terms).is_ok());
+                    .get_mut(&session)
+                    .is_none_or(|link| link.welcome(worker, terms).is_ok());
                 if !taken {
                     self.too_slow(session);
                 }
@@ -319,6 +319,13 @@ impl Shell {
         if link.send(command, || self.files.wait_all()).is_err() {
             self.too_slow(session);
         }
+    }
+
+    /// Passes an order for a fault on; the session that it went to. None: the worker isn't connected, or doesn't take it.
+    pub(crate) fn order_fault(&self, worker: &WorkerId, order: &FaultOrder) -> Option<SessionId> {
+        let of_worker = |(_, link): &(&SessionId, &Link)| link.worker.as_ref() == Some(worker);
+        let (session, link) = self.sessions.iter().rev().find(of_worker)?;
+        link.order(order).ok().map(|()| *session)
     }
 
     fn too_slow(&mut self, session: SessionId) {

@@ -24,6 +24,13 @@ pub mod pb {
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/rekindle.v1.rs"));
     }
+    /// Package `rekindle.admin.v1`, under its parent.
+    pub mod admin {
+        /// Package `rekindle.admin.v1`: faults on request.
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/rekindle.admin.v1.rs"));
+        }
+    }
     /// Package `rekindle.worker.v1`, under its parent.
     pub mod worker {
         /// Package `rekindle.worker.v1`: what workers and their coordinator say.

@@ -128,6 +128,11 @@ impl World {
                 self.dies(worker, life, &key, None, Some(9));
             }
             Effect::Warn { .. } => {}
+            // Faults come from the world here, never by order.
+            Effect::Suspend { .. }
+            | Effect::Resume { .. }
+            | Effect::AnswerFault { .. }
+            | Effect::KillSelf => {}
             Effect::Exit(reason) => {
                 self.note(&format!("w{worker} leaves: {reason}"));
                 self.hosts[worker].machine = None;

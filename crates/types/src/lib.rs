@@ -11,6 +11,7 @@
 pub mod checkpoint;
 pub mod clock;
 pub mod digest;
+pub mod fault;
 pub mod ids;
 pub mod incident;
 pub mod model;
@@ -23,6 +24,7 @@ pub mod status;
 pub use checkpoint::{CheckpointPart, FileEntry, Section, StartPoint};
 pub use clock::{Clock, Mono};
 pub use digest::{StateDigest, StateKind, layer_code};
+pub use fault::{Fault, FaultKind, FaultOrder, FaultTarget};
 pub use ids::{Epoch, IdError, JobId, Rank, RankId, WorkerId};
 pub use incident::{
     CausalRole, Incident, IncidentDurations, IncidentState, IncidentTimes, NotedFailure, StateSource,

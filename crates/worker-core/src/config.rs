@@ -41,6 +41,8 @@ pub struct WorkerConfig {
     pub leave_limit: Millis,
     /// The longest time that may pass for the machine between two events (a longer gap is a clock jump or a standstill).
     pub max_step: Millis,
+    /// Whether faults are injected on request (WC-10).
+    pub allow_chaos: bool,
     /// Reports kept until acknowledged. Ends of trainers are kept beyond it, Step reports make room.
     pub max_reports: usize,
 }
@@ -67,6 +69,7 @@ impl WorkerConfig {
             drain_limit: 20_000,
             leave_limit: 3_000,
             max_step: 2_000,
+            allow_chaos: false,
             max_reports: 10_000,
         }
     }

@@ -55,6 +55,25 @@ pub enum Effect {
         /// Which.
         key: TrainerKey,
     },
+    /// Make a trainer's process stand still (SIGSTOP): an injected fault.
+    Suspend {
+        /// Which.
+        key: TrainerKey,
+    },
+    /// Let it go on (SIGCONT).
+    Resume {
+        /// Which.
+        key: TrainerKey,
+    },
+    /// Say through the open session what became of an order for a fault; lost when it is broken.
+    AnswerFault {
+        /// The order.
+        number: u64,
+        /// Why it isn't done; none: it is.
+        refusal: Option<String>,
+    },
+    /// End this very process with SIGKILL: an injected fault.
+    KillSelf,
     /// Write a warning to the log.
     Warn {
         /// One sentence.

@@ -2,6 +2,7 @@
 
 use rekindle_types::{Command, Registration, Report, TrainerStatus};
 
+use crate::chaos::Faults;
 use crate::effect::{Effect, ExitReason};
 use crate::event::Event;
 use crate::fence::Fences;
@@ -26,6 +27,7 @@ pub struct Worker {
     drain_until: Option<Mono>,
     /// Step reports dropped that a warning was given about.
     warned_dropped: u64,
+    pub(crate) faults: Faults,
     started: bool,
     gone: bool,
     pub(crate) out: Vec<Effect>,
@@ -44,6 +46,7 @@ impl Worker {
             leaving: None,
             drain_until: None,
             warned_dropped: 0,
+            faults: Faults::default(),
             started: false,
             gone: false,
             out: Vec::new(),
@@ -63,6 +66,7 @@ impl Worker {
             Event::SessionRefused { message, fatal } => self.refused(message, fatal),
             Event::SessionClosed { message } => self.closed(&message),
             Event::Command(command) => self.command(command),
+            Event::Fault(order) => self.inject(&order),
             Event::Spawned { key } => self.spawned(&key),
             Event::SpawnFailed { key, message } => self.spawn_failed(&key, &message),
             Event::FromTrainer { key, message } => self.hear(&key, message),
@@ -263,13 +267,15 @@ impl Worker {
             .filter_map(|trainer| trainer.kill_at)
             .min();
         let leave = self.leaving.as_ref().map(|(_, by)| *by);
-        vec![
+        let mut deadlines = vec![
             Some(self.link.deadline()),
             kill,
             leave,
             self.drain_until,
             self.orphaned_at(),
-        ]
+        ];
+        deadlines.extend(self.fault_deadlines());
+        deadlines
     }
 
     /// When trainers are stopped for want of a coordinator.
@@ -290,6 +296,7 @@ impl Worker {
         }
         self.end_drain();
         self.kill_overdue();
+        self.pass_faults();
         if now < self.link.deadline() {
             return;
         }

@@ -32,7 +32,7 @@ pub(crate) fn step(number: u64) -> StepReport {
     }
 }
 
-fn start(epoch: u64, rank: u32) -> Event {
+pub(crate) fn start(epoch: u64, rank: u32) -> Event {
     let text = "[job]\nname=\"job\"\noutput=\"o\"\n[model]\nhidden_size=8\nintermediate_size=8\nnum_hidden_layers=2\n\
                 num_attention_heads=2\n[data]\ntrain=[\"t\"]\nseq_len=4\n[training]\nsteps=3\nglobal_batch=2\nmicro_batch=1\n\
                 [optimizer]\nlr=0.1\n";
@@ -70,7 +70,7 @@ fn says(key: TrainerKey, message: FromTrainer) -> Event {
     Event::FromTrainer { key, message }
 }
 
-fn exited(key: TrainerKey, code: Option<i32>, signal: Option<i32>) -> Event {
+pub(crate) fn exited(key: TrainerKey, code: Option<i32>, signal: Option<i32>) -> Event {
     let last_lines = vec!["the last line".to_owned()];
     Event::Exited {
         key,
@@ -83,7 +83,7 @@ fn exited(key: TrainerKey, code: Option<i32>, signal: Option<i32>) -> Event {
 }
 
 /// A worker with an open session at time 0.
-fn open_worker() -> Worker {
+pub(crate) fn open_worker() -> Worker {
     let mut worker = Worker::new(WorkerConfig::new(WorkerId::new("w").expect("a good id"), 9));
     let effects = worker.handle(0, Event::Tick);
     assert!(matches!(effects[..], [Effect::OpenSession { .. }]), "{effects:?}");

@@ -1,6 +1,7 @@
 //! One file per command. Each takes its parsed arguments and returns the exit status.
 
 pub mod cancel;
+pub mod chaos;
 pub mod checkpoint;
 pub mod completion;
 pub mod coordinator;
@@ -57,6 +58,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Problem> {
         Command::Generate(args) => generate::run(&args, format),
         Command::Checkpoint(command) => checkpoint::run(&command, format),
         Command::Data(command) => data::run(&command, format),
+        Command::Chaos(command) => block_on(chaos::run(command, format)),
         Command::Sim(command) => sim::run(&command, format),
         Command::Experiment(command) => experiment::run(&command, format),
         Command::Version(args) => version::run(&args, format),

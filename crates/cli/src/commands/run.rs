@@ -32,18 +32,21 @@ pub struct RunArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    children: ChildLogArgs,
+    children: ChildArgs,
 }
 
-/// What the child processes log.
+/// How the child processes are started.
 #[derive(Debug, Clone, Args)]
-pub struct ChildLogArgs {
+pub struct ChildArgs {
     /// How the log lines of the child processes look
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
     /// What the child processes log: error, warn, info, debug, trace, or directives
     #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "LEVEL")]
     log_level: String,
+    /// Let `rekindle chaos` kill and stop the child processes
+    #[arg(long)]
+    allow_chaos: bool,
 }
 
 /// What a run came to.
@@ -103,7 +106,7 @@ pub fn cluster_options(
     run: &RunFolder,
     workers: u32,
     threads: Option<u32>,
-    children: &ChildLogArgs,
+    children: &ChildArgs,
 ) -> Result<ClusterOptions, Problem> {
     let trainers = plan::wanted(spec).max(workers);
     let slots = trainers.div_ceil(workers);
@@ -117,6 +120,7 @@ pub fn cluster_options(
         logs: spec.job.folder().join("logs"),
         log_level: children.log_level.clone(),
         log_format: children.log_format.as_str(),
+        allow_chaos: children.allow_chaos,
     })
 }
 

@@ -47,6 +47,9 @@ pub struct WorkerArgs {
     /// Let trainers listen where others on the network reach them: training traffic is not encrypted
     #[arg(long)]
     insecure: bool,
+    /// Let `rekindle chaos` kill and stop this worker and its trainers
+    #[arg(long)]
+    allow_chaos: bool,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -112,6 +115,7 @@ fn options(args: &WorkerArgs) -> Result<WorkerOptions, Problem> {
         slots: args.slots,
         memory_bytes: memory_bytes(),
         drain_limit: args.grace * 1_000,
+        allow_chaos: args.allow_chaos,
         ..WorkerConfig::new(worker, incarnation())
     };
     let log = [

@@ -13,6 +13,8 @@ use crate::problem::Problem;
 /// A run's folder, taken.
 #[derive(Debug)]
 pub struct RunFolder {
+    /// Says where the coordinator listens, while the run goes on.
+    address: PathBuf,
     /// Locked as long as it is open.
     _lock: File,
     /// Where this run's coordinator keeps its journal.
@@ -43,12 +45,49 @@ impl RunFolder {
         let job = JobId::new(format!("{}-{number}", spec.job.name))
             .map_err(|e| Problem::new("the job needs another name").cause(e))?;
         Ok(Self {
+            address: address_file(folder),
             _lock: lock,
             state_dir: state_dir(folder, number),
             job,
             resume,
         })
     }
+}
+
+impl RunFolder {
+    /// Writes down where this run's coordinator listens; taken away when the run ends.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn tell_address(&self, address: &str) -> Result<(), Problem> {
+        std::fs::write(&self.address, format!("{address}\n"))
+            .map_err(|e| Problem::new(format!("can't write {}", self.address.display())).cause(e))
+    }
+
+    /// Where the coordinator of the run that goes on in `folder` listens.
+    ///
+    /// # Errors
+    /// No run goes on there.
+    pub fn address_in(folder: &Path) -> Result<String, Problem> {
+        let path = address_file(folder);
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            Problem::new(format!("no run goes on in {}", folder.display()))
+                .cause(format!("{}: {e}", path.display()))
+                .fix("name the folder of a `rekindle run` that is at work, or its coordinator with --coordinator")
+        })?;
+        Ok(text.trim().to_owned())
+    }
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        // Left behind it names a coordinator that doesn't answer, which is said to whoever asks it.
+        let _ = std::fs::remove_file(&self.address);
+    }
+}
+
+fn address_file(folder: &Path) -> PathBuf {
+    folder.join("coordinator.address")
 }
 
 /// Whether an earlier run has committed steps there.
@@ -109,7 +148,13 @@ mod tests {
         assert!(format!("{:?}", RunFolder::take(&spec).unwrap_err()).contains("going on"));
         std::fs::create_dir(&first.state_dir).unwrap();
         std::fs::write(folder.path().join("metrics.jsonl"), "{}\n").unwrap();
+        first.tell_address("http://127.0.0.1:1").unwrap();
+        assert_eq!(
+            RunFolder::address_in(folder.path()).unwrap(),
+            "http://127.0.0.1:1"
+        );
         drop(first);
+        assert!(RunFolder::address_in(folder.path()).is_err(), "it has ended");
         let second = RunFolder::take(&spec).unwrap();
         assert!(second.resume);
         assert_eq!(second.job.as_str(), "j-2");

@@ -75,6 +75,7 @@ async fn start(
 ) -> Result<(LocalCluster, Client, JobId), Problem> {
     let workers = options.workers as usize;
     let mut cluster = LocalCluster::start(options).await?;
+    folder.tell_address(cluster.address())?;
     let client = Client::connect(cluster.address(), Options::default())
         .await
         .map_err(|e| remote::problem("can't reach the coordinator that was just started", &e))?;

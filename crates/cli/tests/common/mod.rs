@@ -361,15 +361,24 @@ pub struct Cluster {
     pub address: String,
     /// Its folder.
     pub state_dir: PathBuf,
+    /// Further arguments of every worker.
+    pub worker_args: Vec<String>,
 }
 
 impl Cluster {
     /// Starts them.
     #[must_use]
     pub fn start(folder: &Path, workers: u32) -> Self {
+        Self::start_with(folder, workers, &[], &[])
+    }
+
+    /// The same with further arguments of the coordinator and of every worker.
+    #[must_use]
+    pub fn start_with(folder: &Path, workers: u32, coordinator: &[&str], worker: &[&str]) -> Self {
         let state_dir = folder.join("state");
-        let (coordinator, address) = coordinator(&state_dir, "127.0.0.1:0");
+        let (coordinator, address) = coordinator_with(&state_dir, "127.0.0.1:0", coordinator);
         let mut cluster = Self {
+            worker_args: worker.iter().map(|arg| (*arg).to_owned()).collect(),
             workers: Vec::new(),
             coordinator,
             address,
@@ -394,6 +403,7 @@ impl Cluster {
             "1",
         ];
         let mut command = rekindle(&worker);
+        command.args(&self.worker_args);
         command.stderr(Stdio::null()).stdout(Stdio::null());
         self.workers.push(Service::start(command));
     }
@@ -433,6 +443,12 @@ impl Cluster {
 /// Starts a coordinator and says where it listens.
 #[must_use]
 pub fn coordinator(state_dir: &Path, listen: &str) -> (Service, String) {
+    coordinator_with(state_dir, listen, &[])
+}
+
+/// The same with further arguments.
+#[must_use]
+pub fn coordinator_with(state_dir: &Path, listen: &str, more: &[&str]) -> (Service, String) {
     let state_dir = state_dir.display().to_string();
     let mut command = rekindle(&[
         "coordinator",
@@ -443,7 +459,7 @@ pub fn coordinator(state_dir: &Path, listen: &str) -> (Service, String) {
         "--state-dir",
         &state_dir,
     ]);
-    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    command.args(more).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut service = Service::start(command);
     let mut line = String::new();
     BufReader::new(service.0.stdout.take().unwrap())

@@ -51,6 +51,7 @@ impl Api {
             () = self.draining.cancelled() => Some(shutting_down()),
         };
         closed.cancel();
+        self.faults.session_ended(session);
         if let Some(error) = error {
             tracing::warn!(%error, "session ended");
             let _ = told.try_send(Err(error.into()));
@@ -79,7 +80,12 @@ impl Api {
             .put(Input::Open(session, link, Box::new(registration)))
             .await?;
         while let Some(message) = next(up).await? {
-            self.handle.put(Input::Event(event(session, message)?)).await?;
+            match message.message {
+                Some(pb::session_request::Message::FaultAnswer(answer)) => {
+                    self.faults.answered(session, answer)
+                }
+                _ => self.handle.put(Input::Event(event(session, message)?)).await?,
+            }
         }
         Ok(())
     }
@@ -126,6 +132,7 @@ fn event(session: SessionId, message: pb::SessionRequest) -> Result<Event, ApiEr
             Ok(Event::WorkerDraining { session, grace })
         }
         Some(Message::Registration(_)) => Err(invalid("message", "a second registration")),
+        Some(Message::FaultAnswer(_)) => Err(invalid("message", "an answer is no event")),
         None => Err(invalid("message", "is not set")),
     }
 }

@@ -194,7 +194,7 @@ pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
     }
 }
 
-/// Reads a command; [`pb::Welcome`] is none and refused here.
+/// Reads a command; [`pb::Welcome`] and [`pb::InjectFault`] are none and refused here.
 impl TryFrom<pb::SessionResponse> for Command {
     type Error = ConvertError;
 
@@ -202,6 +202,7 @@ impl TryFrom<pb::SessionResponse> for Command {
         use pb::session_response::Message;
         match required("message", response.message)? {
             Message::Welcome(_) => Err(ConvertError::new("message", "a second welcome")),
+            Message::InjectFault(_) => Err(ConvertError::new("message", "a fault is no command")),
             Message::StartTrainer(start) => Ok(Self::Start(Box::new(start_trainer(start)?))),
             Message::ConnectTrainers(c) => Ok(Self::Connect {
                 job: job_id(&c.job_id)?,

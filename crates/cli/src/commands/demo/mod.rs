@@ -12,7 +12,7 @@ use rekindle_model::generate::Sampling;
 use rekindle_types::{JobSpec, JobState};
 use serde::Serialize;
 
-use crate::commands::run::{self, ChildLogArgs, Summary};
+use crate::commands::run::{self, ChildArgs, Summary};
 use crate::commands::{generate, plan};
 use crate::exit::Exit;
 use crate::local::RunFolder;
@@ -51,7 +51,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    children: ChildLogArgs,
+    children: ChildArgs,
 }
 
 #[derive(Serialize)]
