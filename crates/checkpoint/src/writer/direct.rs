@@ -27,7 +27,7 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// `most` is a multiple of a block.
+    /// `most` is a multiple of a block, and so is the buffer for what is gathered.
     pub fn new(pieces: Vec<&'a [u8]>, address: Option<usize>, most: usize) -> Self {
         Self {
             pieces,
@@ -38,7 +38,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The next write, which begins at a block (or anywhere, where anything goes). `buffer` has room for `most` bytes. None at the end.
+    /// The next write, which begins at a block (or anywhere, where anything goes). None at the end.
     pub fn next(&mut self, buffer: &mut [u8]) -> Option<Write<'a>> {
         self.skip_ended();
         let rest = self.rest()?;
@@ -69,14 +69,14 @@ impl<'a> Walk<'a> {
     /// Copies until the buffer is full, the file ends, or a block begins that can be written as it lies.
     fn gather(&mut self, address: usize, buffer: &mut [u8]) -> Write<'a> {
         let mut bytes = 0;
-        while let Some(rest) = self.rest().filter(|_| bytes < self.most) {
+        while let Some(rest) = self.rest().filter(|_| bytes < buffer.len()) {
             let to_block = bytes.next_multiple_of(BLOCK) - bytes;
             let straight = rest.get(to_block..).is_some_and(|from| fits(from, address));
             if straight && to_block == 0 && bytes > 0 {
                 break;
             }
             let take = if straight { to_block } else { rest.len() };
-            let take = take.min(self.most - bytes);
+            let take = take.min(buffer.len() - bytes);
             buffer[bytes..bytes + take].copy_from_slice(&rest[..take]);
             bytes += take;
             self.inside += take;
@@ -107,7 +107,7 @@ mod tests {
     /// Writes a file into memory, checking what a disk would refuse; returns it, and the bytes that were copied.
     fn written(pieces: &[&[u8]], address: usize, most: usize) -> (Vec<u8>, usize) {
         let mut walk = Walk::new(pieces.to_vec(), Some(address), most);
-        let mut buffer = vec![0xAA; most];
+        let mut buffer = vec![0xAA; (most / 2).next_multiple_of(BLOCK)];
         let (mut file, mut copied, mut cut) = (Vec::new(), 0, 0);
         while let Some(write) = walk.next(&mut buffer) {
             assert_eq!(cut, 0, "only the last write is filled up");
@@ -119,7 +119,7 @@ mod tests {
                     file.extend_from_slice(bytes);
                 }
                 Write::Gathered { padded, bytes } => {
-                    assert!(padded.is_multiple_of(BLOCK) && padded <= most && bytes > 0);
+                    assert!(padded.is_multiple_of(BLOCK) && padded <= buffer.len() && bytes > 0);
                     assert!(padded - bytes < BLOCK);
                     file.extend_from_slice(&buffer[..padded]);
                     copied += bytes;

@@ -12,6 +12,8 @@ use super::options::WriterOptions;
 use super::worker::{Failure, Sink, Watch};
 use crate::store::{Store, StoreError};
 
+/// Bytes of a buffer for what can't be written as it lies: a multiple of a block.
+const BUFFER: usize = 1 << 20;
 /// Writes in a row that take less than a block, before that is an error.
 const MOST_STUCK: u32 = 8;
 
@@ -29,7 +31,7 @@ pub(super) struct LocalSink {
 impl LocalSink {
     pub fn new(store: Arc<dyn Store>, ops: Arc<dyn FileOps>, options: &WriterOptions) -> Self {
         let chunk = options.chunk_bytes.max(BLOCK) / BLOCK * BLOCK;
-        let buffers = (0..options.threads.max(1)).map(|_| Buffer::new(chunk));
+        let buffers = (0..options.threads.max(1)).map(|_| Buffer::new(BUFFER));
         Self {
             store,
             ops,
@@ -101,7 +103,7 @@ impl LocalSink {
 
     fn borrow(&self) -> Buffer {
         let kept = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        kept.unwrap_or_else(|| Buffer::new(self.chunk))
+        kept.unwrap_or_else(|| Buffer::new(BUFFER))
     }
 
     /// Hashes and writes chunk after chunk, so that a chunk is still in the cache when it is written.

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Numbers of a writer. The defaults come from `benches/persist.rs`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WriterOptions {
-    /// Threads that each hash and write a file of a folder. Two, so that one hashes while the disk has the other's bytes.
+    /// Threads that each hash and write a file of a folder: enough that the disk has work while some of them hash.
     pub threads: usize,
     /// Files of an object store that are uploaded at once, each from a thread of its own.
     pub uploads: usize,
@@ -13,7 +13,8 @@ pub struct WriterOptions {
     pub captures: usize,
     /// Weights that a file should hold at least: layers with fewer share files. The moments' files hold twice that.
     pub group_bytes: u64,
-    /// Bytes of one write to a folder, and of a thread's buffer for what can't be written as it lies. A multiple of 4096.
+    /// Bytes that are hashed and then written to a folder at once, a multiple of 4096: large, because the system cuts them into requests that a
+    /// disk works on side by side.
     pub chunk_bytes: usize,
     /// Bytes of one part of a multipart upload; files up to that size are put in one request. At least 5 MiB for S3.
     pub part_bytes: u64,
@@ -34,11 +35,11 @@ pub struct WriterOptions {
 impl Default for WriterOptions {
     fn default() -> Self {
         Self {
-            threads: 2,
+            threads: 3,
             uploads: 4,
             captures: 4,
             group_bytes: 32 << 20,
-            chunk_bytes: 4 << 20,
+            chunk_bytes: 16 << 20,
             part_bytes: 16 << 20,
             parts_at_once: 8,
             direct: true,
