@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::panic,
     dead_code,
+    unused_imports,
     reason = "not every test uses everything"
 )]
 
