@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rekindle_checkpoint::StateError;
+use rekindle_checkpoint::{Location, StateError, StoreError};
 use rekindle_proto::convert::SpecSource;
 use rekindle_proto::pb::v1 as pb;
 use rekindle_proto::{ApiError, Reason};
@@ -21,7 +21,20 @@ pub(crate) fn resolve(submitted: Option<pb::JobSpec>) -> Result<JobSpec, ApiErro
         SpecSource::File(file) => from_file(*file)?,
     };
     check_paths(&spec)?;
+    check_place(&spec)?;
     Ok(spec)
+}
+
+/// Whether checkpoints could be kept where the job wants them; nothing is asked of the place itself.
+fn check_place(spec: &JobSpec) -> Result<(), SpecError> {
+    if !spec.checkpoint.is_on() {
+        return Ok(());
+    }
+    let unusable = |error: StoreError| SpecError {
+        violations: vec![Violation::new("checkpoint.to", error.to_string())],
+    };
+    Location::parse(&spec.checkpoint_url()).map_err(unusable)?;
+    Ok(())
 }
 
 fn from_file(file: JobFile) -> Result<JobSpec, ApiError> {

@@ -118,6 +118,8 @@ async fn an_impossible_job_comes_back_with_every_violation() {
     assert_eq!(named, ["training.micro_batch", "parallelism.pipeline"]);
     let relative = fields(text.replace("/tmp/a.txt", "a.txt")).await;
     assert_eq!(relative[0].field, "data.train");
+    let place = format!("{text}[checkpoint]\nevery = 5\nto = \"s4://bucket/run\"\n");
+    assert_eq!(fields(place).await[0].field, "checkpoint.to");
 
     let base = text.replace("[model]", "[model]\nconfig = \"/nowhere/config.json\"");
     let error = api(client.submit(submission(base)).await.unwrap_err());
