@@ -33,7 +33,7 @@ pub struct RecoveryArgs {
     /// Files, folders or globs of text (default: ../shared/data where it exists)
     #[arg(long, value_name = "PATH", num_args = 1..)]
     data: Vec<String>,
-    /// Folder for results.json, table.md, loss.svg, time-to-target.svg (default: runs/recovery-<seconds>)
+    /// Folder for results.json, table.md, loss.svg, time-to-target.svg (default: runs/recovery-SECONDS)
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten, next_help_heading = "Grid")]
