@@ -6,12 +6,13 @@ use std::{env, fs};
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "rekindle/v1/job.proto",
     "rekindle/v1/job_service.proto",
     "rekindle/v1/telemetry_service.proto",
     "rekindle/v1/cluster_service.proto",
     "rekindle/worker/v1/worker_service.proto",
+    "rekindle/admin/v1/fault_injection_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

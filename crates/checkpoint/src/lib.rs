@@ -21,6 +21,7 @@
 //! Deliberately absent: the writer of a run, which takes state away while training goes on.
 
 mod atomic;
+mod base;
 pub mod catalog;
 mod commit;
 mod config;
@@ -39,6 +40,7 @@ pub mod testing;
 mod tokenizer;
 pub mod writer;
 
+pub use base::base_model;
 pub use commit::commit;
 pub use config::{config_from_json, config_to_json, read_config};
 pub use error::CheckpointError;

@@ -14,11 +14,11 @@ use bytes::Bytes;
 use object_store::ObjectStore;
 use rekindle_checkpoint::catalog::{Condition, GcReport, ImportOptions, Kept, Pin, Policy};
 use rekindle_checkpoint::catalog::{diff, export_hf, gc, import_hf, list, pin, pins, unpin};
-use rekindle_checkpoint::format::{Span, manifest_key};
+use rekindle_checkpoint::format::{Manifest, Span, manifest_key};
 use rekindle_checkpoint::store::{Entry, Store, Swept};
 use rekindle_checkpoint::testing::{State, plan, small_model, write_checkpoint, write_parts};
 use rekindle_checkpoint::{
-    Blocking, Checkpoint, HfModel, StateError, StoreError, StoreErrorKind, newest_valid,
+    Blocking, Checkpoint, HfModel, StateError, StoreError, StoreErrorKind, commit, newest_valid,
 };
 use rekindle_types::{JobId, LayerId, ModelConfig, StateKind};
 use support::{folder, memory, same_bits};
@@ -487,4 +487,23 @@ fn weights_go_to_hugging_face_and_come_back() {
             assert!(matches!(again, Err(StateError::Taken { .. })));
         }
     }
+}
+
+/// The coordinator runs these as tasks of a runtime with several threads.
+#[test]
+fn work_on_checkpoints_can_be_spawned() {
+    fn spawnable<T: Send>(_: &T) {}
+    let (store, folder, policy) = (memory("catalog-send"), Path::new("none"), policy(1));
+    let options = ImportOptions {
+        job: JobId::new("import").unwrap(),
+        now_unix_ms: 7,
+    };
+    let manifest = Manifest::from_bytes(include_bytes!("data/manifest-v1.json")).unwrap();
+    spawnable(&gc(&store, &policy, true));
+    spawnable(&list(&store));
+    spawnable(&pin(&store, "x", &a_pin(1)));
+    spawnable(&commit(&store, &manifest));
+    spawnable(&newest_valid(&store, &|_| Ok(())));
+    spawnable(&Checkpoint::open(Arc::clone(&store), 1));
+    spawnable(&import_hf(folder, &store, &options, &mut |_, _| {}));
 }

@@ -159,6 +159,58 @@ fn reads_are_refused_or_reported_as_asked() {
     assert!(told.len() >= 2 && told.is_sorted());
 }
 
+/// Spans of every size that overlap, start and end anywhere, and go to buffers and to a sink: the two ways of the same values.
+#[test]
+fn buffers_and_sinks_get_the_same_values() {
+    let state = State::random(&small_model(), 5);
+    let (_dir, on_disk) = folder();
+    for store in [on_disk, memory("random-spans")] {
+        let disk = Blocking::with_store(store).unwrap();
+        disk.run(write_checkpoint(disk.store(), &state, &plan(3, &[5, 3]), 5))
+            .unwrap();
+        let checkpoint = disk.checkpoint(5).unwrap();
+        let layers: Vec<LayerId> = state.config.layers().collect();
+        let mut seed = 1_u64;
+        let mut below = |most: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+            (seed >> 33) % most
+        };
+        for _ in 0..20 {
+            let spans: Vec<Span> = (0..1 + below(9))
+                .map(|_| {
+                    let layer = layers[below(3) as usize * 3];
+                    let numel = state.config.layout(layer).numel() as u64;
+                    let start = below(numel);
+                    let kind = StateKind::ALL[below(2) as usize];
+                    Span::new(layer, kind, start..start + 1 + below(numel - start))
+                })
+                .collect();
+            let mut buffers: Vec<Vec<f32>> = spans
+                .iter()
+                .map(|span| vec![f32::NAN; span.len() as usize])
+                .collect();
+            let mut targets: Vec<(Span, &mut [f32])> = spans
+                .iter()
+                .cloned()
+                .zip(buffers.iter_mut().map(Vec::as_mut_slice))
+                .collect();
+            checkpoint.read_into(&mut targets, &Options::default()).unwrap();
+            for (span, buffer) in spans.iter().zip(&buffers) {
+                assert!(same_bits(buffer, state.of(span)), "{span:?} of {spans:?}");
+            }
+            let mut seen = 0;
+            checkpoint
+                .read_ranges(&spans, &Options::default(), |span, start, values| {
+                    let part = Span::new(span.layer, span.kind, start..start + values.len() as u64);
+                    assert!(same_bits(values, state.of(&part)));
+                    seen += part.len();
+                })
+                .unwrap();
+            assert_eq!(seen, spans.iter().map(Span::len).sum::<u64>());
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn async_programs_read_from_a_blocking_thread() {
     let store = memory("from-async");

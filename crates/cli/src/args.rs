@@ -74,6 +74,8 @@ pub enum Command {
     Status(commands::status::StatusArgs),
     /// Show a job's history
     Events(commands::events::EventsArgs),
+    /// Tell what a job lost and what became of it
+    Explain(commands::explain::ExplainArgs),
     /// Show what a job's processes logged
     Logs(commands::logs::LogsArgs),
     /// Show a job's committed steps
@@ -86,12 +88,21 @@ pub enum Command {
     Workers(commands::workers::WorkersArgs),
     /// Continue a text with a trained model
     Generate(commands::generate::GenerateArgs),
+    /// List, check, compare, convert and clean up checkpoints
+    #[command(subcommand)]
+    Checkpoint(commands::checkpoint::CheckpointCommand),
     /// Prepare and look at data
     #[command(subcommand)]
     Data(commands::data::DataCommand),
+    /// Inject faults into a cluster that was started with --allow-chaos, and say what they cost
+    #[command(subcommand)]
+    Chaos(commands::chaos::ChaosCommand),
     /// Run the real control code on a virtual cluster
     #[command(subcommand)]
     Sim(commands::sim::SimCommand),
+    /// Measure what recovery methods cost
+    #[command(subcommand)]
+    Experiment(commands::experiment::ExperimentCommand),
     /// Print versions
     Version(commands::version::VersionArgs),
     /// Print a completion script

@@ -96,19 +96,13 @@ fn absolute(folder: &Path, path: &str) -> String {
 }
 
 fn base_model(job_file: &Path, base: &str) -> Result<ModelConfig, Problem> {
-    let base = Path::new(base);
-    let config = if base.is_dir() {
-        base.join("config.json")
-    } else {
-        base.to_path_buf()
-    };
-    rekindle_checkpoint::read_config(&config).map_err(|e| {
+    rekindle_checkpoint::base_model(base).map_err(|e| {
         Problem::new(format!(
             "the job file {} starts from a model that can't be read",
             job_file.display()
         ))
         .cause(e)
-        .fix("model.config takes a Hugging Face config.json, model.init_from a folder with one")
+        .fix("model.config takes a Hugging Face config.json, model.init_from a folder with one or a checkpoint (…/step-00000050)")
     })
 }
 

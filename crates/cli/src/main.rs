@@ -12,6 +12,7 @@
 //! Deliberately absent: training, planning and scheduling. They are in the crates this one wires together.
 
 mod args;
+mod chaos;
 mod commands;
 mod exit;
 mod follow;

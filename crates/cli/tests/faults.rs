@@ -4,99 +4,14 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::{
-    Finished, Job, Service, call, children, final_digest, metrics, rekindle, signal, tagged, ticks, train,
-    until,
+    Cluster, Job, Service, children, coordinator, final_digest, metrics, reaches, rekindle, signal, tagged,
+    ticks, train, until,
 };
-
-/// A coordinator and workers, each started by hand.
-struct Cluster {
-    coordinator: Service,
-    workers: Vec<Service>,
-    address: String,
-    state_dir: PathBuf,
-}
-
-impl Cluster {
-    fn start(folder: &Path, workers: u32) -> Self {
-        let state_dir = folder.join("state");
-        let (coordinator, address) = coordinator(&state_dir, "127.0.0.1:0");
-        let worker = |n| {
-            let name = format!("w{n}");
-            let mut command = rekindle(&[
-                "worker",
-                "--coordinator",
-                &address,
-                "--name",
-                &name,
-                "--threads",
-                "1",
-            ]);
-            command.stderr(Stdio::null()).stdout(Stdio::null());
-            Service::start(command)
-        };
-        Self {
-            workers: (1..=workers).map(worker).collect(),
-            coordinator,
-            address,
-            state_dir,
-        }
-    }
-
-    fn call(&self, args: &[&str]) -> Finished {
-        let mut all = args.to_vec();
-        all.extend(["--coordinator", &self.address]);
-        call(&all)
-    }
-
-    fn submit(&self, job: &Path) -> String {
-        let done = self.call(&["submit", &job.display().to_string(), "-o", "json"]);
-        assert_eq!(done.code, 0, "{}", done.stderr);
-        let value: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
-        value["job"].as_str().unwrap().to_owned()
-    }
-
-    /// A running trainer of worker `n`.
-    fn trainer(&self, n: usize) -> u32 {
-        let parent = self.workers[n].pid();
-        until("the start of a trainer", || children(parent).pop())
-    }
-}
-
-fn coordinator(state_dir: &Path, listen: &str) -> (Service, String) {
-    let state_dir = state_dir.display().to_string();
-    let mut command = rekindle(&[
-        "coordinator",
-        "-o",
-        "json",
-        "--listen",
-        listen,
-        "--state-dir",
-        &state_dir,
-    ]);
-    command.stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut service = Service::start(command);
-    let mut line = String::new();
-    BufReader::new(service.0.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-    (service, value["listening"].as_str().unwrap().to_owned())
-}
-
-fn reaches(run: &Path, step: u64) {
-    until(&format!("step {step}"), || {
-        metrics(run)
-            .last_key_value()
-            .filter(|(s, _)| **s >= step)
-            .map(|_| ())
-    });
-}
 
 #[test]
 fn a_killed_coordinator_comes_back_and_the_run_is_undisturbed() {

@@ -16,6 +16,7 @@ const COMMANDS: &[&str] = &[
     "jobs",
     "status",
     "events",
+    "explain",
     "logs",
     "metrics",
     "wait",
@@ -26,8 +27,13 @@ const COMMANDS: &[&str] = &[
     "data prepare",
     "data inspect",
     "data train-tokenizer",
+    "chaos",
+    "chaos run",
+    "chaos targets",
     "sim",
     "sim run",
+    "experiment",
+    "experiment recovery",
     "version",
     "completion",
 ];
@@ -66,6 +72,18 @@ fn wrong_usage_is_status_2() {
         &["run", "x.toml", "--workers", "0"],
         &["-o", "yaml", "jobs"],
         &["wait"],
+        &["chaos", "run", "--rate", "6", "--duration", "1"],
+        &[
+            "chaos",
+            "run",
+            "--seed",
+            "1",
+            "--kinds",
+            "flood",
+            "--duration",
+            "1",
+        ],
+        &["chaos", "run", "--seed", "1"],
     ] {
         let done = call(args);
         assert_eq!(done.code, 2, "{args:?}: {}", done.stderr);
@@ -271,4 +289,56 @@ fn trainers_listen_on_loopback_unless_told_otherwise() {
     let refused = common::call(&["worker", "--data-host", "0.0.0.0", "--name", "w"]);
     assert_eq!(refused.code, 1, "{}", refused.stderr);
     assert!(refused.stderr.contains("--insecure"), "{}", refused.stderr);
+}
+
+#[test]
+fn an_experiment_prints_its_rows_and_leaves_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("text.txt"), "words that follow words. ".repeat(200)).unwrap();
+    let small = "experiment recovery --quick --hidden 16 --heads 2 --seq-len 16 --steps 6 --eval-every 3 --seeds 4 --rates 0.05";
+    let (data, output) = (path("text.txt"), path("out"));
+    let mut args: Vec<&str> = small.split(' ').collect();
+    args.extend([
+        "--methods",
+        "none,shadow,checkfree:l2",
+        "--data",
+        &data,
+        "--output",
+        &output,
+        "-o",
+        "json",
+    ]);
+    let done = call(&args);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let summary: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    let methods: Vec<_> = (0..3)
+        .map(|n| summary["rows"][n]["method"].as_str().unwrap())
+        .collect();
+    assert_eq!(methods, ["none", "shadow", "checkfree:l2"]);
+    for name in ["results.json", "table.md", "loss.svg", "time-to-target.svg"] {
+        assert!(folder.path().join("out").join(name).exists(), "{name}");
+    }
+
+    let again = call(&args);
+    assert_eq!(again.code, 1);
+    assert!(again.stderr.contains("holds results already"), "{}", again.stderr);
+
+    let wrong = call(&[
+        "experiment",
+        "recovery",
+        "--data",
+        &data,
+        "--stages",
+        "3",
+        "--output",
+        &path("other"),
+    ]);
+    assert_eq!(wrong.code, 2);
+    assert!(
+        wrong.stderr.contains("--stages") && wrong.stderr.contains("fix:"),
+        "{}",
+        wrong.stderr
+    );
+    assert!(!folder.path().join("other").exists(), "nothing was started");
 }

@@ -7,7 +7,7 @@ use rekindle_proto::convert::{spec_from_json, spec_to_json};
 use rekindle_proto::pb::v1 as pb;
 use rekindle_proto::view::{ClusterStatus, JobStatus, WorkerStatus};
 use rekindle_proto::{CLIENT_VERSION_KEY, ConvertError};
-use rekindle_types::{JobEvent, JobId, JobSpec, JobState, Plan};
+use rekindle_types::{Incident, JobEvent, JobId, JobSpec, JobState, Plan};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -53,6 +53,19 @@ pub struct Submission {
     pub spec: JobText,
     /// Only check.
     pub validate_only: bool,
+    /// Go on from the newest valid checkpoint in the job's place for checkpoints.
+    pub resume: bool,
+}
+
+/// How a job is cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancel {
+    /// Its state is saved first, if it saves any.
+    Save,
+    /// Its trainers are stopped at once and waited for.
+    Stop,
+    /// It is cancelled at once; its trainers end by themselves.
+    Now,
 }
 
 impl Submission {
@@ -64,6 +77,7 @@ impl Submission {
             job: None,
             spec: spec.into(),
             validate_only: false,
+            resume: false,
         }
     }
 }
@@ -110,6 +124,7 @@ impl Client {
             job_id: submission.job.map(String::from).unwrap_or_default(),
             spec: Some(submission.spec.to_pb()),
             validate_only: submission.validate_only,
+            resume: submission.resume,
         };
         let limit = self.options.submit_timeout;
         let response = self
@@ -166,15 +181,15 @@ impl Client {
         }
     }
 
-    /// Cancels a job; `now`: without waiting for its trainers.
+    /// Cancels a job.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn cancel(&self, id: &JobId, now: bool) -> Result<JobStatus, ClientError> {
-        let mode = if now {
-            pb::CancelMode::Now
-        } else {
-            pb::CancelMode::Graceful
+    pub async fn cancel(&self, id: &JobId, how: Cancel) -> Result<JobStatus, ClientError> {
+        let mode = match how {
+            Cancel::Save => pb::CancelMode::Graceful,
+            Cancel::Stop => pb::CancelMode::Stop,
+            Cancel::Now => pb::CancelMode::Now,
         };
         let message = pb::CancelJobRequest {
             job_id: id.to_string(),
@@ -210,6 +225,23 @@ impl Client {
             plan: set("plan", response.plan)?.try_into()?,
             report: set("report", response.report)?.try_into()?,
         })
+    }
+
+    /// What a job lost and what became of it, oldest first.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn explain(&self, id: &JobId) -> Result<Vec<Incident>, ClientError> {
+        let message = pb::ExplainJobRequest {
+            job_id: id.to_string(),
+        };
+        let response = self
+            .call(self.options.timeout, message, |request| {
+                let mut jobs = self.jobs();
+                async move { jobs.explain_job(request).await }
+            })
+            .await?;
+        Ok(convert_all(response.incidents)?)
     }
 
     /// What the coordinator is.
@@ -280,7 +312,7 @@ impl Client {
     }
 
     /// Makes a call, again after a while when it may be made again, within `limit` a time (CL-1).
-    async fn call<M, R, F>(
+    pub(crate) async fn call<M, R, F>(
         &self,
         limit: Duration,
         message: M,

@@ -64,6 +64,12 @@ impl ClientError {
         matches!(self, Self::Api(error) if error.code == Code::NotFound)
     }
 
+    /// Whether the coordinator doesn't know the call: it is older, or was started without what the call needs.
+    #[must_use]
+    pub fn is_unimplemented(&self) -> bool {
+        matches!(self, Self::Api(error) if error.code == Code::Unimplemented)
+    }
+
     /// Whether the coordinator couldn't be reached or didn't answer.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {

@@ -13,16 +13,19 @@
 mod calls;
 mod connect;
 mod error;
+mod faults;
 mod feed;
 mod retry;
 mod streams;
 
-pub use calls::{JobText, Planned, Submission};
+pub use calls::{Cancel, JobText, Planned, Submission};
 pub use connect::{Client, Options, Tls};
 pub use error::ClientError;
 pub use feed::{Feed, Source};
 pub use rekindle_plan::PlanReport;
-pub use rekindle_proto::view::{ClusterStatus, JobStatus, RankPhase, RankStatus, WorkerStatus};
+pub use rekindle_proto::view::{
+    Checkpoint, CheckpointStatus, ClusterStatus, JobStatus, RankPhase, RankStatus, WorkerStatus,
+};
 pub use rekindle_proto::{ApiError, Reason};
 pub use streams::{
     EventFeed, EventSource, JobWatch, LogFeed, LogLine, LogQuery, LogSource, MetricFeed, MetricSource,

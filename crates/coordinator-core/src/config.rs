@@ -25,6 +25,10 @@ pub struct Config {
     pub settle: Millis,
     /// A cancelled job's trainers may take this long to stop.
     pub cancel_limit: Millis,
+    /// A cancelled or draining job's state may take this long to be saved before its trainers are stopped without.
+    pub save_limit: Millis,
+    /// A job that lost a part waits this long for as many trainer slots as it had, before it goes on with fewer.
+    pub regroup: Millis,
     /// A Stop that wasn't answered is sent again after this time.
     pub resend_stop: Millis,
     /// The longest time that may pass for the machine between two events. A longer gap is a clock that jumped or a
@@ -34,6 +38,8 @@ pub struct Config {
     pub max_jobs: usize,
     /// Events kept per job (the newest).
     pub max_events: usize,
+    /// Incidents kept per job (the newest).
+    pub max_incidents: usize,
     /// Workers known at once.
     pub max_workers: usize,
     /// Trainers a single worker may offer.
@@ -53,10 +59,13 @@ impl Default for Config {
             finish_limit: 300_000,
             settle: 1_000,
             cancel_limit: 15_000,
+            save_limit: 60_000,
+            regroup: 10_000,
             resend_stop: 5_000,
             max_step: 2_000,
             max_jobs: 1_000,
             max_events: 500,
+            max_incidents: 100,
             max_workers: 1_024,
             max_slots: 256,
         }

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rekindle_types::{
-    Epoch, Failure, JobEvent, JobId, JobSpec, JobState, Plan, RankId, StepReport, WorkerId,
+    Epoch, Failure, JobEvent, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StepReport, WorkerId,
 };
 
 use crate::notes::note;
-use crate::{Change, Config, Millis, Record};
+use crate::story::Story;
+use crate::{Change, CommittedCheckpoint, Config, Millis, Record};
 
 /// A record that doesn't fit the records before it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,16 +33,38 @@ pub struct DurableJob {
     pub request_id: String,
     /// What it runs.
     pub spec: Arc<JobSpec>,
+    /// Whether it is to go on from the newest valid checkpoint in its place.
+    pub resume: bool,
     /// Where it stands.
     pub state: JobState,
     /// The newest plan.
     pub plan: Option<Plan>,
+    /// Names the plan's trainers in the keys of checkpoint files.
+    pub writer: String,
+    /// The state the plan's trainers started from.
+    pub start: Option<StartPoint>,
+    /// The newest committed checkpoint.
+    pub checkpoint: Option<CommittedCheckpoint>,
+    /// Checkpoints that failed since the last that didn't.
+    pub failed_saves: u32,
+    /// Why the last one failed.
+    pub save_failure: Option<String>,
+    /// Plans that ended badly since the last checkpoint.
+    pub restarts: u32,
+    /// Plans that ended badly.
+    pub losses: u32,
+    /// URLs of checkpoints that turned out to be damaged.
+    pub refused: BTreeSet<String>,
+    /// Whether a cancelled job's state is to be saved before its trainers are stopped.
+    pub save_first: bool,
     /// Incarnations of the plan's workers.
     pub members: BTreeMap<WorkerId, u64>,
     /// Ranks of the plan that are through.
     pub finished: BTreeSet<RankId>,
     /// What went wrong under the plan, in order, until the verdict.
     pub failures: Vec<Failure>,
+    /// What was lost so far, and what became of it.
+    pub story: Story,
     /// The verdict.
     pub failure: Option<Failure>,
     /// The last committed step, known at the end.
@@ -67,10 +90,27 @@ impl DurableJob {
         self.plan.as_ref().map_or(Epoch(0), |plan| plan.epoch)
     }
 
+    /// Mean time between failures at `now`, seconds: the time the job has run and the time that was expected to pass without a
+    /// failure before any was seen, by one more than the failures.
+    #[must_use]
+    pub fn mtbf_seconds(&self, now: Millis) -> f64 {
+        let ran = now.saturating_sub(self.started_at.unwrap_or(now)) as f64 / 1e3;
+        (ran + self.spec.checkpoint.mtbf_hours * 3600.0) / f64::from(self.losses + 1)
+    }
+
     /// Whether trainers of the plan are wanted.
     #[must_use]
     pub fn is_training(&self) -> bool {
         matches!(self.state, JobState::Starting | JobState::Running)
+    }
+
+    /// Whether the state after the last step is in a committed checkpoint, if the job saves any.
+    #[must_use]
+    pub fn is_saved(&self) -> bool {
+        let steps = self.spec.training.steps;
+        let saved = self.checkpoint.as_ref().map(|checkpoint| checkpoint.step);
+        let loaded = self.start.as_ref().map(|start| start.step);
+        !self.spec.checkpoint.is_on() || saved.max(loaded).is_some_and(|step| step >= steps)
     }
 
     /// Whether every rank of the plan is through.
@@ -87,6 +127,7 @@ impl DurableJob {
 pub struct Durable {
     max_jobs: usize,
     max_events: usize,
+    max_incidents: usize,
     jobs: BTreeMap<JobId, DurableJob>,
     submitted: u64,
     ended: u64,
@@ -99,6 +140,7 @@ impl Durable {
         Self {
             max_jobs: config.max_jobs.max(1),
             max_events: config.max_events.max(1),
+            max_incidents: config.max_incidents.max(1),
             jobs: BTreeMap::new(),
             submitted: 0,
             ended: 0,
@@ -143,18 +185,21 @@ impl Durable {
     /// # Errors
     /// [`FoldError`] when the record can't follow the ones before; nothing was changed.
     pub fn apply(&mut self, record: &Record) -> Result<JobEvent, FoldError> {
+        let was = self.jobs.get(record.change.job()).map(|job| job.state);
         match &record.change {
             Change::Submitted {
                 job,
                 request_id,
                 spec,
-            } => self.submit(record.at, job, request_id, spec)?,
+                resume,
+            } => self.submit(record.at, job, request_id, spec, *resume)?,
             change => self.change(record.at, change)?,
         }
         let id = record.change.job();
         let (actor, kind, detail) = note(&record.change);
-        let max_events = self.max_events;
+        let (max_events, max_incidents) = (self.max_events, self.max_incidents);
         let job = self.job_mut(id)?;
+        job.follow(was, record.at, &record.change, max_incidents);
         job.event_count += 1;
         let event = JobEvent {
             seq: job.event_count,
@@ -178,7 +223,14 @@ impl Durable {
         })
     }
 
-    fn submit(&mut self, at: Millis, id: &JobId, request: &str, spec: &JobSpec) -> Result<(), FoldError> {
+    fn submit(
+        &mut self,
+        at: Millis,
+        id: &JobId,
+        request: &str,
+        spec: &JobSpec,
+        resume: bool,
+    ) -> Result<(), FoldError> {
         if self.jobs.contains_key(id) {
             return Err(FoldError {
                 job: id.clone(),
@@ -191,11 +243,22 @@ impl Durable {
             number: self.submitted,
             request_id: request.to_owned(),
             spec: Arc::new(spec.clone()),
+            resume,
             state: JobState::Queued,
             plan: None,
+            writer: String::new(),
+            start: None,
+            checkpoint: None,
+            failed_saves: 0,
+            save_failure: None,
+            restarts: 0,
+            losses: 0,
+            refused: BTreeSet::new(),
+            save_first: false,
             members: BTreeMap::new(),
             finished: BTreeSet::new(),
             failures: Vec::new(),
+            story: Story::default(),
             failure: None,
             last_step: None,
             submitted_at: at,
@@ -235,10 +298,17 @@ impl Durable {
             check(!job.state.is_terminal(), "the job has ended")?;
         }
         match change {
-            Change::Planned { plan, members } => {
+            Change::Planned {
+                plan,
+                members,
+                writer,
+                start,
+            } => {
                 check(plan.epoch > job.epoch(), "its epoch isn't newer than the last")?;
                 job.plan = Some(plan.clone());
                 job.members.clone_from(members);
+                job.writer.clone_from(writer);
+                job.start.clone_from(start);
                 job.finished.clear();
                 job.failures.clear();
                 job.started_at.get_or_insert(at);
@@ -255,9 +325,46 @@ impl Durable {
             }
             Change::FailureNoted { epoch, failure, .. } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
-                job.failures.push(failure.clone());
+                // A late one changes nothing but the story.
+                if job.state != JobState::Recovering {
+                    job.failures.push(failure.clone());
+                }
             }
-            Change::CancelRequested { .. } => job.state = JobState::Cancelling,
+            Change::CheckpointCommitted {
+                epoch, checkpoint, ..
+            } => {
+                check(job.epoch() == *epoch, "it is of another epoch")?;
+                job.checkpoint = Some(checkpoint.clone());
+                job.failed_saves = 0;
+                job.save_failure = None;
+                job.restarts = 0;
+            }
+            Change::CheckpointFailed { epoch, message, .. } => {
+                check(job.epoch() == *epoch, "it is of another epoch")?;
+                job.failed_saves += 1;
+                job.save_failure = Some(message.clone());
+            }
+            Change::Requeued { epoch, refused, .. } => {
+                check(job.epoch() == *epoch, "it is of another epoch")?;
+                check(job.is_training(), "the job has no trainers to give up")?;
+                job.state = JobState::Recovering;
+                job.members.clear();
+                job.finished.clear();
+                job.failures.clear();
+                job.restarts += 1;
+                job.losses += 1;
+                job.refused.extend(refused.clone());
+            }
+            Change::Reloaded { epoch, .. } => {
+                check(job.epoch() == *epoch, "it is of another epoch")?;
+            }
+            Change::IncidentClosed { number, .. } => {
+                check(job.story.may_close(*number), "it has no such incident to close")?;
+            }
+            Change::CancelRequested { save, .. } => {
+                job.state = JobState::Cancelling;
+                job.save_first = *save;
+            }
             Change::Ended {
                 state,
                 failure,

@@ -1,6 +1,11 @@
 //! What the coordinator wants done.
 
-use rekindle_types::{Command, JobEvent, JobId, JobState, StepReport, WorkerId};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rekindle_types::{
+    CheckpointPart, Command, JobEvent, JobId, JobSpec, JobState, Plan, StartPoint, StepReport, WorkerId,
+};
 
 use crate::{JobView, Millis, Record, Seq, SessionId, Token};
 
@@ -64,6 +69,22 @@ pub enum Effect {
         /// The record it depends on.
         after: Option<Seq>,
     },
+    /// Look for the state a job is to start from, then say `StartFound`. Bounded in time by the shell.
+    FindStart {
+        /// The job.
+        job: JobId,
+        /// Its spec: where its checkpoints are, and what they must fit.
+        spec: Arc<JobSpec>,
+        /// What to look for.
+        search: StartSearch,
+        /// URLs of checkpoints that are known to be damaged.
+        refused: BTreeSet<String>,
+        /// The record it depends on.
+        after: Option<Seq>,
+    },
+    /// Write a checkpoint's manifest, create-only, delete what the job keeps no longer, then say `CheckpointWritten`. Effects of one job
+    /// are done in order; a manifest of the same writer that is there already counts as written.
+    CommitCheckpoint(Box<Commit>),
     /// Tell watchers of a job.
     Publish {
         /// The job.
@@ -108,13 +129,47 @@ impl Effect {
             | Self::AppendMetrics { after, .. }
             | Self::AppendEvent { after, .. }
             | Self::PrepareOutput { after, .. }
+            | Self::FindStart { after, .. }
             | Self::Publish { after, .. } => *after,
+            Self::CommitCheckpoint(commit) => commit.after,
             Self::Persist { .. }
             | Self::AcceptSession { .. }
             | Self::CloseSession { .. }
             | Self::Halt { .. } => None,
         }
     }
+}
+
+/// Where a job may start from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartSearch {
+    /// From the job's first weights (or the checkpoint `model.init_from` names); its place for checkpoints must hold none.
+    Fresh,
+    /// From the newest valid checkpoint in its place; having none is an error.
+    Resume,
+    /// From the newest valid checkpoint in its place, else as `Fresh`.
+    Again,
+}
+
+/// A checkpoint all of whose parts are durable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commit {
+    /// The job.
+    pub job: JobId,
+    /// Its spec.
+    pub spec: Arc<JobSpec>,
+    /// The plan whose trainers wrote it; names the epoch.
+    pub plan: Plan,
+    /// Names them in the files' keys.
+    pub writer: String,
+    /// The step whose state it is.
+    pub step: u64,
+    /// The state they had started from.
+    pub resumed_from: Option<StartPoint>,
+    /// What every rank wrote, by rank.
+    pub parts: Vec<CheckpointPart>,
+    /// The record it depends on.
+    pub after: Option<Seq>,
 }
 
 /// What a registered worker has to keep to.

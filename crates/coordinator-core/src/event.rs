@@ -1,8 +1,8 @@
 //! What the coordinator is told.
 
-use rekindle_types::{JobId, JobSpec, NumberedReport, Registration};
+use rekindle_types::{Epoch, JobId, JobSpec, NumberedReport, Registration, StartPoint};
 
-use crate::{Seq, SessionId, Token};
+use crate::{CommittedCheckpoint, Millis, Seq, SessionId, Token};
 
 /// A wish to run a job.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +13,8 @@ pub struct Submission {
     pub job: Option<JobId>,
     /// A valid job (TY-4).
     pub spec: JobSpec,
+    /// Whether it goes on from the newest valid checkpoint in its place.
+    pub resume: bool,
     /// Only say whether it would be taken.
     pub validate_only: bool,
 }
@@ -20,8 +22,10 @@ pub struct Submission {
 /// How a job is cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CancelMode {
-    /// The job is cancelled when its trainers have stopped, or after [`crate::Config::cancel_limit`].
+    /// The job's state is saved first, if it saves any; then as `Stop`.
     Graceful,
+    /// The job is cancelled when its trainers have stopped, or after [`crate::Config::cancel_limit`].
+    Stop,
     /// The job is cancelled at once; its trainers are told to stop and keep their slots until they did.
     Now,
 }
@@ -64,10 +68,41 @@ pub enum Event {
         /// The connection it came through.
         session: SessionId,
     },
+    /// A worker was asked to leave and stops its trainers after `grace`, sooner when told to.
+    WorkerDraining {
+        /// The connection it came through.
+        session: SessionId,
+        /// Milliseconds until then.
+        grace: Millis,
+    },
     /// A worker's connection is gone (also after `CloseSession`).
     SessionLost {
         /// The connection.
         session: SessionId,
+    },
+    /// The answer to `FindStart`.
+    StartFound {
+        /// The job.
+        job: JobId,
+        /// The state to start from (none: the job's first weights), or why there is none that will do.
+        found: Result<Option<StartPoint>, String>,
+        /// The newest epoch that the run's files know: of an earlier run that this one goes on from. The plan's is newer.
+        after_epoch: Epoch,
+        /// What was passed over or differs, a sentence each, with the kind of event it makes.
+        notes: Vec<(String, String)>,
+    },
+    /// The answer to `CommitCheckpoint`.
+    CheckpointWritten {
+        /// The job.
+        job: JobId,
+        /// The epoch.
+        epoch: Epoch,
+        /// The step.
+        step: u64,
+        /// What is durable now, or why nothing is, after retries.
+        outcome: Result<CommittedCheckpoint, String>,
+        /// What else happened on the way, a sentence each, with the kind of event it makes.
+        notes: Vec<(String, String)>,
     },
     /// All records up to this one are durable.
     Persisted {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rekindle_plan::place;
 use rekindle_types::{
-    Command, Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartTrainer, WorkerId,
+    Command, Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartPoint, StartTrainer, WorkerId,
 };
 
 use crate::machine::Coordinator;
@@ -13,17 +13,23 @@ use crate::run::{Goal, Run};
 use crate::{Change, RankPhase};
 
 impl Coordinator {
-    /// Starts jobs from the head of the queue as long as there is room. A job that doesn't fit holds up the ones behind it, so
-    /// that a large one isn't passed over for ever.
+    /// Starts jobs from the head of the queue as long as there is room, those first that lost a part. A job that doesn't fit holds
+    /// up the ones behind it, so that a large one isn't passed over for ever.
     pub(crate) fn place_queue(&mut self) {
         self.queue_note = None;
-        let queued = |id: &&JobId| self.state_of(id) == Some(JobState::Queued);
-        let queue: Vec<JobId> = self.live.in_order().into_iter().filter(queued).cloned().collect();
+        let mut queue = self.in_state(JobState::Recovering);
+        queue.extend(self.in_state(JobState::Queued));
         for job in queue {
             if !self.place_one(&job) {
                 break;
             }
         }
+    }
+
+    /// Jobs in a state, in order of submission.
+    fn in_state(&self, state: JobState) -> Vec<JobId> {
+        let of = |id: &&JobId| self.state_of(id) == Some(state);
+        self.live.in_order().into_iter().filter(of).cloned().collect()
     }
 
     /// Whether the next job of the queue may be looked at.
@@ -33,8 +39,19 @@ impl Coordinator {
         };
         let spec = job.spec.clone();
         let epoch = job.epoch().next();
-        match place(id, epoch, &spec, &self.registry.free_slots()) {
-            Ok(plan) => self.start_plan(plan),
+        let slots = self.registry.free_slots();
+        if let Some(why) = self.regroups(id, slots.len()) {
+            self.queue_note = Some((id.clone(), why.to_owned()));
+            return false;
+        }
+        match place(id, epoch, &spec, &slots) {
+            Ok(plan) => {
+                let Some((start, epoch)) = self.start_point(id) else {
+                    self.queue_note = Some((id.clone(), "looks for the state to start from".to_owned()));
+                    return false;
+                };
+                self.start_plan(Plan { epoch, ..plan }, start);
+            }
             Err(error @ rekindle_plan::PlaceError::NotEnoughWorkers { .. }) => {
                 self.queue_note = Some((id.clone(), error.to_string()));
                 return false;
@@ -52,7 +69,7 @@ impl Coordinator {
         true
     }
 
-    fn start_plan(&mut self, plan: Plan) {
+    fn start_plan(&mut self, plan: Plan, start: Option<StartPoint>) {
         let mut members = BTreeMap::new();
         for worker in &plan.workers {
             let entry = self.registry.workers.get(worker);
@@ -61,9 +78,15 @@ impl Coordinator {
         }
         let run = Run::new(&plan, self.mono(), &self.config);
         self.runs.insert(plan.job.clone(), run);
+        self.searches.remove(&plan.job);
+        self.regroups.remove(&plan.job);
+        // The time keeps writers of different coordinators apart that use one place, one after the other.
+        let writer = format!("{}-{}-{:x}", plan.job, plan.epoch, self.clock.wall());
         self.record(Change::Planned {
             plan: plan.clone(),
             members,
+            writer,
+            start,
         });
         for (rank, worker) in plan.ranks().zip(&plan.workers) {
             self.start_rank(&plan, rank, worker);
@@ -72,8 +95,16 @@ impl Coordinator {
 
     /// Tells a worker to start a rank. Harmless when it runs already.
     pub(crate) fn start_rank(&mut self, plan: &Plan, rank: RankId, worker: &WorkerId) {
-        let Some(spec) = self.live.job(&plan.job).map(|job| job.spec.clone()) else {
+        let Some(job) = self.live.job(&plan.job) else {
             return;
+        };
+        let start = StartTrainer {
+            rank,
+            spec: (*job.spec).clone(),
+            plan: plan.clone(),
+            writer: job.writer.clone(),
+            start: job.start.clone(),
+            mtbf_seconds: job.mtbf_seconds(self.clock.wall()),
         };
         if let Some(entry) = self.registry.workers.get_mut(worker) {
             let occupant = Occupant {
@@ -82,11 +113,6 @@ impl Coordinator {
             };
             entry.occupants.insert((plan.job.clone(), rank), occupant);
         }
-        let start = StartTrainer {
-            rank,
-            spec: (*spec).clone(),
-            plan: plan.clone(),
-        };
         self.send(worker, Command::Start(Box::new(start)));
     }
 
@@ -131,6 +157,7 @@ impl Coordinator {
             && run.is_connected()
         {
             run.aim(Goal::FirstStep, now, &self.config);
+            self.note_reloaded(job);
         }
     }
 

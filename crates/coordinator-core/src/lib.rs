@@ -29,33 +29,47 @@
 //! - CO-5 Whatever a worker or a client sends, twice or late, changes nothing the second time.
 //! - CO-6 Jobs, events per job and workers are bounded by [`Config`].
 //!
-//! Deliberately absent: recovery of a lost trainer (a gang that lost one fails), anything about steps beyond counting them.
+//! - CO-7 A checkpoint is committed only when every rank of the plan has said that its part is durable; a part is acknowledged only when
+//!   its checkpoint is committed or given up, so that a coordinator that dies in between hears of it again.
+//! - CO-8 A job that lost a part goes on only under a new epoch, all its ranks from the same step.
+//! - CO-9 Every failure of a job that trains belongs to exactly one incident; once decided, exactly one of an incident's failures is
+//!   INITIATING.
+//!
+//! Deliberately absent: recovery of a single trainer while the others go on (all go back to the newest checkpoint), anything about
+//! steps beyond counting them.
 
+mod begin;
 mod config;
 mod durable;
 mod effect;
 mod event;
 mod gang;
+mod incidents;
 mod machine;
 mod notes;
 mod query;
 mod record;
+mod recover;
 mod registry;
 mod reports;
 mod requests;
 mod restore;
 mod run;
+mod saves;
 mod sessions;
+mod story;
+mod telling;
 mod timers;
 mod verdict;
 mod view;
 
 pub use config::Config;
 pub use durable::{Durable, DurableJob, FoldError};
-pub use effect::{Answer, CloseReason, Effect, Rejection, SessionTerms, Update};
+pub use effect::{Answer, CloseReason, Commit, Effect, Rejection, SessionTerms, StartSearch, Update};
 pub use event::{CancelMode, Event, Submission};
 pub use machine::{Coordinator, RestoreError};
-pub use record::{Change, Record, Seq};
+pub use record::{Change, CommittedCheckpoint, Record, Seq};
+pub use story::Story;
 pub use view::{JobView, RankPhase, RankView, Stats, WorkerView};
 
 /// Milliseconds since the Unix epoch, as the shell's wall clock has it. It may jump; see [`Config::max_step`].

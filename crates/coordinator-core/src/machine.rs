@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rekindle_types::{Command, JobId, WorkerId};
 
+use crate::begin::Search;
 use crate::durable::{Durable, FoldError};
 use crate::registry::Registry;
 use crate::run::Run;
@@ -47,6 +48,10 @@ pub struct Coordinator {
     pub(crate) registry: Registry,
     /// A gang for every job that is starting, running or cancelling.
     pub(crate) runs: BTreeMap<JobId, Run>,
+    /// What jobs that wait for a place are to start from.
+    pub(crate) searches: BTreeMap<JobId, Search>,
+    /// Until when recovering jobs wait for the slots they had.
+    pub(crate) regroups: BTreeMap<JobId, Mono>,
     /// Why the first job of the queue waits.
     pub(crate) queue_note: Option<(JobId, String)>,
     pub(crate) stats: Stats,
@@ -68,6 +73,8 @@ impl Coordinator {
             last_seq: Seq(0),
             registry: Registry::default(),
             runs: BTreeMap::new(),
+            searches: BTreeMap::new(),
+            regroups: BTreeMap::new(),
             queue_note: None,
             stats: Stats::default(),
             halted: None,
@@ -120,6 +127,20 @@ impl Coordinator {
             } => self.register(session, *registration),
             Event::WorkerReport { session, report } => self.report(session, *report),
             Event::Heartbeat { session } => self.heartbeat(session),
+            Event::WorkerDraining { session, grace } => self.drain(session, grace),
+            Event::StartFound {
+                job,
+                found,
+                after_epoch,
+                notes,
+            } => self.start_found(&job, found, after_epoch, notes),
+            Event::CheckpointWritten {
+                job,
+                epoch,
+                step,
+                outcome,
+                notes,
+            } => self.checkpoint_written(&job, epoch, step, outcome, notes),
             Event::SessionLost { session } => self.session_lost(session),
             Event::Persisted { seq } => self.persisted(seq),
             Event::PersistFailed { message } => self.halt(format!("the journal can't be written: {message}")),

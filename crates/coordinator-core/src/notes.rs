@@ -7,8 +7,10 @@ use crate::Change;
 /// Actor, kind and detail of the line that `change` makes.
 pub(crate) fn note(change: &Change) -> (String, String, String) {
     let (actor, kind, detail) = match change {
-        Change::Submitted { request_id, .. } => ("client", "job.submitted", submitted(request_id)),
-        Change::Planned { plan, .. } => ("coordinator", "plan.durable", planned(plan)),
+        Change::Submitted {
+            request_id, resume, ..
+        } => ("client", "job.submitted", submitted(request_id, *resume)),
+        Change::Planned { plan, start, .. } => ("coordinator", "plan.durable", planned(plan, start.as_ref())),
         Change::Running { epoch, .. } => (
             "coordinator",
             "job.running",
@@ -20,10 +22,33 @@ pub(crate) fn note(change: &Change) -> (String, String, String) {
             format!("{rank} of {epoch} is through"),
         ),
         Change::FailureNoted { failure, .. } => ("coordinator", "failure.noted", told(failure)),
-        Change::CancelRequested { .. } => (
+        Change::CheckpointCommitted { checkpoint, .. } => {
+            ("coordinator", "checkpoint.committed", committed(checkpoint))
+        }
+        Change::CheckpointFailed { step, message, .. } => (
+            "coordinator",
+            "checkpoint.failed",
+            format!("the state after step {step} is not saved: {message}"),
+        ),
+        Change::Requeued { failure, refused, .. } => (
+            "coordinator",
+            "job.recovering",
+            requeued(failure, refused.as_deref()),
+        ),
+        Change::Reloaded { epoch, .. } => (
+            "coordinator",
+            "recovery.loaded",
+            format!("all trainers of {epoch} hold their state and were told to connect"),
+        ),
+        Change::IncidentClosed { summary, .. } => ("coordinator", "incident.closed", summary.clone()),
+        Change::CancelRequested { save, .. } => (
             "client",
             "job.cancelling",
-            "the trainers are told to stop".to_owned(),
+            if *save {
+                "the trainers are told to save their state, then to stop".to_owned()
+            } else {
+                "the trainers are told to stop".to_owned()
+            },
         ),
         Change::Ended { state, failure, .. } => {
             ("coordinator", ended_kind(*state), ended(*state, failure.as_ref()))
@@ -35,22 +60,46 @@ pub(crate) fn note(change: &Change) -> (String, String, String) {
     (actor.to_owned(), kind.to_owned(), detail)
 }
 
-fn submitted(request_id: &str) -> String {
-    if request_id.is_empty() {
-        "queued".to_owned()
+fn submitted(request_id: &str, resume: bool) -> String {
+    let how = if resume {
+        ", to go on from its newest checkpoint"
     } else {
-        format!("queued, request {request_id}")
+        ""
+    };
+    if request_id.is_empty() {
+        format!("queued{how}")
+    } else {
+        format!("queued{how}, request {request_id}")
     }
 }
 
-fn planned(plan: &rekindle_types::Plan) -> String {
+fn committed(checkpoint: &crate::CommittedCheckpoint) -> String {
+    let crate::CommittedCheckpoint {
+        step,
+        url,
+        bytes,
+        state_digest,
+    } = checkpoint;
+    format!("the state after step {step} ({bytes} bytes, digest {state_digest}) is in {url}")
+}
+
+fn requeued(failure: &rekindle_types::Failure, refused: Option<&str>) -> String {
+    let refused = refused.map_or_else(String::new, |url| format!("; {url} is not tried again"));
+    format!("{}; all trainers start again{refused}", told(failure))
+}
+
+fn planned(plan: &rekindle_types::Plan, start: Option<&rekindle_types::StartPoint>) -> String {
     let workers: Vec<&str> = plan
         .workers
         .iter()
         .map(rekindle_types::WorkerId::as_str)
         .collect();
+    let from = match start {
+        Some(start) => format!(", from step {} in {}", start.step, start.url),
+        None => String::new(),
+    };
     format!(
-        "{}: {} stages x {} lanes on {}",
+        "{}: {} stages x {} lanes on {}{from}",
         plan.epoch,
         plan.stage_count(),
         plan.lanes,

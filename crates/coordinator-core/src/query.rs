@@ -1,6 +1,7 @@
 //! Read-only questions of the request layer. Answers come from durable state (CO-1), plus progress that isn't journalled.
 
-use rekindle_types::{JobEvent, JobId, JobState};
+use rekindle_types::spec::Cadence;
+use rekindle_types::{Incident, JobEvent, JobId, JobState};
 
 use crate::durable::{Durable, DurableJob};
 use crate::machine::Coordinator;
@@ -30,6 +31,16 @@ impl Coordinator {
                 .clone()
                 .or_else(|| run.and_then(|run| run.last_step.clone())),
             failure: job.failure.clone(),
+            start: job.start.clone(),
+            checkpoint: job.checkpoint.clone(),
+            failed_saves: job.failed_saves,
+            save_failure: job.save_failure.clone(),
+            save_interval: match job.spec.checkpoint.every {
+                Cadence::Never => None,
+                Cadence::Steps(steps) => Some(steps),
+                Cadence::Auto => run.and_then(|run| run.interval),
+            },
+            restarts: job.restarts,
         })
     }
 
@@ -51,6 +62,13 @@ impl Coordinator {
                 .cloned()
                 .collect(),
         )
+    }
+
+    /// The kept incidents of a job, oldest first. None: no such job.
+    #[must_use]
+    pub fn incidents(&self, id: &JobId) -> Option<Vec<Incident>> {
+        let job = self.visible.job(id)?;
+        Some(job.story.incidents.iter().cloned().collect())
     }
 
     /// The workers that have registered and aren't lost.
@@ -95,7 +113,7 @@ impl Coordinator {
 
     fn reason(&self, id: &JobId, job: &DurableJob, run: Option<&Run>) -> String {
         match job.state {
-            JobState::Queued => match &self.queue_note {
+            JobState::Queued | JobState::Recovering => match &self.queue_note {
                 Some((head, why)) if head == id => why.clone(),
                 Some((head, _)) => format!("waits behind {head}"),
                 None => "waits for its turn".to_owned(),
@@ -113,6 +131,9 @@ impl Coordinator {
                 "a failure is being traced to its cause".to_owned()
             }
             JobState::Running => "steps are being committed".to_owned(),
+            JobState::Cancelling if run.is_some_and(|run| run.awaited.is_some()) => {
+                "its state is being saved".to_owned()
+            }
             JobState::Cancelling => "its trainers are being stopped".to_owned(),
             JobState::Succeeded => "all steps are committed and the model is exported".to_owned(),
             JobState::Cancelled => "ended on the user's wish".to_owned(),

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use rekindle_types::{Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StepReport, WorkerId};
+use rekindle_types::{
+    Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StateDigest, StepReport, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::Millis;
@@ -37,6 +39,20 @@ pub struct Record {
     pub change: Change,
 }
 
+/// A checkpoint whose manifest is durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommittedCheckpoint {
+    /// The step whose state it is.
+    pub step: u64,
+    /// URL of its folder.
+    pub url: String,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Digest of the state, as the run reports it for that step.
+    pub state_digest: StateDigest,
+}
+
 /// What was decided or learnt. Every variant is about one job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -49,6 +65,9 @@ pub enum Change {
         request_id: String,
         /// What to run.
         spec: Box<JobSpec>,
+        /// Whether it is to go on from the newest valid checkpoint in its place.
+        #[serde(default)]
+        resume: bool,
     },
     /// Who does what: the job starts.
     Planned {
@@ -56,6 +75,12 @@ pub enum Change {
         plan: Plan,
         /// The incarnation of each of its workers. A worker that comes back with another one has lost its trainers.
         members: BTreeMap<WorkerId, u64>,
+        /// Names this epoch's trainers in the keys of checkpoint files.
+        #[serde(default)]
+        writer: String,
+        /// The state they go on from; none: the job's first weights.
+        #[serde(default)]
+        start: Option<StartPoint>,
     },
     /// The first step was committed: the job runs.
     Running {
@@ -81,11 +106,67 @@ pub enum Change {
         epoch: Epoch,
         /// What went wrong.
         failure: Failure,
+        /// The worker that reported it; none: the coordinator saw it itself.
+        #[serde(default)]
+        seen_by: Option<WorkerId>,
+    },
+    /// A checkpoint is committed: its manifest is durable.
+    CheckpointCommitted {
+        /// The job.
+        job: JobId,
+        /// The epoch.
+        epoch: Epoch,
+        /// Which, and what it is like.
+        checkpoint: CommittedCheckpoint,
+    },
+    /// A checkpoint couldn't be made durable; the job goes on.
+    CheckpointFailed {
+        /// The job.
+        job: JobId,
+        /// The epoch.
+        epoch: Epoch,
+        /// The step whose state is not saved.
+        step: u64,
+        /// Why.
+        message: String,
+    },
+    /// A part of the job was lost: its trainers are stopped, and it waits for workers to go on with.
+    Requeued {
+        /// The job.
+        job: JobId,
+        /// The epoch that ends.
+        epoch: Epoch,
+        /// What was lost.
+        failure: Failure,
+        /// A checkpoint that turned out to be damaged and isn't to be tried again.
+        refused: Option<String>,
+        /// The last step that the epoch had committed, as far as known.
+        #[serde(default)]
+        last_step: Option<u64>,
+    },
+    /// All trainers of a job that lost a part hold their state and were told to connect.
+    Reloaded {
+        /// The job.
+        job: JobId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// A job that lost a part has gone on.
+    IncidentClosed {
+        /// The job.
+        job: JobId,
+        /// Which of its incidents.
+        number: u64,
+        /// One sentence: what was lost, where the state came from, how long it took.
+        summary: String,
     },
     /// The job is to end on the user's wish.
     CancelRequested {
         /// The job.
         job: JobId,
+        /// Whether its state is saved first.
+        #[serde(default)]
+        save: bool,
     },
     /// The job ended.
     Ended {
@@ -121,7 +202,12 @@ impl Change {
             | Self::Running { job, .. }
             | Self::RankFinished { job, .. }
             | Self::FailureNoted { job, .. }
-            | Self::CancelRequested { job }
+            | Self::CheckpointCommitted { job, .. }
+            | Self::CheckpointFailed { job, .. }
+            | Self::Requeued { job, .. }
+            | Self::Reloaded { job, .. }
+            | Self::IncidentClosed { job, .. }
+            | Self::CancelRequested { job, .. }
             | Self::Ended { job, .. }
             | Self::Noted { job, .. } => job,
         }

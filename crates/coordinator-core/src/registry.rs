@@ -34,6 +34,10 @@ pub(crate) struct Worker {
     pub(crate) cut: Option<Mono>,
     /// The newest report handled.
     pub(crate) last_report: u64,
+    /// Reports that aren't acknowledged before their checkpoint is committed or given up, by number.
+    pub(crate) held: BTreeMap<u64, (JobId, Epoch, u64)>,
+    /// It was asked to leave: nothing new is placed on it.
+    pub(crate) draining: bool,
     /// What holds its slots.
     pub(crate) occupants: BTreeMap<(JobId, RankId), Occupant>,
 }
@@ -48,6 +52,8 @@ impl Worker {
             since: now,
             cut: Some(now),
             last_report: 0,
+            held: BTreeMap::new(),
+            draining: false,
             occupants: BTreeMap::new(),
         }
     }
@@ -59,6 +65,12 @@ impl Worker {
             Some(cut) => cut + config.reconnect_grace,
             None => lease,
         }
+    }
+
+    /// Up to which report it may forget.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        let held = self.held.keys().next();
+        held.map_or(self.last_report, |first| first.saturating_sub(1))
     }
 
     /// Its incarnation, once it said so.
@@ -98,7 +110,7 @@ impl Registry {
     pub(crate) fn free_slots(&self) -> Vec<Slot> {
         let mut slots = Vec::new();
         for (name, worker) in &self.workers {
-            let (Some(info), Some(_)) = (&worker.info, worker.session) else {
+            let (Some(info), Some(_), false) = (&worker.info, worker.session, worker.draining) else {
                 continue;
             };
             let used = u32::try_from(worker.occupants.len()).unwrap_or(u32::MAX);

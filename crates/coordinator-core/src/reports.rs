@@ -23,16 +23,42 @@ impl Coordinator {
             Report::Finished | Report::Failed(_) | Report::Stopped
         );
         entry.last_report = entry.last_report.max(number);
-        let up_to = entry.last_report;
         if repeated {
             self.stats.repeated_reports += 1;
         } else {
-            self.take(&worker, report);
+            self.take_held(&worker, report);
         }
-        self.send(&worker, Command::Acknowledge { up_to });
+        let entry = self.registry.workers.get(&worker);
+        if let Some(up_to) = entry.map(crate::registry::Worker::acknowledged) {
+            self.send(&worker, Command::Acknowledge { up_to });
+        }
         if frees {
             self.place_queue();
         }
+    }
+
+    /// Takes a report; one about a checkpoint that is on its way isn't acknowledged yet (CO-7).
+    fn take_held(&mut self, worker: &WorkerId, report: NumberedReport) {
+        let step = match &report.report {
+            Report::Saved { part, .. } => Some(part.step),
+            Report::SaveFailed { step, .. } => Some(*step),
+            _ => None,
+        };
+        let (number, key) = (report.number, step.map(|s| (report.job.clone(), report.epoch, s)));
+        if let (Some(key), Some(entry)) = (&key, self.registry.workers.get_mut(worker)) {
+            entry.held.insert(number, key.clone());
+        }
+        self.take(worker, report);
+        let done = key.is_some_and(|key| !self.is_pending(&key));
+        if let Some(entry) = self.registry.workers.get_mut(worker).filter(|_| done) {
+            entry.held.remove(&number);
+        }
+    }
+
+    /// Whether the job's trainers are only to save their state before they are stopped.
+    fn saves_first(&self, job: &JobId) -> bool {
+        self.state_of(job) == Some(JobState::Cancelling)
+            && self.runs.get(job).is_some_and(|run| run.awaited.is_some())
     }
 
     fn take(&mut self, worker: &WorkerId, report: NumberedReport) {
@@ -49,7 +75,12 @@ impl Coordinator {
         let plan = self.live.job(&job).and_then(|job| job.plan.as_ref());
         let current =
             plan.is_some_and(|plan| plan.epoch == epoch && plan.workers.get(rank.0 as usize) == Some(worker));
-        let training = self.live.job(&job).is_some_and(|job| job.is_training());
+        let saving = matches!(
+            report,
+            Report::Saved { .. } | Report::SaveFailed { .. } | Report::Step(_)
+        );
+        let training =
+            self.live.job(&job).is_some_and(|job| job.is_training()) || (saving && self.saves_first(&job));
         if !current || !training {
             // Ends of trainers that were told to stop are no surprise.
             let expected = current && matches!(report, Report::Stopped | Report::Failed(_));
@@ -57,12 +88,20 @@ impl Coordinator {
             if matches!(report, Report::Ready { .. } | Report::Step(_)) {
                 self.stop_stray(worker, &job, rank, epoch);
             }
+            if let (true, Report::Failed(failure)) = (current, &report) {
+                self.note_late(&job, rank, worker, failure.clone());
+            }
+            if current && !saving {
+                self.give_up_awaited(&job);
+            }
             self.check_cancelled(&job);
             return;
         }
         match report {
             Report::Ready { data_address } => self.ready(&job, rank, worker, data_address),
             Report::Step(step) => self.step(&job, rank, worker, step),
+            Report::Saved { part, interval } => self.saved(&job, rank, *part, interval),
+            Report::SaveFailed { step, message } => self.save_failed(&job, rank, step, message),
             Report::Finished => self.finished(&job, rank),
             Report::Failed(failure) => self.failed(&job, rank, worker, failure),
             Report::Stopped => self.stopped(&job, rank, worker),
@@ -100,7 +139,7 @@ impl Coordinator {
                     step.step, step.loss, step.grad_norm
                 ),
             };
-            self.note_failure(job, failure);
+            self.note_seen(job, failure, Some(worker));
             return;
         }
         let Some(known) = self.live.job(job) else { return };
@@ -122,6 +161,7 @@ impl Coordinator {
                 job: job.clone(),
                 epoch,
             });
+            self.close_incident(job);
         }
         let after = self.after();
         self.emit(Effect::AppendMetrics {
@@ -153,12 +193,42 @@ impl Coordinator {
             epoch,
             rank,
         });
-        let through = self
-            .live
-            .job(job)
-            .is_some_and(|job| job.all_finished() && job.failures.is_empty());
-        if through {
-            self.end(job, JobState::Succeeded, None);
+        self.finish_if_through(job);
+    }
+
+    /// Ends a job whose ranks are all through and whose last checkpoint is committed, or can't be.
+    pub(crate) fn finish_if_through(&mut self, id: &JobId) {
+        let Some(job) = self.live.job(id).filter(|job| job.is_training()) else {
+            return;
+        };
+        let committing = self.runs.get(id).is_some_and(|run| !run.saves.is_empty());
+        if !job.all_finished() || !job.failures.is_empty() || committing {
+            return;
+        }
+        if job.is_saved() {
+            self.end(id, JobState::Succeeded, None);
+            return;
+        }
+        let why = job
+            .save_failure
+            .clone()
+            .unwrap_or_else(|| "its parts were never reported".to_owned());
+        let failure = Failure {
+            class: FailureClass::CheckpointIo,
+            rank: None,
+            worker: None,
+            message: format!("all steps are committed, but the last checkpoint is not: {why}"),
+        };
+        self.note_failure(id, failure);
+    }
+
+    /// A trainer of a cancelled job ended before its state was saved: nothing to wait for any more.
+    fn give_up_awaited(&mut self, job: &JobId) {
+        if self.saves_first(job) {
+            if let Some(run) = self.runs.get_mut(job) {
+                run.awaited = None;
+            }
+            self.stop_holders(job, "the job is cancelled");
         }
     }
 
@@ -169,7 +239,7 @@ impl Coordinator {
             worker: failure.worker.or_else(|| Some(worker.clone())),
             ..failure
         };
-        self.note_failure(job, failure);
+        self.note_seen(job, failure, Some(worker));
     }
 
     /// A trainer stopped though the job goes on: its worker was shut down.
@@ -183,7 +253,7 @@ impl Coordinator {
                 "worker {worker} stopped {rank} without being told to; it was shut down or cut off for too long"
             ),
         };
-        self.note_failure(job, failure);
+        self.note_seen(job, failure, Some(worker));
     }
 
     fn ended(&mut self, job: &JobId, rank: RankId) {

@@ -5,6 +5,7 @@ use rekindle_types::{JobId, JobSpec, JobState};
 
 use crate::event::{CancelMode, Submission};
 use crate::machine::Coordinator;
+use crate::saves::Purpose;
 use crate::{Answer, Change, Effect, Rejection, Token};
 
 const MAX_REQUEST_ID: usize = 128;
@@ -21,6 +22,7 @@ impl Coordinator {
             request_id,
             job: wanted,
             spec,
+            resume,
             validate_only,
         } = submission;
         if request_id.len() > MAX_REQUEST_ID {
@@ -28,7 +30,9 @@ impl Coordinator {
             return Err(Rejection::RequestIdTooLong { bytes });
         }
         if let Some((id, known)) = self.live.of_request(&request_id) {
-            let same = *known.spec == spec && wanted.as_ref().is_none_or(|wanted| wanted == id);
+            let same = *known.spec == spec
+                && known.resume == resume
+                && wanted.as_ref().is_none_or(|wanted| wanted == id);
             let job = id.clone();
             return match (same, validate_only) {
                 (true, true) => Ok(Answer::Valid),
@@ -50,6 +54,7 @@ impl Coordinator {
             job: job.clone(),
             request_id,
             spec: Box::new(spec),
+            resume,
         });
         let after = self.after();
         self.emit(Effect::PrepareOutput {
@@ -102,15 +107,12 @@ impl Coordinator {
         let Some(job) = self.live.job(id) else {
             return Err(Rejection::UnknownJob { job: id.clone() });
         };
-        if job.state == JobState::Queued {
+        if matches!(job.state, JobState::Queued | JobState::Recovering) {
             self.end(id, JobState::Cancelled, None);
         } else if job.is_training() {
-            self.record(Change::CancelRequested { job: id.clone() });
-            let by = self.mono() + self.config.cancel_limit;
-            if let Some(run) = self.runs.get_mut(id) {
-                run.cancel_by = Some(by);
-            }
-            self.stop_holders(id, "the job is cancelled");
+            self.stop_training(id, mode);
+        } else if job.state == JobState::Cancelling && mode != CancelMode::Graceful {
+            self.stop_now(id);
         }
         if mode == CancelMode::Now && self.state_of(id) == Some(JobState::Cancelling) {
             self.end(id, JobState::Cancelled, None);
@@ -122,6 +124,28 @@ impl Coordinator {
             JobState::Cancelling | JobState::Cancelled => Ok(Answer::Cancelled { job, state }),
             _ => Err(Rejection::JobEnded { job, state }),
         }
+    }
+
+    /// Stops the job's trainers on the user's wish, after their state is saved where that is wanted and possible.
+    fn stop_training(&mut self, id: &JobId, mode: CancelMode) {
+        let running = self.state_of(id) == Some(JobState::Running);
+        let save = mode == CancelMode::Graceful && running && self.ask_to_save(id, Purpose::Cancel);
+        self.record(Change::CancelRequested {
+            job: id.clone(),
+            save,
+        });
+        if !save {
+            self.stop_now(id);
+        }
+    }
+
+    fn stop_now(&mut self, id: &JobId) {
+        let by = self.mono() + self.config.cancel_limit;
+        if let Some(run) = self.runs.get_mut(id) {
+            run.awaited = None;
+            run.cancel_by.get_or_insert(by);
+        }
+        self.stop_holders(id, "the job is cancelled");
     }
 
     pub(crate) fn state_of(&self, job: &JobId) -> Option<JobState> {

@@ -16,6 +16,9 @@ impl Coordinator {
     pub(crate) fn expect_gangs(&mut self) {
         let now = self.mono();
         for (id, job) in self.live.jobs() {
+            if job.state == JobState::Recovering {
+                self.regroups.insert(id.clone(), now + self.config.regroup);
+            }
             let gang = job.is_training() || job.state == JobState::Cancelling;
             let Some(plan) = job.plan.as_ref().filter(|_| gang) else {
                 continue;
@@ -81,6 +84,9 @@ impl Coordinator {
                     after: None,
                 });
             }
+            if living {
+                self.close_incident(&id);
+            }
             self.finish_interrupted(&id);
         }
         self.place_queue();
@@ -91,7 +97,7 @@ impl Coordinator {
         let Some(job) = self.live.job(id).filter(|job| job.is_training()) else {
             return;
         };
-        if job.all_finished() && job.failures.is_empty() {
+        if job.all_finished() && job.failures.is_empty() && job.is_saved() {
             self.end(id, JobState::Succeeded, None);
         } else if job
             .failures

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rekindle_types::{Epoch, Plan, RankId, StepReport};
 
+use crate::saves::{Awaited, Save};
 use crate::{Config, Millis, RankPhase};
 use rekindle_types::clock::Mono;
 
@@ -58,6 +59,12 @@ pub(crate) struct Run {
     pub(crate) failed_at: Option<Mono>,
     /// When the user's wish to cancel ends the job at the latest.
     pub(crate) cancel_by: Option<Mono>,
+    /// Checkpoints that are being written, by step.
+    pub(crate) saves: BTreeMap<u64, Save>,
+    /// A checkpoint that something waits for.
+    pub(crate) awaited: Option<Awaited>,
+    /// Steps between checkpoints, as rank 0 reckons them.
+    pub(crate) interval: Option<u64>,
 }
 
 const RECENT: usize = 8;
@@ -80,6 +87,9 @@ impl Run {
             step_heard: None,
             failed_at: None,
             cancel_by: None,
+            saves: BTreeMap::new(),
+            awaited: None,
+            interval: None,
         }
     }
 

@@ -107,7 +107,9 @@ impl Coordinator {
             heard: now,
             since: now,
             cut: None,
-            last_report: old.filter(|_| returns).map_or(0, |old| old.last_report),
+            last_report: old.as_ref().filter(|_| returns).map_or(0, |old| old.last_report),
+            draining: old.as_ref().is_some_and(|old| returns && old.draining),
+            held: old.filter(|_| returns).map(|old| old.held).unwrap_or_default(),
             occupants: std::collections::BTreeMap::new(),
         };
         self.registry.workers.insert(name.clone(), entry);

@@ -24,17 +24,22 @@ impl Coordinator {
             told.min().map(|told| told + self.config.resend_stop)
         });
         let runs = self.runs.iter().flat_map(|(id, run)| self.run_deadlines(id, run));
-        workers.chain(stops).chain(runs)
+        let regroups = self.regroups.values().copied().filter(|by| *by > self.mono());
+        workers.chain(stops).chain(runs).chain(regroups)
     }
 
     fn run_deadlines(&self, id: &JobId, run: &Run) -> Vec<Mono> {
         match self.state_of(id) {
-            Some(JobState::Cancelling) => run.cancel_by.into_iter().collect(),
+            Some(JobState::Cancelling) => {
+                let awaited = run.awaited.as_ref().map(|awaited| awaited.by);
+                run.cancel_by.into_iter().chain(awaited).collect()
+            }
             _ => {
+                let awaited = run.awaited.as_ref().map(|awaited| awaited.by);
                 let missing = run.ranks.iter().filter_map(|rank| rank.missing_by);
                 let verdict = self.verdict_at(id);
                 let goal = verdict.is_none().then_some(run.goal_by);
-                missing.chain(verdict).chain(goal).collect()
+                missing.chain(verdict).chain(goal).chain(awaited).collect()
             }
         }
     }
@@ -84,6 +89,7 @@ impl Coordinator {
 
     fn expire_run(&mut self, id: &JobId) {
         let now = self.mono();
+        self.serve_awaited(id);
         if self.state_of(id) == Some(JobState::Cancelling) {
             let due = self
                 .runs

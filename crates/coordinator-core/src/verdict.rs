@@ -15,6 +15,12 @@ pub(crate) fn is_weak(class: FailureClass) -> bool {
     matches!(class, FailureClass::Network | FailureClass::Hang)
 }
 
+/// Whether a new failure says nothing that a known one doesn't: of the same place, and of no lesser weight.
+pub(crate) fn covers(known: &Failure, new: &Failure) -> bool {
+    let same = known.rank == new.rank && known.worker == new.worker;
+    same && (is_weak(new.class) || !is_weak(known.class))
+}
+
 /// The verdict on what went wrong: the first strong failure, else the first.
 fn initiating(failures: &[Failure]) -> Option<&Failure> {
     let strong = failures.iter().find(|failure| !is_weak(failure.class));
@@ -22,22 +28,27 @@ fn initiating(failures: &[Failure]) -> Option<&Failure> {
 }
 
 impl Coordinator {
-    /// Takes a failure of a job that trains. Ignored when the rank has one of no lesser weight.
+    /// Takes a failure of a job that trains, as the coordinator saw it.
     pub(crate) fn note_failure(&mut self, id: &JobId, failure: Failure) {
+        self.note_seen(id, failure, None);
+    }
+
+    /// Takes a failure of a job that trains, as a worker reported it or (None) the coordinator saw it. Ignored when the rank has one of
+    /// no lesser weight.
+    pub(crate) fn note_seen(&mut self, id: &JobId, failure: Failure, seen_by: Option<&WorkerId>) {
         let Some(job) = self.live.job(id).filter(|job| job.is_training()) else {
             return;
         };
         let epoch = job.epoch();
         let weak = is_weak(failure.class);
-        let same = |known: &Failure| known.rank == failure.rank && known.worker == failure.worker;
-        let known = job.failures.iter().filter(|known| same(known));
-        if known.into_iter().any(|known| weak || !is_weak(known.class)) {
+        if job.failures.iter().any(|known| covers(known, &failure)) {
             return;
         }
         self.record(Change::FailureNoted {
             job: id.clone(),
             epoch,
             failure,
+            seen_by: seen_by.cloned(),
         });
         let now = self.mono();
         if let Some(run) = self.runs.get_mut(id) {
@@ -48,15 +59,20 @@ impl Coordinator {
         }
     }
 
-    /// Ends a failing job with its verdict.
+    /// Ends a failing job with its verdict, or lets it start again.
     pub(crate) fn decide(&mut self, id: &JobId) {
         let verdict = self
             .live
             .job(id)
             .and_then(|job| initiating(&job.failures))
             .cloned();
-        if let Some(verdict) = verdict {
-            self.end(id, JobState::Failed, Some(verdict));
+        let Some(verdict) = verdict else { return };
+        match self.no_way_on(id, &verdict) {
+            None => self.requeue(id, verdict),
+            Some(why) => {
+                let message = format!("{}{why}", verdict.message);
+                self.end(id, JobState::Failed, Some(Failure { message, ..verdict }));
+            }
         }
     }
 
@@ -84,6 +100,9 @@ impl Coordinator {
 
     /// Ends a job: record, stop what still runs, forget the gang.
     pub(crate) fn end(&mut self, id: &JobId, state: JobState, failure: Option<Failure>) {
+        if state == JobState::Succeeded {
+            self.close_incident(id);
+        }
         let run = self.runs.remove(id);
         let last_step = run.and_then(|run| run.last_step);
         let reason = match &failure {
@@ -96,6 +115,9 @@ impl Coordinator {
             failure,
             last_step,
         });
+        self.searches.remove(id);
+        self.regroups.remove(id);
+        self.forget_saves(id);
         self.stop_holders(id, &reason);
     }
 
@@ -140,7 +162,7 @@ impl Coordinator {
             message,
         };
         match self.state_of(job) {
-            Some(JobState::Queued) => self.end(job, JobState::Failed, Some(failure)),
+            Some(JobState::Queued | JobState::Recovering) => self.end(job, JobState::Failed, Some(failure)),
             Some(_) => self.note_failure(job, failure),
             None => {}
         }

@@ -1,8 +1,10 @@
 //! What queries return: plain copies, of durable state only (CO-1) plus the progress that isn't journalled.
 
-use rekindle_types::{Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StepReport, WorkerId};
+use rekindle_types::{
+    Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StepReport, WorkerId,
+};
 
-use crate::Millis;
+use crate::{CommittedCheckpoint, Millis};
 
 /// A job.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +35,18 @@ pub struct JobView {
     pub last_step: Option<StepReport>,
     /// Why it failed.
     pub failure: Option<Failure>,
+    /// The state its trainers started from.
+    pub start: Option<StartPoint>,
+    /// Its newest committed checkpoint.
+    pub checkpoint: Option<CommittedCheckpoint>,
+    /// Checkpoints that failed since then.
+    pub failed_saves: u32,
+    /// Why the last of these failed.
+    pub save_failure: Option<String>,
+    /// Steps between checkpoints: as the job file says, or as rank 0 reckons; None: none are saved, or it isn't known yet.
+    pub save_interval: Option<u64>,
+    /// Restarts since the newest checkpoint.
+    pub restarts: u32,
 }
 
 /// How far a rank is, as the coordinator knows.

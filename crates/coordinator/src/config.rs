@@ -21,6 +21,8 @@ pub struct CoordinatorConfig {
     pub tls: Option<TlsFiles>,
     /// Whether gRPC reflection answers; none: on loopback addresses only.
     pub reflection: Option<bool>,
+    /// Whether faults are injected on request (CS-10).
+    pub allow_chaos: bool,
     /// How long a call may wait for the machine.
     pub call_limit: Duration,
     /// How long calls, files and journal may take to end at shutdown, each.
@@ -50,6 +52,7 @@ impl CoordinatorConfig {
             insecure: false,
             tls: None,
             reflection: None,
+            allow_chaos: false,
             call_limit: Duration::from_secs(10),
             drain_limit: Duration::from_secs(5),
             limits: Config::default(),

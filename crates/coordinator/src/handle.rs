@@ -39,6 +39,11 @@ impl Handle {
         Self { inbox, limit }
     }
 
+    /// How long a call may wait.
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Puts `input` into the queue, waiting for room.
     pub(crate) async fn put(&self, input: Input) -> Result<(), ApiError> {
         match self.inbox.send_timeout(input, self.limit).await {

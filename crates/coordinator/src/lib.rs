@@ -17,16 +17,19 @@
 //! - CS-4 A step report is acknowledged to its worker only after its line was written, so that killing the coordinator loses none.
 //! - CS-5 Without TLS (or `insecure`) it listens on loopback addresses only.
 //! - CS-6 Shutdown is ordered and bounded: not serving, streams ended, calls drained, machine stopped, files and journal closed.
+//! - CS-10 Faults are injected only by a coordinator that was started with `allow_chaos`; without, the service isn't there.
 //!
 //! Deliberately absent: decisions about jobs (`rekindle-coordinator-core`), what messages look like (`rekindle-proto`).
 
 mod clock;
 mod config;
 mod error;
+mod faults;
 mod files;
 mod handle;
 mod hub;
 mod journal;
+mod keeper;
 mod logs;
 mod rpc;
 mod serve;

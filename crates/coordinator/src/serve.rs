@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use rekindle_coordinator_core::{Coordinator, Seq};
+use rekindle_proto::pb::admin::v1::fault_injection_service_server::FaultInjectionServiceServer;
 use rekindle_proto::pb::v1::cluster_service_server::ClusterServiceServer;
 use rekindle_proto::pb::v1::job_service_server::JobServiceServer;
 use rekindle_proto::pb::v1::telemetry_service_server::TelemetryServiceServer;
@@ -25,6 +26,7 @@ use tonic_health::server::HealthReporter;
 use crate::files::Files;
 use crate::handle::Handle;
 use crate::journal::JournalHandle;
+use crate::keeper::Keeper;
 use crate::rpc::Api;
 use crate::shell::Shell;
 use crate::{CoordinatorConfig, ServeError, clock};
@@ -119,13 +121,15 @@ impl Bound {
         let (inbox, inputs) = mpsc::channel(INBOX);
         let (streams, writers) = (TaskTracker::new(), TaskTracker::new());
         let files = Files::new(inbox.downgrade(), writers.clone());
-        let shell = Shell::new(core, journal, durable, files, self.config.limits.max_jobs);
+        let keeper = Keeper::new(inbox.downgrade(), writers.clone());
+        let shell = Shell::new(core, journal, durable, files, keeper, self.config.limits.max_jobs);
         let api = Api {
             handle: Handle::new(inbox, self.config.call_limit),
             draining: CancellationToken::new(),
             tasks: streams.clone(),
             sessions: Arc::new(AtomicU64::new(1)),
             started_at: clock::now(),
+            faults: Arc::default(),
         };
         let (stop, halted) = (CancellationToken::new(), CancellationToken::new());
         let machine = tokio::spawn({
@@ -169,6 +173,10 @@ impl Bound {
         let mut routes = RoutesBuilder::default();
         routes.add_service(health_service);
         add_services(&mut routes, &api);
+        if self.config.allow_chaos {
+            tracing::warn!("faults are injected on request: --allow-chaos");
+            routes.add_service(FaultInjectionServiceServer::new(api.clone()));
+        }
         if reflect {
             add_reflection(&mut routes)?;
         }

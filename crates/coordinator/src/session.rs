@@ -1,12 +1,10 @@
 //! One worker's connection: its bounded way down (CS-3) and when acknowledgements go out (CS-4).
 
-use std::time::Duration;
-
 use rekindle_coordinator_core::SessionTerms;
 use rekindle_proto::ApiError;
-use rekindle_proto::convert::command_to_pb;
+use rekindle_proto::convert::{command_to_pb, duration_from_ms, order_to_pb};
 use rekindle_proto::pb::worker::v1 as pb;
-use rekindle_types::Command;
+use rekindle_types::{Command, FaultOrder, WorkerId};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -32,6 +30,8 @@ pub(crate) struct Link {
     down: mpsc::Sender<Down>,
     due: watch::Sender<Due>,
     closed: CancellationToken,
+    /// Whose it is, once its registration was taken.
+    pub(crate) worker: Option<WorkerId>,
 }
 
 impl Link {
@@ -42,16 +42,22 @@ impl Link {
     ) -> (Self, impl Future<Output = ()>) {
         let (due, waiting) = watch::channel(Due::default());
         let pump = acknowledge(down.clone(), waiting, closed.clone());
-        (Self { down, due, closed }, pump)
+        let link = Self {
+            down,
+            due,
+            closed,
+            worker: None,
+        };
+        (link, pump)
     }
 
     /// The registration was taken.
-    pub(crate) fn welcome(&self, terms: SessionTerms) -> Result<(), ()> {
-        let duration = |ms| prost_duration(Duration::from_millis(ms));
+    pub(crate) fn welcome(&mut self, worker: WorkerId, terms: SessionTerms) -> Result<(), ()> {
+        self.worker = Some(worker);
         let welcome = pb::Welcome {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            heartbeat_interval: duration(terms.heartbeat),
-            lease: duration(terms.lease),
+            heartbeat_interval: Some(duration_from_ms(terms.heartbeat)),
+            lease: Some(duration_from_ms(terms.lease)),
         };
         self.put(pb::SessionResponse {
             message: Some(pb::session_response::Message::Welcome(welcome)),
@@ -71,6 +77,11 @@ impl Link {
         }
     }
 
+    /// Sends an order for a fault; without room it isn't sent.
+    pub(crate) fn order(&self, order: &FaultOrder) -> Result<(), ()> {
+        self.put(order_to_pb(order))
+    }
+
     fn put(&self, message: pb::SessionResponse) -> Result<(), ()> {
         self.down.try_send(Ok(message)).map_err(|_| ())
     }
@@ -81,10 +92,6 @@ impl Link {
         let _ = self.down.try_send(Err(error.into()));
         self.closed.cancel();
     }
-}
-
-fn prost_duration(duration: Duration) -> Option<prost_types::Duration> {
-    duration.try_into().ok()
 }
 
 async fn acknowledge(down: mpsc::Sender<Down>, mut due: watch::Receiver<Due>, closed: CancellationToken) {

@@ -8,7 +8,7 @@ use rekindle_coordinator_core::{
     Coordinator, Effect, Event, JobView, Seq, SessionId, Submission, Token, Update,
 };
 use rekindle_proto::{ApiError, Reason};
-use rekindle_types::{Command, JobId};
+use rekindle_types::{Command, FaultOrder, JobId, WorkerId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use crate::files::{Files, Line, folder_of, not_empty};
 use crate::handle::{Input, Reply};
 use crate::hub::Hub;
 use crate::journal::{JournalHandle, Progress};
+use crate::keeper::Keeper;
 use crate::session::Link;
 use crate::view::{close_reason, rejection};
 
@@ -39,6 +40,7 @@ pub(crate) struct Shell {
     pub(crate) core: Coordinator,
     pub(crate) hub: Hub,
     pub(crate) files: Files,
+    keeper: Keeper,
     max_jobs: usize,
     effects: VecDeque<Effect>,
     /// Events that doing effects gave rise to.
@@ -58,6 +60,7 @@ impl Shell {
         journal: JournalHandle,
         durable: Seq,
         files: Files,
+        keeper: Keeper,
         max_jobs: usize,
     ) -> Self {
         let now = clock::now();
@@ -65,6 +68,7 @@ impl Shell {
             core,
             hub: Hub::new(now),
             files,
+            keeper,
             max_jobs,
             effects: VecDeque::new(),
             events: VecDeque::new(),
@@ -115,7 +119,7 @@ impl Shell {
 
     async fn end(self) -> Result<(), ServeError> {
         let journal = self.journal;
-        drop((self.waiting, self.sessions, self.files));
+        drop((self.waiting, self.sessions, self.files, self.keeper));
         if tokio::task::spawn_blocking(move || journal.close())
             .await
             .is_err()
@@ -269,6 +273,14 @@ impl Shell {
             Effect::AppendEvent { output, event, .. } => {
                 self.write(event.job.clone(), &output, Line::Event(event));
             }
+            Effect::FindStart {
+                job,
+                spec,
+                search,
+                refused,
+                ..
+            } => self.events.extend(self.keeper.find(job, spec, search, refused)),
+            Effect::CommitCheckpoint(commit) => self.events.extend(self.keeper.commit(commit)),
             Effect::PrepareOutput { job, output, .. } => self.write(job, &output, Line::Prepare),
             Effect::Publish { job, update, .. } => self.publish(&job, update),
             Effect::AcceptSession {
@@ -279,8 +291,8 @@ impl Shell {
                 tracing::info!(%worker, session = session.0, "worker registered");
                 let taken = self
                     .sessions
-                    .get(&session)
-                    .is_none_or(|link| link.welcome(terms).is_ok());
+                    .get_mut(&session)
+                    .is_none_or(|link| link.welcome(worker, terms).is_ok());
                 if !taken {
                     self.too_slow(session);
                 }
@@ -307,6 +319,13 @@ impl Shell {
         if link.send(command, || self.files.wait_all()).is_err() {
             self.too_slow(session);
         }
+    }
+
+    /// Passes an order for a fault on; the session that it went to. None: the worker isn't connected, or doesn't take it.
+    pub(crate) fn order_fault(&self, worker: &WorkerId, order: &FaultOrder) -> Option<SessionId> {
+        let of_worker = |(_, link): &(&SessionId, &Link)| link.worker.as_ref() == Some(worker);
+        let (session, link) = self.sessions.iter().rev().find(of_worker)?;
+        link.order(order).ok().map(|()| *session)
     }
 
     fn too_slow(&mut self, session: SessionId) {
@@ -337,6 +356,7 @@ impl Shell {
             let jobs = self.core.durable();
             let living = |id: &JobId| jobs.job(id).is_some_and(|job| !job.state.is_terminal());
             self.files.retire(living);
+            self.keeper.retire(living);
             self.hub.prune(2 * self.max_jobs, |id| jobs.job(id).is_some());
         }
     }

@@ -54,7 +54,9 @@ fn start() -> Parts {
     let journal = JournalHandle::start(Gate(held), Seq(0)).unwrap();
     let (inbox, inputs) = mpsc::channel(16);
     let files = Files::new(inbox.downgrade(), TaskTracker::new());
-    let shell = Shell::new(Coordinator::new(Config::default()), journal, Seq(0), files, 10);
+    let keeper = crate::keeper::Keeper::new(inbox.downgrade(), TaskTracker::new());
+    let core = Coordinator::new(Config::default());
+    let shell = Shell::new(core, journal, Seq(0), files, keeper, 10);
     let stop = CancellationToken::new();
     Parts {
         gate,
@@ -72,6 +74,7 @@ async fn submit(parts: &Parts, output: &str) -> oneshot::Receiver<Result<Answer,
         job: None,
         spec: spec(output),
         validate_only: false,
+        resume: false,
     };
     let input = Input::Submit(Box::new(submission), output.to_owned(), reply);
     parts.inbox.send(input).await.map_err(|_| "closed").unwrap();

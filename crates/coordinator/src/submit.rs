@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rekindle_checkpoint::{CheckpointError, HfModel, read_config};
+use rekindle_checkpoint::{Location, StateError, StoreError};
 use rekindle_proto::convert::SpecSource;
 use rekindle_proto::pb::v1 as pb;
 use rekindle_proto::{ApiError, Reason};
@@ -21,7 +21,20 @@ pub(crate) fn resolve(submitted: Option<pb::JobSpec>) -> Result<JobSpec, ApiErro
         SpecSource::File(file) => from_file(*file)?,
     };
     check_paths(&spec)?;
+    check_place(&spec)?;
     Ok(spec)
+}
+
+/// Whether checkpoints could be kept where the job wants them; nothing is asked of the place itself.
+fn check_place(spec: &JobSpec) -> Result<(), SpecError> {
+    if !spec.checkpoint.is_on() {
+        return Ok(());
+    }
+    let unusable = |error: StoreError| SpecError {
+        violations: vec![Violation::new("checkpoint.to", error.to_string())],
+    };
+    Location::parse(&spec.checkpoint_url()).map_err(unusable)?;
+    Ok(())
 }
 
 fn from_file(file: JobFile) -> Result<JobSpec, ApiError> {
@@ -30,24 +43,18 @@ fn from_file(file: JobFile) -> Result<JobSpec, ApiError> {
     Ok(file.into_spec(base.as_ref())?)
 }
 
-/// Reads the shape of a base model: a folder with weights, or a config.json.
+/// Reads the shape of a base model: a checkpoint, a folder with weights, or a config.json.
 fn base_model(path: &str) -> Result<ModelConfig, ApiError> {
-    let path = Path::new(path);
-    if !path.is_absolute() {
+    if !is_absolute(path) {
         return Err(SpecError {
-            violations: vec![relative("model.config", &path.display().to_string())],
+            violations: vec![relative("model.config", path)],
         }
         .into());
     }
-    let config = if path.is_dir() {
-        HfModel::open(path).map(|model| model.config().clone())
-    } else {
-        read_config(path)
-    };
-    config.map_err(|e| unreadable(&e))
+    rekindle_checkpoint::base_model(path).map_err(|e| unreadable(&e))
 }
 
-fn unreadable(error: &CheckpointError) -> ApiError {
+fn unreadable(error: &StateError) -> ApiError {
     let violation = Violation::new("model", error.to_string());
     ApiError::invalid(
         Reason::BaseModelUnreadable,
@@ -64,10 +71,11 @@ fn check_paths(spec: &JobSpec) -> Result<(), SpecError> {
     paths.extend(data("data.val", &spec.data.val));
     paths.extend(tokenizer.map(|t| ("data.tokenizer", t.clone())));
     paths.extend(spec.init_from.iter().map(|p| ("model.init_from", p.clone())));
+    paths.extend(spec.checkpoint.to.iter().map(|p| ("checkpoint.to", p.clone())));
     paths.push(("job.output", spec.job.output.clone()));
     let violations: Vec<_> = paths
         .iter()
-        .filter(|(_, path)| !Path::new(local_path(path)).is_absolute())
+        .filter(|(_, path)| !is_absolute(path))
         .map(|(key, path)| relative(key, path))
         .collect();
     if violations.is_empty() {
@@ -75,6 +83,12 @@ fn check_paths(spec: &JobSpec) -> Result<(), SpecError> {
     } else {
         Err(SpecError { violations })
     }
+}
+
+/// Whether it means the same everywhere: an absolute path, or a URL (what kinds of URL a key takes is checked elsewhere).
+fn is_absolute(path: &str) -> bool {
+    let local = local_path(path);
+    local.contains("://") || Path::new(local).is_absolute()
 }
 
 fn relative(key: &str, path: &str) -> Violation {

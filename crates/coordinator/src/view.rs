@@ -3,7 +3,7 @@
 use rekindle_coordinator_core::{
     CloseReason, JobView, Millis, RankPhase as CorePhase, Rejection, WorkerView,
 };
-use rekindle_proto::view::{JobStatus, RankPhase, RankStatus, WorkerStatus};
+use rekindle_proto::view::{Checkpoint, CheckpointStatus, JobStatus, RankPhase, RankStatus, WorkerStatus};
 use rekindle_proto::{ApiError, Reason};
 use rekindle_types::Violation;
 
@@ -23,7 +23,24 @@ pub(crate) fn job_status(view: &JobView, version: u64, with_spec: bool) -> JobSt
         plan: view.plan.clone(),
         ranks: view.ranks.iter().map(rank_status).collect(),
         last_step: view.last_step.clone(),
+        checkpoints: view.spec.checkpoint.is_on().then(|| checkpoint_status(view)),
+        start: view.start.clone(),
+        restarts: view.restarts,
         spec: with_spec.then(|| Box::new(view.spec.clone())),
+    }
+}
+
+fn checkpoint_status(view: &JobView) -> CheckpointStatus {
+    CheckpointStatus {
+        newest: view.checkpoint.as_ref().map(|newest| Checkpoint {
+            step: newest.step,
+            url: newest.url.clone(),
+            bytes: newest.bytes,
+            state_digest: newest.state_digest,
+        }),
+        failures: view.failed_saves,
+        last_failure: view.save_failure.clone(),
+        interval_steps: view.save_interval,
     }
 }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{FakeWorker, Running, job_file, lines, soon, step, trainer};
-use rekindle_client::{JobText, LogQuery, Submission, WatchUpdate};
+use rekindle_client::{Cancel, JobText, LogQuery, Submission, WatchUpdate};
 use rekindle_types::{Command, FailureClass, JobEvent, JobState, Report, StepReport};
 
 fn submission(text: String) -> Submission {
@@ -209,11 +209,11 @@ async fn a_queued_job_is_cancelled_and_its_logs_are_followed_to_the_end() {
     let line = soon("a line", logs.next()).await.unwrap().unwrap();
     assert_eq!((line.process.as_str(), line.text.as_str()), ("worker-0", "two"));
     std::fs::write(output.join("logs/worker-0.log"), "one\ntwo\nlast").unwrap();
-    let cancelled = client.cancel(&id, false).await.unwrap();
+    let cancelled = client.cancel(&id, Cancel::Stop).await.unwrap();
     assert_eq!(cancelled.state, JobState::Cancelled);
     assert_eq!(soon("a line", logs.next()).await.unwrap().unwrap().text, "last");
     assert!(soon("the end", logs.next()).await.unwrap().is_none());
-    let again = client.cancel(&id, false).await.unwrap();
+    let again = client.cancel(&id, Cancel::Stop).await.unwrap();
     assert_eq!(again.state, JobState::Cancelled);
     coordinator.stop().await;
 }

@@ -3,7 +3,9 @@
 mod common;
 
 use common::{FakeWorker, Running, job_file, soon};
-use rekindle_client::{ApiError, Client, ClientError, JobText, LogQuery, Options, Reason, Submission};
+use rekindle_client::{
+    ApiError, Cancel, Client, ClientError, JobText, LogQuery, Options, Reason, Submission,
+};
 use rekindle_coordinator::{CoordinatorConfig, ServeError, bind};
 use rekindle_proto::pb::worker::v1 as pb;
 use rekindle_proto::pb::worker::v1::worker_service_client::WorkerServiceClient;
@@ -116,6 +118,8 @@ async fn an_impossible_job_comes_back_with_every_violation() {
     assert_eq!(named, ["training.micro_batch", "parallelism.pipeline"]);
     let relative = fields(text.replace("/tmp/a.txt", "a.txt")).await;
     assert_eq!(relative[0].field, "data.train");
+    let place = format!("{text}[checkpoint]\nevery = 5\nto = \"s4://bucket/run\"\n");
+    assert_eq!(fields(place).await[0].field, "checkpoint.to");
 
     let base = text.replace("[model]", "[model]\nconfig = \"/nowhere/config.json\"");
     let error = api(client.submit(submission(base)).await.unwrap_err());
@@ -139,8 +143,9 @@ async fn unknown_jobs_are_not_found_by_any_call() {
     let id = JobId::new("nobody").unwrap();
     let errors = [
         client.get(&id).await.unwrap_err(),
-        client.cancel(&id, true).await.unwrap_err(),
+        client.cancel(&id, Cancel::Now).await.unwrap_err(),
         client.events(&id).await.unwrap_err(),
+        client.explain(&id).await.unwrap_err(),
         client.watch(&id).await.unwrap_err(),
         client.watch_events(&id, 0).await.unwrap_err(),
         client.metrics(&id, 0, true).await.unwrap_err(),

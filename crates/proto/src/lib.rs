@@ -24,6 +24,13 @@ pub mod pb {
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/rekindle.v1.rs"));
     }
+    /// Package `rekindle.admin.v1`, under its parent.
+    pub mod admin {
+        /// Package `rekindle.admin.v1`: faults on request.
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/rekindle.admin.v1.rs"));
+        }
+    }
     /// Package `rekindle.worker.v1`, under its parent.
     pub mod worker {
         /// Package `rekindle.worker.v1`: what workers and their coordinator say.
@@ -37,7 +44,7 @@ pub mod pb {
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// Rises with every change of the API.
-pub const API_REVISION: u32 = 1;
+pub const API_REVISION: u32 = 3;
 
 /// Largest message either side accepts, bytes.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;

@@ -2,7 +2,9 @@
 //!
 //! The coordinator fills them in, a client reads them out; both serialise the same way for `-o json`.
 
-use rekindle_types::{Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StepReport, WorkerId};
+use rekindle_types::{
+    Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StateDigest, StepReport, WorkerId,
+};
 use serde::Serialize;
 
 /// A job as the coordinator sees it.
@@ -36,6 +38,12 @@ pub struct JobStatus {
     pub ranks: Vec<RankStatus>,
     /// The last committed step known.
     pub last_step: Option<StepReport>,
+    /// How its state is being saved; none: it isn't.
+    pub checkpoints: Option<CheckpointStatus>,
+    /// The state its trainers started from; none: its first weights.
+    pub start: Option<StartPoint>,
+    /// Restarts since the newest checkpoint.
+    pub restarts: u32,
     /// The resolved job, where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spec: Option<Box<JobSpec>>,
@@ -53,6 +61,32 @@ impl JobStatus {
     pub fn step(&self) -> u64 {
         self.last_step.as_ref().map_or(0, |step| step.step)
     }
+}
+
+/// How a job's state is being saved.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct CheckpointStatus {
+    /// The newest committed checkpoint.
+    pub newest: Option<Checkpoint>,
+    /// Checkpoints that failed since then.
+    pub failures: u32,
+    /// Why the last of them failed.
+    pub last_failure: Option<String>,
+    /// Steps between checkpoints; none: with `every = "auto"`, not known yet.
+    pub interval_steps: Option<u64>,
+}
+
+/// A committed checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Checkpoint {
+    /// The step whose state it is.
+    pub step: u64,
+    /// URL of its folder.
+    pub url: String,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Digest of the state, as the run reports it for that step.
+    pub state_digest: StateDigest,
 }
 
 /// How far a rank is, as the coordinator knows.

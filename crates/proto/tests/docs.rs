@@ -49,7 +49,7 @@ fn error_codes_are_those_of_the_code() {
 #[test]
 fn everything_in_the_proto_files_has_a_comment() {
     let mut files = 0;
-    for folder in ["rekindle/v1", "rekindle/worker/v1"] {
+    for folder in ["rekindle/v1", "rekindle/worker/v1", "rekindle/admin/v1"] {
         for entry in std::fs::read_dir(root().join("proto").join(folder)).unwrap() {
             let path = entry.unwrap().path();
             let text = std::fs::read_to_string(&path).unwrap();
@@ -69,5 +69,5 @@ fn everything_in_the_proto_files_has_a_comment() {
             }
         }
     }
-    assert_eq!(files, 5);
+    assert_eq!(files, 6);
 }

@@ -11,8 +11,10 @@ use rekindle_proto::convert::{
 use rekindle_proto::pb::{v1, worker::v1 as worker};
 use rekindle_proto::{ApiError, ConvertError, Reason};
 use rekindle_types::{
-    Command, Epoch, Failure, FailureClass, JobEvent, JobFile, JobId, JobSpec, JobState, NumberedReport, Plan,
-    RankId, Registration, Report, StartTrainer, StepReport, TrainerPhase, TrainerStatus, WorkerId,
+    CausalRole, CheckpointPart, Command, Epoch, Failure, FailureClass, FileEntry, Incident, IncidentState,
+    IncidentTimes, JobEvent, JobFile, JobId, JobSpec, JobState, LayerId, NotedFailure, NumberedReport, Plan,
+    RankId, Registration, Report, Section, StartPoint, StartTrainer, StateDigest, StateKind, StateSource,
+    StepReport, TrainerPhase, TrainerStatus, WorkerId,
 };
 
 const JOB: &str = r#"
@@ -66,6 +68,37 @@ fn step(loss: f64) -> StepReport {
     }
 }
 
+fn start() -> StartPoint {
+    StartPoint {
+        step: 6,
+        url: "s3://b/run/checkpoints/step-00000006".to_owned(),
+    }
+}
+
+fn part() -> CheckpointPart {
+    CheckpointPart {
+        step: 7,
+        rank: RankId(2),
+        files: vec![FileEntry {
+            path: "demo-1-e3-1a/model/head.safetensors".to_owned(),
+            bytes: 4108,
+            header_bytes: 4096,
+            header_digest: StateDigest(u128::MAX),
+            dtype: "F32".to_owned(),
+            sections: vec![Section {
+                layer: LayerId::Head,
+                kind: StateKind::Weights,
+                start: 0,
+                end: 3,
+                offset: 4096,
+                digests: vec![StateDigest(1)],
+            }],
+        }],
+        persist_seconds: 0.1 + 0.2,
+        stall_seconds: 1e-9,
+    }
+}
+
 fn failure() -> Failure {
     Failure {
         class: FailureClass::NumericNan,
@@ -91,12 +124,32 @@ fn report(report: Report) -> NumberedReport {
 }
 
 #[test]
+fn a_part_of_another_rank_is_refused() {
+    let kind = Report::Saved {
+        part: Box::new(part()),
+        interval: None,
+    };
+    let mut message = worker::NumberedReport::from(&report(kind));
+    message.rank = 1;
+    let error = NumberedReport::try_from(message).unwrap_err();
+    assert_eq!(error.field, "saved.part_json");
+}
+
+#[test]
 fn reports_survive_the_wire() {
     let all = [
         Report::Ready {
             data_address: "[::1]:5000".to_owned(),
         },
         Report::Step(step(5.545_177_444_479_562)),
+        Report::Saved {
+            part: Box::new(part()),
+            interval: Some(12),
+        },
+        Report::SaveFailed {
+            step: 7,
+            message: "disk full".to_owned(),
+        },
         Report::Finished,
         Report::Failed(failure()),
         Report::Stopped,
@@ -116,6 +169,9 @@ fn commands_survive_the_wire() {
             rank: RankId(3),
             spec: spec(),
             plan: plan(),
+            writer: "demo-1-e3-1a".to_owned(),
+            start: Some(start()),
+            mtbf_seconds: 0.1 + 0.2,
         })),
         Command::Connect {
             job: job.clone(),
@@ -126,6 +182,11 @@ fn commands_survive_the_wire() {
             job,
             epoch: Epoch(3),
             reason: "why".to_owned(),
+        },
+        Command::Save {
+            job: JobId::new("demo-1").unwrap(),
+            epoch: Epoch(3),
+            rank: RankId(1),
         },
         Command::Acknowledge { up_to: 9 },
     ];
@@ -187,6 +248,99 @@ fn events_and_times_survive_the_wire() {
     for ms in [0, 999, 1_000, u64::from(u32::MAX)] {
         assert_eq!(to_unix_ms(&from_unix_ms(ms)), ms);
     }
+}
+
+fn incident() -> Incident {
+    Incident {
+        number: 3,
+        epoch: Epoch(2),
+        next_epoch: Some(Epoch(3)),
+        state: IncidentState::Recovered,
+        failures: vec![
+            NotedFailure {
+                time_unix_ms: 1_764_000_000_123,
+                role: CausalRole::Cascade,
+                seen_by: Some(WorkerId::new("b").unwrap()),
+                failure: failure(),
+            },
+            NotedFailure {
+                time_unix_ms: 1_764_000_000_124,
+                role: CausalRole::Initiating,
+                seen_by: None,
+                failure: failure(),
+            },
+        ],
+        more_failures: 5,
+        decision: "restart from the checkpoint of step 6".to_owned(),
+        source: Some(StateSource::Checkpoint),
+        source_url: Some(start().url),
+        exact: true,
+        last_step: Some(9),
+        resumed_step: Some(6),
+        times: IncidentTimes {
+            detected: 1_764_000_000_123,
+            decided: Some(1_764_000_000_124),
+            placed: Some(1_764_000_000_999),
+            ready: Some(1_764_000_001_000),
+            rejoined: Some(1_764_000_002_001),
+        },
+    }
+}
+
+#[test]
+fn incidents_survive_the_wire() {
+    let back = |value: &Incident| Incident::try_from(wire(&v1::Incident::from(value)));
+    let mut value = incident();
+    assert_eq!(back(&value), Ok(value.clone()));
+    for state in IncidentState::ALL {
+        value.state = *state;
+        assert_eq!(back(&value), Ok(value.clone()));
+        let there = v1::IncidentState::from(*state);
+        assert_eq!(there.as_str_name(), format!("INCIDENT_STATE_{state}"));
+    }
+    for role in CausalRole::ALL {
+        value.failures[0].role = *role;
+        assert_eq!(back(&value), Ok(value.clone()));
+        let there = v1::CausalRole::from(*role);
+        assert_eq!(there.as_str_name(), format!("CAUSAL_ROLE_{role}"));
+    }
+    value.source = Some(StateSource::Beginning);
+    value.source_url = None;
+    value.resumed_step = Some(0);
+    assert_eq!(back(&value), Ok(value.clone()), "0 isn't \"not known\"");
+    // Nothing but the first sight of it.
+    value.next_epoch = None;
+    value.source = None;
+    (value.last_step, value.resumed_step) = (None, None);
+    value.times = IncidentTimes {
+        detected: 7,
+        ..IncidentTimes::default()
+    };
+    value.failures.clear();
+    value.decision.clear();
+    assert_eq!(back(&value), Ok(value));
+}
+
+#[test]
+fn impossible_incidents_name_the_field() {
+    let refuse = |change: &dyn Fn(&mut v1::Incident)| {
+        let mut message = v1::Incident::from(&incident());
+        change(&mut message);
+        Incident::try_from(message).unwrap_err().field
+    };
+    assert_eq!(refuse(&|i| i.number = 0), "number");
+    assert_eq!(refuse(&|i| i.state = 0), "state");
+    assert_eq!(refuse(&|i| i.source = 99), "source");
+    assert_eq!(refuse(&|i| i.detect_time = None), "detect_time");
+    assert_eq!(refuse(&|i| i.failures[0].role = 0), "failures.role");
+    assert_eq!(refuse(&|i| i.failures[0].time = None), "failures.time");
+    assert_eq!(refuse(&|i| i.failures[1].failure = None), "failures.failure");
+    assert_eq!(
+        refuse(&|i| i.failures[0].seen_by = "no name".to_owned()),
+        "failures.seen_by"
+    );
+    let class = |i: &mut v1::Incident| i.failures[0].failure.as_mut().unwrap().class = 0;
+    assert_eq!(refuse(&class), "failures.failure.class");
 }
 
 #[test]
@@ -267,7 +421,9 @@ fn a_status_of_someone_else_keeps_code_and_message() {
 
 #[test]
 fn views_and_plan_reports_survive_the_wire() {
-    use rekindle_proto::view::{ClusterStatus, JobStatus, RankPhase, RankStatus, WorkerStatus};
+    use rekindle_proto::view::{
+        Checkpoint, CheckpointStatus, ClusterStatus, JobStatus, RankPhase, RankStatus, WorkerStatus,
+    };
     let job = JobStatus {
         job: Some(JobId::new("demo-1").unwrap()),
         name: "demo".to_owned(),
@@ -288,6 +444,19 @@ fn views_and_plan_reports_survive_the_wire() {
             data_address: None,
         }],
         last_step: Some(step(1.0)),
+        checkpoints: Some(CheckpointStatus {
+            newest: Some(Checkpoint {
+                step: 6,
+                url: start().url,
+                bytes: 9,
+                state_digest: StateDigest(3),
+            }),
+            failures: 1,
+            last_failure: Some("disk full".to_owned()),
+            interval_steps: Some(2),
+        }),
+        start: Some(start()),
+        restarts: 3,
         spec: Some(Box::new(spec())),
     };
     assert_eq!(JobStatus::try_from(wire(&v1::Job::from(&job))), Ok(job));

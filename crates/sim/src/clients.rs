@@ -27,11 +27,11 @@ impl Client {
 }
 
 /// A job of `stages` x `lanes` trainers.
-fn spec(stages: u64, lanes: u64, steps: u64) -> JobSpec {
+fn spec(stages: u64, lanes: u64, steps: u64, save_every: u64) -> JobSpec {
     let text = format!(
         "[job]\nname=\"sim\"\noutput=\"out\"\n[model]\nhidden_size=8\nintermediate_size=8\nnum_hidden_layers=4\n\
          num_attention_heads=2\n[data]\ntrain=[\"text\"]\nseq_len=4\n[training]\nsteps={steps}\nglobal_batch=4\nmicro_batch=1\n\
-         [optimizer]\nlr=0.1\n[parallelism]\npipeline={stages}\ndata={lanes}\n"
+         [optimizer]\nlr=0.1\n[parallelism]\npipeline={stages}\ndata={lanes}\n[checkpoint]\nevery={save_every}\n"
     );
     let file = JobFile::parse(&text).expect("the text is a job file");
     file.into_spec(None).expect("the job is a valid one")
@@ -44,9 +44,15 @@ impl World {
             let stages = self.rng.within(1, slots.clamp(1, 4));
             let lanes = self.rng.within(1, (slots / stages).clamp(1, 2));
             let steps = self.rng.within(3, 25);
+            // Half of the jobs save their state, and go on after a loss.
+            let save_every = if self.rng.one_in(2) {
+                self.rng.within(1, 6)
+            } else {
+                0
+            };
             let wanted = if self.rng.one_in(3) { 2 } else { 1 };
             self.clients.push(Client {
-                spec: spec(stages, lanes, steps),
+                spec: spec(stages, lanes, steps, save_every),
                 job: None,
                 wanted,
                 refused: None,
@@ -65,6 +71,7 @@ impl World {
             request_id: Client::request_id(index),
             job: None,
             spec: self.clients[index].spec.clone(),
+            resume: false,
             validate_only: false,
         };
         let token = Token(index as u64);
@@ -83,10 +90,10 @@ impl World {
             return;
         }
         self.note(&format!("cancel {job}"));
-        let mode = if self.rng.one_in(3) {
-            CancelMode::Now
-        } else {
-            CancelMode::Graceful
+        let mode = match self.rng.within(0, 3) {
+            0 => CancelMode::Now,
+            1 => CancelMode::Stop,
+            _ => CancelMode::Graceful,
         };
         self.ledger.cancelled.insert(job.clone());
         let token = Token(1_000_000 + index as u64);

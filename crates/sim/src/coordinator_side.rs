@@ -175,6 +175,10 @@ impl World {
                 self.send_down(session.0, Down::Refused { message, fatal });
                 self.close(session.0);
             }
+            Effect::FindStart {
+                job, search, refused, ..
+            } => self.search_later(job, search, refused),
+            Effect::CommitCheckpoint(commit) => self.commit_later(commit),
             Effect::AppendMetrics { job, report, .. } => self.ledger_step(&job, &report),
             Effect::Halt { message } => self.violate("SM-8", format!("the coordinator halts: {message}")),
             Effect::Persist { .. }

@@ -24,6 +24,8 @@ pub(crate) enum Fault {
     Freeze { long: bool },
     /// The coordinator's wall clock jumps.
     ClockJump { back: bool },
+    /// A committed checkpoint rots.
+    Damage,
     /// A user cancels a job.
     Cancel,
     /// A worker gets a late copy of an order to start.
@@ -48,7 +50,7 @@ impl World {
     }
 
     fn draw_fault(&mut self, benign: bool) -> Fault {
-        let kinds = if benign { 6 } else { 13 };
+        let kinds = if benign { 6 } else { 15 };
         match self.rng.within(0, kinds) {
             0 | 1 => Fault::CoordinatorCrash,
             2 => Fault::Cut,
@@ -62,6 +64,7 @@ impl World {
             8 => Fault::Freeze { long: true },
             9 | 10 => Fault::WorkerCrash,
             11 => Fault::WorkerLeaves,
+            12 => Fault::Damage,
             _ => Fault::TrainerCrash,
         }
     }
@@ -71,6 +74,7 @@ impl World {
         match fault {
             Fault::TrainerCrash => self.crash_a_trainer(),
             Fault::GangHang => self.hang_a_gang(),
+            Fault::Damage => self.damage_a_checkpoint(),
             Fault::WorkerCrash => {
                 if let Some(worker) = self.rng.index(self.hosts.len()) {
                     self.crash_worker(worker);

@@ -2,13 +2,15 @@
 //!
 //! - SM-1 One plan per job and epoch; trainers are started for exactly that plan.
 //! - SM-2 Durable before visible: orders, acknowledgements of ends, answers and lines depend on records on the disk only.
-//! - SM-3 Nothing acts on an older (or unknown) epoch; one living trainer per job and rank.
+//! - SM-3 Nothing acts on an older (or unknown) epoch; one living trainer per job and rank on
+//!   the workers the coordinator knows.
 //! - SM-4 Every job ends, and nothing is left running.
 //! - SM-5 One request, one job.
-//! - SM-6 A step isn't reported twice with different content, nor after the job's end.
+//! - SM-6 A step isn't reported twice with different content (but for the epoch, where it was run again), nor after the job's end.
 //! - SM-7 The fold of the journal is the durable state, and a restart can take it up.
 //! - SM-8 The coordinator never halts of itself.
-//! - SM-9 A job that lost a trainer names it; one that lost none and wasn't cancelled succeeds.
+//! - SM-9 A job that lost a trainer names it; one that lost none and wasn't cancelled succeeds. A job that saves its state goes on after
+//!   a loss, as long as it may restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +29,7 @@ pub(crate) enum Cause {
     Trainer(WorkerId, RankId),
     Worker(WorkerId),
     Hang,
+    Storage,
 }
 
 /// What is known from outside.
@@ -38,6 +41,8 @@ pub(crate) struct Ledger {
     ended: BTreeMap<JobId, (JobState, Option<Failure>)>,
     steps: BTreeMap<(JobId, u64), StepReport>,
     causes: BTreeMap<JobId, Vec<Cause>>,
+    /// Jobs that save their state.
+    saving: BTreeSet<JobId>,
     /// Jobs a user wanted to end.
     pub(crate) cancelled: BTreeSet<JobId>,
 }
@@ -87,6 +92,10 @@ impl World {
         self.ledger_lost.insert(name, self.now);
     }
 
+    pub(crate) fn blame_storage(&mut self, job: &JobId) {
+        self.ledger.blame(job, Cause::Storage);
+    }
+
     pub(crate) fn blame_hang(&mut self, job: &JobId) {
         self.ledger.blame(job, Cause::Hang);
     }
@@ -94,10 +103,16 @@ impl World {
     /// A record reached the disk.
     pub(crate) fn ledger_record(&mut self, record: &Record) {
         match &record.change {
-            Change::Submitted { job, .. } => {
+            Change::Submitted { job, spec, .. } => {
                 self.ledger.submitted.insert(job.clone());
+                if spec.checkpoint.is_on() {
+                    self.ledger.saving.insert(job.clone());
+                }
             }
-            Change::Planned { plan, .. } => self.ledger_plan(plan),
+            Change::Planned { plan, start, .. } => {
+                self.check_start(plan, start.as_ref());
+                self.ledger_plan(plan);
+            }
             Change::RankFinished { job, epoch, rank } => {
                 self.ledger.finished.insert((job.clone(), *epoch, *rank));
             }
@@ -128,7 +143,12 @@ impl World {
         let causes = self.ledger.causes.get(job).cloned().unwrap_or_default();
         let wished = self.ledger.cancelled.contains(job);
         let good = match (state, &failure) {
-            (JobState::Failed, Some(failure)) => explains(&causes, failure),
+            (JobState::Failed, Some(failure)) => {
+                let saves = self.ledger.saving.contains(job);
+                let given_up = failure.message.contains("recovery.max_restarts")
+                    || failure.class == FailureClass::CheckpointIo;
+                explains(&causes, failure) && (!saves || given_up)
+            }
             (JobState::Succeeded, None) => self.is_through(job),
             (JobState::Cancelled, None) => wished,
             _ => false,
@@ -161,7 +181,13 @@ impl World {
     pub(crate) fn ledger_step(&mut self, job: &JobId, report: &StepReport) {
         let key = (job.clone(), report.step);
         let before = self.ledger.steps.insert(key, report.clone());
-        if before.is_some_and(|before| before != *report) {
+        let same = |before: StepReport| {
+            StepReport {
+                epoch: report.epoch,
+                ..before
+            } == *report
+        };
+        if before.is_some_and(|before| !same(before)) {
             self.violate("SM-6", format!("step {} of {job} has two contents", report.step));
         }
         if self.ledger.ended.contains_key(job) {
@@ -215,11 +241,25 @@ impl World {
         } else if start.plan.workers.get(key.rank.0 as usize) != Some(&name_of(worker)) {
             self.violate("SM-1", format!("w{worker} starts {key}, which isn't its rank"));
         }
-        let same = |other: &TrainerKey| other.job == key.job && other.rank == key.rank;
-        let twice = self.hosts.iter().any(|host| host.processes.keys().any(same));
+        let twice = (0..self.hosts.len()).any(|host| self.rivals(host, worker, key));
         if twice {
             self.violate("SM-3", format!("w{worker} starts {key} while another one lives"));
         }
+    }
+
+    /// Whether a host runs another trainer of the job's rank. A worker that the coordinator had to give up may go on with an older epoch's,
+    /// which the epoch fences off, until it hears of it.
+    fn rivals(&self, host: usize, worker: usize, key: &TrainerKey) -> bool {
+        let name = name_of(host);
+        let workers = self.coordinator.as_ref().map(|machine| machine.workers());
+        let known = workers.is_none_or(|workers| workers.iter().any(|view| view.worker == name));
+        let rival = |(other, process): (&TrainerKey, &crate::world::Process)| {
+            let older = other.epoch < key.epoch && host != worker;
+            // One that said that it failed or is through is on its way out.
+            let fenced = older && (!known || process.failed || process.finished);
+            other.job == key.job && other.rank == key.rank && !fenced
+        };
+        self.hosts[host].processes.iter().any(rival)
     }
 
     /// SM-4, SM-9: at the end of the run.
@@ -263,5 +303,6 @@ fn explains(causes: &[Cause], failure: &Failure) -> bool {
             failure.class == FailureClass::WorkerLost && failure.worker.as_ref() == Some(worker)
         }
         Cause::Hang => failure.class == FailureClass::Hang,
+        Cause::Storage => failure.class == FailureClass::CheckpointIo,
     })
 }

@@ -3,11 +3,11 @@
 //! ```text
 //!   seed --> faults, delays, jobs        clients --> Coordinator <== conns (delay, freeze, cut) ==> Worker machines
 //!                                                      | journal (survives)                           | trainers (scripts)
-//!            every event --> invariants SM-1 .. SM-9   trace --> hash: same seed, same bytes
+//!            every event --> invariants SM-1 .. SM-12   trace --> hash: same seed, same bytes
 //! ```
 //!
 //! In: a [`SimConfig`]. Out: a [`SimReport`] with the first rule that was broken, if any, and the command that shows it again.
-//! The rules are listed where they are checked (src/invariants.rs).
+//! The rules are listed where they are checked (src/invariants.rs, src/storage.rs).
 //!
 //! Invariant SM-10: a run depends on its configuration alone: no clock, no thread, no address, no unordered map.
 //!
@@ -21,6 +21,7 @@ mod invariants;
 mod network;
 mod report;
 mod rng;
+mod storage;
 mod trainers;
 mod worker_side;
 mod world;

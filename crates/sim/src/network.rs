@@ -115,6 +115,7 @@ impl World {
             },
             Up::Report(report) => Event::WorkerReport { session, report },
             Up::Heartbeat => Event::Heartbeat { session },
+            Up::Draining(grace) => Event::WorkerDraining { session, grace },
             Up::Gone => Event::SessionLost { session },
         };
         self.tell_coordinator(event);

@@ -1,6 +1,7 @@
 //! Trainers as scripts: load, meet, step together, finish; when one dies its peers see a broken connection.
 
-use rekindle_types::{Epoch, Failure, FailureClass, JobId, RankId, StartTrainer, StepReport};
+use rekindle_types::spec::Cadence;
+use rekindle_types::{CheckpointPart, Epoch, Failure, FailureClass, JobId, RankId, StartTrainer, StepReport};
 use rekindle_worker_core::trainer_messages::{FromTrainer, ToTrainer};
 use rekindle_worker_core::{Event, Exit, TrainerKey};
 
@@ -42,10 +43,14 @@ impl World {
     }
 
     fn says(&mut self, worker: usize, key: &TrainerKey, message: FromTrainer) {
+        self.says_after(1, worker, key, message);
+    }
+
+    fn says_after(&mut self, delay: u64, worker: usize, key: &TrainerKey, message: FromTrainer) {
         let life = self.hosts[worker].life;
         let key = key.clone();
         self.after(
-            1,
+            delay,
             Due::Says {
                 worker,
                 life,
@@ -53,6 +58,20 @@ impl World {
                 message,
             },
         );
+    }
+
+    /// What a living trainer says reaches its worker.
+    pub(crate) fn said(&mut self, worker: usize, life: u32, key: TrainerKey, message: FromTrainer) {
+        let lives = self
+            .process(worker, life, &key)
+            .is_some_and(|process| !process.stopping);
+        if let FromTrainer::Saved { part, .. } = &message {
+            if !lives {
+                return;
+            }
+            self.store_part(&key.job, key.epoch, part);
+        }
+        self.tell_worker(worker, life, Event::FromTrainer { key, message });
     }
 
     fn die_later(&mut self, worker: usize, key: &TrainerKey, delay: u64, code: i32) {
@@ -73,6 +92,20 @@ impl World {
         {
             return;
         }
+        let start = self
+            .process(worker, life, key)
+            .and_then(|process| process.start.start.clone());
+        if self.is_damaged(&key.job, start.as_ref()) {
+            let failure = Failure {
+                class: FailureClass::CheckpointCorrupt,
+                rank: Some(key.rank),
+                worker: None,
+                message: "a block has another digest".to_owned(),
+            };
+            self.says(worker, key, FromTrainer::Failed(failure));
+            self.die_later(worker, key, 5, 1);
+            return;
+        }
         let data_address = format!("w{worker}:{}", key.rank.0);
         self.says(worker, key, FromTrainer::Ready { data_address });
     }
@@ -82,13 +115,23 @@ impl World {
         let Some(process) = self.process(worker, life, key) else {
             return;
         };
-        if !matches!(message, ToTrainer::Connect { .. }) || process.stopping {
+        if process.stopping {
+            return;
+        }
+        if message == ToTrainer::Save {
+            let gang = self.gangs.entry((key.job.clone(), key.epoch)).or_default();
+            gang.save = true;
+            return;
+        }
+        if !matches!(message, ToTrainer::Connect { .. }) {
             return;
         }
         process.training = true;
+        let from = process.start.start.as_ref().map_or(0, |start| start.step);
         let world = process.start.plan.world() as usize;
         let gang = self.gangs.entry((key.job.clone(), key.epoch)).or_default();
         gang.connected.insert(key.rank);
+        gang.step = gang.step.max(from);
         let (broken, all) = (gang.broken, gang.connected.len() == world);
         if broken {
             let delay = self.rng.within(1, 300);
@@ -129,18 +172,33 @@ impl World {
         if gang.broken || gang.hung || gang.complete {
             return;
         }
-        gang.step += 1;
-        let step = gang.step;
+        let (before, wished) = (gang.step, std::mem::take(&mut gang.save));
         let members = self.members(job, epoch);
-        let steps = members
+        let spec = members
             .first()
-            .and_then(|(worker, key)| self.hosts[*worker].processes.get(key));
-        let steps = steps.map_or(0, |process| process.start.spec.training.steps);
-        for (worker, key) in &members {
-            if key.rank == RankId(0) {
-                self.says(*worker, key, FromTrainer::Step(report(job, step, epoch)));
-            } else {
-                self.says(*worker, key, FromTrainer::Progress { step });
+            .and_then(|(worker, key)| self.hosts[*worker].processes.get(key))
+            .map(|process| process.start.spec.clone());
+        let Some(spec) = spec else { return };
+        let (steps, step) = (spec.training.steps, before + 1);
+        let mut saved_after = 1;
+        // A gang that starts from the last step has only its export to do.
+        if before < steps {
+            if let Some(gang) = self.gangs.get_mut(&(job.clone(), epoch)) {
+                gang.step = step;
+            }
+            for (worker, key) in &members {
+                if key.rank == RankId(0) {
+                    self.says(*worker, key, FromTrainer::Step(report(job, step, epoch)));
+                } else {
+                    self.says(*worker, key, FromTrainer::Progress { step });
+                }
+            }
+            let due = match spec.checkpoint.every {
+                Cadence::Steps(every) => wished || step == steps || step.is_multiple_of(every),
+                _ => false,
+            };
+            if due {
+                saved_after = self.save(job, step, &members);
             }
         }
         if step < steps {
@@ -154,10 +212,41 @@ impl World {
             if let Some(process) = self.hosts[worker].processes.get_mut(&key) {
                 process.finished = true;
             }
-            self.says(worker, &key, FromTrainer::Finished);
-            let delay = self.rng.within(5, 500);
+            self.says_after(saved_after, worker, &key, FromTrainer::Finished);
+            let delay = saved_after + self.rng.within(5, 500);
             self.die_later(worker, &key, delay, 0);
         }
+    }
+
+    /// Every rank's part of a checkpoint becomes durable after a while, or (seldom) doesn't. Returns after how long all have said so.
+    fn save(&mut self, job: &JobId, step: u64, members: &[(usize, TrainerKey)]) -> u64 {
+        let mut last = 1;
+        for (worker, key) in members {
+            let delay = self.rng.within(2, 700) * self.hosts[*worker].slowness;
+            let message = if self.rng.one_in(40) {
+                self.blame_storage(job);
+                let message = "disk full".to_owned();
+                FromTrainer::SaveFailed { step, message }
+            } else {
+                FromTrainer::Saved {
+                    part: Box::new(CheckpointPart {
+                        step,
+                        rank: key.rank,
+                        files: Vec::new(),
+                        persist_seconds: 0.1,
+                        stall_seconds: 0.0,
+                    }),
+                    interval: None,
+                }
+            };
+            // One rank's checkpoints become durable in order.
+            let busy = self.hosts[*worker].saving.get(key).copied().unwrap_or(0);
+            let at = (self.now + delay).max(busy + 1);
+            self.hosts[*worker].saving.insert(key.clone(), at);
+            self.says_after(at - self.now, *worker, key, message);
+            last = last.max(at - self.now + 1);
+        }
+        last
     }
 
     /// A trainer sees that a peer is gone.

@@ -22,6 +22,7 @@ impl World {
                 version: 0,
                 conn: None,
                 processes: std::collections::BTreeMap::new(),
+                saving: std::collections::BTreeMap::new(),
                 slowness,
                 slots,
                 starts: Vec::new(),
@@ -118,6 +119,7 @@ impl World {
             }
             Effect::Send { report } => self.worker_says(worker, Up::Report(report)),
             Effect::Heartbeat => self.worker_says(worker, Up::Heartbeat),
+            Effect::Drain { grace } => self.worker_says(worker, Up::Draining(grace)),
             Effect::SpawnTrainer { key, start, .. } => self.spawn(worker, key, *start),
             Effect::ToTrainer { key, message } => self.tell_trainer(worker, &key, message),
             Effect::Terminate { key } => self.terminate(worker, &key),
@@ -126,9 +128,15 @@ impl World {
                 self.dies(worker, life, &key, None, Some(9));
             }
             Effect::Warn { .. } => {}
+            // Faults come from the world here, never by order.
+            Effect::Suspend { .. }
+            | Effect::Resume { .. }
+            | Effect::AnswerFault { .. }
+            | Effect::KillSelf => {}
             Effect::Exit(reason) => {
                 self.note(&format!("w{worker} leaves: {reason}"));
                 self.hosts[worker].machine = None;
+                self.hosts[worker].starts.clear();
                 let down = self.rng.within(200, 2_000);
                 self.after(down, Due::WorkerStart { worker });
             }

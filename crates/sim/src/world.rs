@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use rekindle_coordinator_core::{Coordinator, Effect, Millis, Record, Seq};
+use rekindle_coordinator_core::{Commit, Coordinator, Effect, Millis, Record, Seq, StartSearch};
 use rekindle_types::{Epoch, JobId, NumberedReport, RankId, Registration, StartTrainer};
 use rekindle_worker_core::trainer_messages::FromTrainer;
 use rekindle_worker_core::{TrainerKey, Worker};
@@ -13,6 +13,7 @@ use crate::faults::Fault;
 use crate::invariants::Ledger;
 use crate::report::{SimReport, Trace, Violation};
 use crate::rng::Rng;
+use crate::storage::Storage;
 
 /// From a worker to the coordinator.
 #[derive(Debug, Clone)]
@@ -20,6 +21,7 @@ pub(crate) enum Up {
     Register(Box<Registration>),
     Report(Box<NumberedReport>),
     Heartbeat,
+    Draining(Millis),
     Gone,
 }
 
@@ -93,6 +95,16 @@ pub(crate) enum Due {
         job: JobId,
         epoch: Epoch,
     },
+    Searched {
+        life: u32,
+        job: JobId,
+        search: StartSearch,
+        refused: BTreeSet<String>,
+    },
+    Committed {
+        life: u32,
+        commit: Box<Commit>,
+    },
     Client {
         index: usize,
     },
@@ -132,6 +144,8 @@ pub(crate) struct Host {
     pub(crate) version: u64,
     pub(crate) conn: Option<u64>,
     pub(crate) processes: BTreeMap<TrainerKey, Process>,
+    /// When each trainer's last checkpoint is durable.
+    pub(crate) saving: BTreeMap<TrainerKey, u64>,
     /// How many times slower than the others.
     pub(crate) slowness: u64,
     pub(crate) slots: u32,
@@ -146,6 +160,8 @@ pub(crate) struct Gang {
     pub(crate) step: u64,
     pub(crate) broken: bool,
     pub(crate) hung: bool,
+    /// Save after the next step, whatever the cadence says.
+    pub(crate) save: bool,
     pub(crate) complete: bool,
 }
 
@@ -169,6 +185,7 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     pub(crate) gangs: BTreeMap<(JobId, Epoch), Gang>,
     pub(crate) clients: Vec<Client>,
+    pub(crate) storage: Storage,
     pub(crate) ledger: Ledger,
     /// When each worker was last made to be lost.
     pub(crate) ledger_lost: BTreeMap<rekindle_types::WorkerId, u64>,
@@ -197,6 +214,7 @@ impl World {
             hosts: Vec::new(),
             gangs: BTreeMap::new(),
             clients: Vec::new(),
+            storage: Storage::default(),
             ledger: Ledger::default(),
             ledger_lost: BTreeMap::new(),
             violations: Vec::new(),
@@ -298,13 +316,7 @@ impl World {
                 life,
                 key,
                 message,
-            } => {
-                self.tell_worker(
-                    worker,
-                    life,
-                    rekindle_worker_core::Event::FromTrainer { key, message },
-                );
-            }
+            } => self.said(worker, life, key, message),
             Due::Loaded { worker, life, key } => self.loaded(worker, life, &key),
             Due::PeerLost { worker, life, key } => self.peer_lost(worker, life, &key),
             Due::Dies {
@@ -315,6 +327,13 @@ impl World {
                 signal,
             } => self.dies(worker, life, &key, code, signal),
             Due::GangStep { job, epoch } => self.gang_step(&job, epoch),
+            Due::Searched {
+                life,
+                job,
+                search,
+                refused,
+            } => self.searched(life, job, search, &refused),
+            Due::Committed { life, commit } => self.committed(life, &commit),
             Due::Client { index } => self.client_acts(index),
             Due::Cancel { index } => self.client_cancels(index),
             Due::Fault(fault) => self.inject(fault),

@@ -11,7 +11,9 @@
 pub mod checkpoint;
 pub mod clock;
 pub mod digest;
+pub mod fault;
 pub mod ids;
+pub mod incident;
 pub mod model;
 pub mod plan;
 pub mod session;
@@ -23,7 +25,11 @@ mod xxh3;
 pub use checkpoint::{CheckpointPart, FileEntry, Section, StartPoint};
 pub use clock::{Clock, Mono};
 pub use digest::{StateDigest, StateKind, layer_code};
+pub use fault::{Fault, FaultKind, FaultOrder, FaultTarget};
 pub use ids::{Epoch, IdError, JobId, Rank, RankId, WorkerId};
+pub use incident::{
+    CausalRole, Incident, IncidentDurations, IncidentState, IncidentTimes, NotedFailure, StateSource,
+};
 pub use model::{LayerId, LayerLayout, ModelConfig, ModelConfigError, TensorSpec};
 pub use plan::Plan;
 pub use session::{Command, NumberedReport, Registration, Report, StartTrainer, TrainerPhase, TrainerStatus};

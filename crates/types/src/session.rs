@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Epoch, Failure, JobId, JobSpec, Plan, RankId, StepReport, WorkerId};
+use crate::{CheckpointPart, Epoch, Failure, JobId, JobSpec, Plan, RankId, StartPoint, StepReport, WorkerId};
 
 /// What a worker says when it (re)connects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +86,15 @@ pub enum Command {
         /// Why, for the logs.
         reason: String,
     },
+    /// Save the state after the step in flight, whatever the cadence says.
+    Save {
+        /// The job.
+        job: JobId,
+        /// The epoch.
+        epoch: Epoch,
+        /// The rank that is told; the others hear of it at the next commit.
+        rank: RankId,
+    },
     /// Reports up to this number were taken over.
     Acknowledge {
         /// The number.
@@ -102,6 +111,12 @@ pub struct StartTrainer {
     pub spec: JobSpec,
     /// Who does what.
     pub plan: Plan,
+    /// Names this epoch's trainers in the keys of checkpoint files, so that those of another epoch can't touch them.
+    pub writer: String,
+    /// The state to go on from; none: the job's first weights.
+    pub start: Option<StartPoint>,
+    /// Mean time between failures as known now, seconds: for `every = "auto"`.
+    pub mtbf_seconds: f64,
 }
 
 /// From a worker to the coordinator, numbered.
@@ -129,6 +144,20 @@ pub enum Report {
     },
     /// It committed a step. Sent by rank 0 only.
     Step(StepReport),
+    /// Its part of a checkpoint is durable. Acknowledged when the checkpoint is committed or given up.
+    Saved {
+        /// The files.
+        part: Box<CheckpointPart>,
+        /// With `every = "auto"`: steps from this checkpoint to the next, as rank 0 reckons.
+        interval: Option<u64>,
+    },
+    /// Its part of a checkpoint couldn't be made durable.
+    SaveFailed {
+        /// The step.
+        step: u64,
+        /// What went wrong and what to do.
+        message: String,
+    },
     /// It committed the last step, its part of the model is exported.
     Finished,
     /// It ended badly.

@@ -31,6 +31,8 @@ macro_rules! named_enum {
     };
 }
 
+pub(crate) use named_enum;
+
 named_enum! {
     /// Where a job stands.
     JobState {
@@ -42,6 +44,8 @@ named_enum! {
         Starting = "STARTING",
         /// Steps are being committed.
         Running = "RUNNING",
+        /// A part of it was lost; it waits for workers to go on with from a checkpoint.
+        Recovering = "RECOVERING",
         /// Trainers are being stopped on the user's wish.
         Cancelling = "CANCELLING",
         /// All steps committed, model exported.
@@ -80,6 +84,10 @@ named_enum! {
         Network = "NETWORK",
         /// The run's folder couldn't be written.
         OutputError = "OUTPUT_ERROR",
+        /// Checkpoints can't be written.
+        CheckpointIo = "CHECKPOINT_IO",
+        /// A checkpoint that was to be loaded is damaged.
+        CheckpointCorrupt = "CHECKPOINT_CORRUPT",
         /// A defect of Rekindle.
         Internal = "INTERNAL",
     }

@@ -35,10 +35,14 @@ pub struct WorkerConfig {
     pub orphan_limit: Millis,
     /// A trainer that was told to end is killed after this time.
     pub stop_grace: Millis,
+    /// A worker that is asked to leave gives the coordinator this long to have state saved and trainers stopped; 0: none.
+    pub drain_limit: Millis,
     /// A shutdown waits this long for killed trainers and unacknowledged ends; then the worker leaves.
     pub leave_limit: Millis,
     /// The longest time that may pass for the machine between two events (a longer gap is a clock jump or a standstill).
     pub max_step: Millis,
+    /// Whether faults are injected on request (WC-10).
+    pub allow_chaos: bool,
     /// Reports kept until acknowledged. Ends of trainers are kept beyond it, Step reports make room.
     pub max_reports: usize,
 }
@@ -62,8 +66,10 @@ impl WorkerConfig {
             refused_limit: 30_000,
             orphan_limit: 3_600_000,
             stop_grace: 5_000,
+            drain_limit: 20_000,
             leave_limit: 3_000,
             max_step: 2_000,
+            allow_chaos: false,
             max_reports: 10_000,
         }
     }

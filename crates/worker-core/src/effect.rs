@@ -22,6 +22,11 @@ pub enum Effect {
     },
     /// Say that the worker is alive.
     Heartbeat,
+    /// Say that the worker was asked to leave and stops its trainers after this time, sooner when told to.
+    Drain {
+        /// Milliseconds.
+        grace: crate::Millis,
+    },
     /// Start a trainer process, answer `Spawned` or `SpawnFailed`, and pass it `Begin`.
     SpawnTrainer {
         /// Which.
@@ -50,6 +55,25 @@ pub enum Effect {
         /// Which.
         key: TrainerKey,
     },
+    /// Make a trainer's process stand still (SIGSTOP): an injected fault.
+    Suspend {
+        /// Which.
+        key: TrainerKey,
+    },
+    /// Let it go on (SIGCONT).
+    Resume {
+        /// Which.
+        key: TrainerKey,
+    },
+    /// Say through the open session what became of an order for a fault; lost when it is broken.
+    AnswerFault {
+        /// The order.
+        number: u64,
+        /// Why it isn't done; none: it is.
+        refusal: Option<String>,
+    },
+    /// End this very process with SIGKILL: an injected fault.
+    KillSelf,
     /// Write a warning to the log.
     Warn {
         /// One sentence.

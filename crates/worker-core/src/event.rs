@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rekindle_types::{Command, Epoch, JobId, RankId};
+use rekindle_types::{Command, Epoch, FaultOrder, JobId, RankId};
 
 use crate::Millis;
 use crate::trainer_messages::FromTrainer;
@@ -64,6 +64,8 @@ pub enum Event {
     },
     /// The coordinator commands.
     Command(Command),
+    /// The coordinator asks for a fault.
+    Fault(FaultOrder),
     /// The process runs.
     Spawned {
         /// Which.

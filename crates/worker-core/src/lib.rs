@@ -20,9 +20,11 @@
 //! - WC-3 A command of an epoch older than the newest one seen for its job is dropped.
 //! - WC-4 A trainer that was told to end is killed after a grace; every exit gives exactly one of Finished, Failed, Stopped.
 //! - WC-5 Losing the coordinator stops no trainer before [`WorkerConfig::orphan_limit`].
+//! - WC-10 A fault is injected only where [`WorkerConfig::allow_chaos`] is set, and only into this worker or a trainer it started.
 //!
 //! Deliberately absent: what a trainer computes, redundancy of its state.
 
+mod chaos;
 mod config;
 mod effect;
 mod event;

@@ -64,6 +64,22 @@ impl Worker {
         }
     }
 
+    /// Passes the wish for a checkpoint on to a trainer that trains.
+    pub(crate) fn save(&mut self, job: &JobId, epoch: Epoch, rank: RankId) {
+        let key = TrainerKey {
+            job: job.clone(),
+            epoch,
+            rank,
+        };
+        let trains = |trainer: &crate::trainers::Trainer| {
+            trainer.phase == TrainerPhase::Training && trainer.stopping.is_none() && !trainer.said_end
+        };
+        if self.trainers.living.get(&key).is_some_and(trains) {
+            let message = ToTrainer::Save;
+            self.out.push(Effect::ToTrainer { key, message });
+        }
+    }
+
     pub(crate) fn stop(&mut self, job: &JobId, epoch: Epoch, reason: &str) {
         self.fences.stop(job, epoch);
         self.end_up_to(job, epoch, reason);
@@ -153,6 +169,8 @@ impl Worker {
                 trainer.step = trainer.step.max(step);
                 return;
             }
+            FromTrainer::Saved { part, interval } => Report::Saved { part, interval },
+            FromTrainer::SaveFailed { step, message } => Report::SaveFailed { step, message },
             FromTrainer::Finished => Report::Finished,
             // A trainer that was told to stop may see its peers go first: that is no failure.
             FromTrainer::Failed(_) if trainer.stopping.is_some() => return,

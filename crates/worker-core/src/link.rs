@@ -81,6 +81,12 @@ impl Link {
         self.state = State::Down { until: now + wait };
     }
 
+    /// The connection is dropped and not tried again for a while: an injected fault.
+    pub(crate) fn cut(&mut self, now: Mono, hold: Millis) {
+        self.alone_since.get_or_insert(now);
+        self.state = State::Down { until: now + hold };
+    }
+
     /// The next number of the seeded sequence (SplitMix64: Steele, Lea, Flood 2014, figure 18).
     fn draw(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);

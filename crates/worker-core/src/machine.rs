@@ -2,6 +2,7 @@
 
 use rekindle_types::{Command, Registration, Report, TrainerStatus};
 
+use crate::chaos::Faults;
 use crate::effect::{Effect, ExitReason};
 use crate::event::Event;
 use crate::fence::Fences;
@@ -22,8 +23,11 @@ pub struct Worker {
     pub(crate) fences: Fences,
     /// Why the worker leaves, and when at the latest.
     pub(crate) leaving: Option<(ExitReason, Mono)>,
+    /// Until when trainers may go on though the worker leaves.
+    drain_until: Option<Mono>,
     /// Step reports dropped that a warning was given about.
     warned_dropped: u64,
+    pub(crate) faults: Faults,
     started: bool,
     gone: bool,
     pub(crate) out: Vec<Effect>,
@@ -40,7 +44,9 @@ impl Worker {
             trainers: Trainers::default(),
             fences: Fences::default(),
             leaving: None,
+            drain_until: None,
             warned_dropped: 0,
+            faults: Faults::default(),
             started: false,
             gone: false,
             out: Vec::new(),
@@ -60,6 +66,7 @@ impl Worker {
             Event::SessionRefused { message, fatal } => self.refused(message, fatal),
             Event::SessionClosed { message } => self.closed(&message),
             Event::Command(command) => self.command(command),
+            Event::Fault(order) => self.inject(&order),
             Event::Spawned { key } => self.spawned(&key),
             Event::SpawnFailed { key, message } => self.spawn_failed(&key, &message),
             Event::FromTrainer { key, message } => self.hear(&key, message),
@@ -146,6 +153,10 @@ impl Worker {
     fn opened(&mut self, heartbeat: Millis) {
         self.link.opened(self.mono(), heartbeat);
         self.warned_dropped = 0;
+        if let Some(until) = self.drain_until {
+            let grace = until.saturating_sub(self.mono());
+            self.out.push(Effect::Drain { grace });
+        }
         for report in self.outbox.waiting().cloned() {
             self.out.push(Effect::Send {
                 report: Box::new(report),
@@ -180,22 +191,49 @@ impl Worker {
             Command::Start(start) => self.start(*start),
             Command::Connect { job, epoch, peers } => self.connect(&job, epoch, &peers),
             Command::Stop { job, epoch, reason } => self.stop(&job, epoch, &reason),
+            Command::Save { job, epoch, rank } => self.save(&job, epoch, rank),
             Command::Acknowledge { up_to } => self.outbox.acknowledge(up_to),
         }
     }
 
+    /// Asked to leave: the coordinator is told at once, so that it has the state saved and the trainers stopped. What still runs
+    /// after [`WorkerConfig::drain_limit`] is stopped all the same. Asked again: leaves at once.
     fn shutdown(&mut self) {
         if self.leaving.is_some() {
             self.exit();
+            return;
+        }
+        let running = self
+            .trainers
+            .living
+            .values()
+            .any(crate::trainers::Trainer::counts);
+        if running && self.link.is_open() && self.config.drain_limit > 0 {
+            let grace = self.config.drain_limit;
+            self.drain_until = Some(self.mono() + grace);
+            self.leaving = Some((ExitReason::Shutdown, self.mono() + grace + self.leave_after()));
+            self.out.push(Effect::Drain { grace });
         } else {
             self.leave(ExitReason::Shutdown);
         }
     }
 
+    fn leave_after(&self) -> Millis {
+        self.config.stop_grace + self.config.leave_limit
+    }
+
     fn leave(&mut self, reason: ExitReason) {
-        let by = self.mono() + self.config.stop_grace + self.config.leave_limit;
-        self.leaving = Some((reason, by));
+        self.drain_until = None;
+        self.leaving = Some((reason, self.mono() + self.leave_after()));
         self.stop_all("the worker leaves");
+    }
+
+    /// The time to drain is over.
+    fn end_drain(&mut self) {
+        let due = self.drain_until.is_some_and(|at| self.mono() >= at);
+        if due {
+            self.leave(ExitReason::Shutdown);
+        }
     }
 
     /// Leaves once nothing holds it: trainers gone, and their ends acknowledged unless nobody is there to do so.
@@ -229,7 +267,15 @@ impl Worker {
             .filter_map(|trainer| trainer.kill_at)
             .min();
         let leave = self.leaving.as_ref().map(|(_, by)| *by);
-        vec![Some(self.link.deadline()), kill, leave, self.orphaned_at()]
+        let mut deadlines = vec![
+            Some(self.link.deadline()),
+            kill,
+            leave,
+            self.drain_until,
+            self.orphaned_at(),
+        ];
+        deadlines.extend(self.fault_deadlines());
+        deadlines
     }
 
     /// When trainers are stopped for want of a coordinator.
@@ -248,7 +294,9 @@ impl Worker {
         if self.orphaned_at().is_some_and(|at| now >= at) {
             self.stop_all("the coordinator is gone for too long");
         }
+        self.end_drain();
         self.kill_overdue();
+        self.pass_faults();
         if now < self.link.deadline() {
             return;
         }

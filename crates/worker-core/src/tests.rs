@@ -32,7 +32,7 @@ pub(crate) fn step(number: u64) -> StepReport {
     }
 }
 
-fn start(epoch: u64, rank: u32) -> Event {
+pub(crate) fn start(epoch: u64, rank: u32) -> Event {
     let text = "[job]\nname=\"job\"\noutput=\"o\"\n[model]\nhidden_size=8\nintermediate_size=8\nnum_hidden_layers=2\n\
                 num_attention_heads=2\n[data]\ntrain=[\"t\"]\nseq_len=4\n[training]\nsteps=3\nglobal_batch=2\nmicro_batch=1\n\
                 [optimizer]\nlr=0.1\n";
@@ -52,6 +52,9 @@ fn start(epoch: u64, rank: u32) -> Event {
         rank: RankId(rank),
         spec,
         plan,
+        writer: "w".to_owned(),
+        start: None,
+        mtbf_seconds: 3600.0,
     })))
 }
 
@@ -67,7 +70,7 @@ fn says(key: TrainerKey, message: FromTrainer) -> Event {
     Event::FromTrainer { key, message }
 }
 
-fn exited(key: TrainerKey, code: Option<i32>, signal: Option<i32>) -> Event {
+pub(crate) fn exited(key: TrainerKey, code: Option<i32>, signal: Option<i32>) -> Event {
     let last_lines = vec!["the last line".to_owned()];
     Event::Exited {
         key,
@@ -80,7 +83,7 @@ fn exited(key: TrainerKey, code: Option<i32>, signal: Option<i32>) -> Event {
 }
 
 /// A worker with an open session at time 0.
-fn open_worker() -> Worker {
+pub(crate) fn open_worker() -> Worker {
     let mut worker = Worker::new(WorkerConfig::new(WorkerId::new("w").expect("a good id"), 9));
     let effects = worker.handle(0, Event::Tick);
     assert!(matches!(effects[..], [Effect::OpenSession { .. }]), "{effects:?}");
@@ -263,21 +266,56 @@ fn trainers_outlive_the_coordinator_up_to_a_bound() {
 }
 
 #[test]
-fn shutdown_stops_trainers_tells_and_leaves() {
+fn a_shutdown_tells_the_coordinator_at_once_and_lets_it_save_and_stop() {
     let mut worker = open_worker();
     worker.handle(0, start(1, 0));
     assert_eq!(
         worker.handle(1, Event::Shutdown),
-        [Effect::Terminate { key: key(1, 0) }]
+        [Effect::Drain { grace: 20_000 }]
     );
-    let effects = worker.handle(2, exited(key(1, 0), Some(0), None));
+    assert_eq!(worker.handle(2, start(2, 0)), [], "nothing new is started");
+    let effects = worker.handle(3, stop(1));
+    assert_eq!(effects, [Effect::Terminate { key: key(1, 0) }]);
+    worker.handle(4, exited(key(1, 0), Some(0), None));
+    let effects = worker.handle(5, Event::Command(Command::Acknowledge { up_to: 1 }));
+    assert_eq!(effects.last(), Some(&Effect::Exit(ExitReason::Shutdown)));
+}
+
+#[test]
+fn a_new_session_hears_that_the_worker_drains() {
+    let mut worker = open_worker();
+    worker.handle(0, start(1, 0));
+    worker.handle(1, Event::Shutdown);
+    let message = "reset".to_owned();
+    worker.handle(2, Event::SessionClosed { message });
+    worker.handle(1_000, Event::Tick);
+    let terms = SessionTerms { heartbeat: 1_000 };
+    let effects = worker.handle(1_002, Event::SessionOpened { terms });
+    assert!(
+        matches!(effects[..], [Effect::Drain { grace }] if grace < 20_000),
+        "{effects:?}"
+    );
+}
+
+#[test]
+fn shutdown_stops_trainers_that_nobody_stopped_tells_and_leaves() {
+    let mut worker = open_worker();
+    worker.handle(0, start(1, 0));
+    worker.handle(1, Event::Shutdown);
+    let mut effects = Vec::new();
+    for now in (0..20_100).step_by(100) {
+        effects.extend(worker.handle(now, Event::Tick));
+    }
+    effects.retain(|effect| *effect != Effect::Heartbeat);
+    assert_eq!(effects, [Effect::Terminate { key: key(1, 0) }]);
+    let effects = worker.handle(20_101, exited(key(1, 0), Some(0), None));
     assert_eq!(reports(&effects), [&Report::Stopped]);
-    let effects = worker.handle(3, Event::Command(Command::Acknowledge { up_to: 1 }));
+    let effects = worker.handle(20_102, Event::Command(Command::Acknowledge { up_to: 1 }));
     assert_eq!(
         effects,
         [Effect::CloseSession, Effect::Exit(ExitReason::Shutdown)]
     );
-    assert_eq!(worker.handle(4, Event::Tick), []);
+    assert_eq!(worker.handle(20_103, Event::Tick), []);
     assert_eq!(worker.next_deadline(), None);
 }
 

@@ -1,15 +1,15 @@
 //! What a worker and its trainer processes say to each other: one JSON value a line, over the child's stdin and stdout.
 //!
 //! ```text
-//!   worker -> trainer   Begin, then Connect, at last perhaps Stop
-//!   trainer -> worker   Ready, then Step (rank 0) and Progress (the others), at last Finished or Failed
+//!   worker -> trainer   Begin, then Connect, now and then Save, at last perhaps Stop
+//!   trainer -> worker   Ready, then Step (rank 0) and Progress (the others), Saved and SaveFailed, at last Finished or Failed
 //! ```
 //!
 //! The end of stdin means the worker is gone: the trainer ends as if told to stop. A line is at most [`MAX_LINE`] bytes.
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{Failure, RankId, StartTrainer, StepReport};
+use rekindle_types::{CheckpointPart, Failure, RankId, StartTrainer, StepReport};
 use serde::{Deserialize, Serialize};
 
 /// The longest line either side accepts, bytes.
@@ -33,6 +33,8 @@ pub enum ToTrainer {
         /// Where each rank listens, `host:port`.
         peers: BTreeMap<RankId, String>,
     },
+    /// Save the state after the step in flight, whatever the cadence says.
+    Save,
     /// End now, without exporting; exit with status 0.
     Stop,
 }
@@ -52,6 +54,20 @@ pub enum FromTrainer {
     Progress {
         /// 1-based step.
         step: u64,
+    },
+    /// Its part of a checkpoint is durable.
+    Saved {
+        /// The files.
+        part: Box<CheckpointPart>,
+        /// With `every = "auto"`, from rank 0: steps from this checkpoint to the next.
+        interval: Option<u64>,
+    },
+    /// Its part of a checkpoint couldn't be made durable; training goes on.
+    SaveFailed {
+        /// The step.
+        step: u64,
+        /// What went wrong and what to do.
+        message: String,
     },
     /// Last step committed, its part of the model is exported; it exits with status 0 by itself.
     Finished,

@@ -71,6 +71,14 @@ fn overlap(pair: &[Range<u64>]) -> Range<u64> {
 
 /// Everything, once. Each span was checked by [`check_span`].
 pub(super) fn check_whole(config: &ModelConfig, spans: &[Span]) -> Outcome {
+    // Before anything is done for each layer of a model whose size is only claimed.
+    let layers = config.num_hidden_layers as usize + 2;
+    if spans.len() < layers {
+        return Err(format!(
+            "{} sections lack element 0 of some of {layers} layers",
+            spans.len()
+        ));
+    }
     check_apart(spans)?;
     let runs = sorted(spans);
     for layer in config.layers() {

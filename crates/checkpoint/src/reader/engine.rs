@@ -4,9 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
 use rekindle_types::StateDigest;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::place::{Job, Segment};
 use super::plan::{Part, Read, What, plan};
 use super::source::Source;
 use super::{Checkpoint, Options, Progress, ReadReport};
@@ -34,39 +36,49 @@ struct Done {
     digest: StateDigest,
 }
 
+/// Something to be read, and what to do with it.
+pub(super) struct Work<'a, 't> {
+    /// The plan.
+    pub reads: &'a [Read],
+    /// A job for each read.
+    pub jobs: &'a [Job<'t>],
+    /// Is given what no job has a buffer for.
+    pub show: Show<'a>,
+    /// Is told of damages.
+    pub judge: Judge<'a>,
+    /// Whether headers are checked for what they say, too.
+    pub parse: bool,
+}
+
 impl Checkpoint {
-    /// The engine: shows every verified chunk; `judge` says whether to go on after a damage. With `parse`, headers are checked for what
-    /// they say, too.
-    pub(super) fn run(
-        &self,
-        spans: &[Span],
-        options: &Options<'_>,
-        show: Show<'_>,
-        judge: Judge<'_>,
-        parse: bool,
-    ) -> Result<Outcome> {
+    /// The reads for `spans`.
+    pub(super) fn plan(&self, spans: &[Span]) -> Result<Vec<Read>> {
+        plan(self.manifest(), spans).map_err(|why| StateError::Request { url: self.url(), why })
+    }
+
+    /// The engine. The report says nothing of what was wanted.
+    pub(super) fn run(&self, work: &Work<'_, '_>, options: &Options<'_>) -> Result<Outcome> {
         let start = Instant::now();
-        let reads =
-            plan(self.manifest(), spans).map_err(|why| StateError::Request { url: self.url(), why })?;
-        let total: u64 = reads.iter().map(|read| read.bytes.end - read.bytes.start).sum();
+        let total: u64 = work
+            .reads
+            .iter()
+            .map(|read| read.bytes.end - read.bytes.start)
+            .sum();
         let shared = Shared {
             checkpoint: self,
-            reads: &reads,
+            work,
             next: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             done: Mutex::new(Done::default()),
             total,
-            show,
-            judge,
-            parse,
             progress: options.progress,
         };
-        shared.work_together(self.threads(options).min(reads.len().max(1)))?;
+        shared.work_together(self.threads(options).min(work.reads.len().max(1)))?;
         let done = shared.done.into_inner().unwrap_or_else(PoisonError::into_inner);
         let report = ReadReport {
-            bytes_wanted: spans.iter().map(|span| span.len() * 4).sum(),
+            bytes_wanted: 0,
             bytes_read: total,
-            reads: reads.len() as u64 + done.rereads,
+            reads: work.reads.len() as u64 + done.rereads,
             rereads: done.rereads,
             seconds: start.elapsed().as_secs_f64(),
         };
@@ -78,20 +90,17 @@ impl Checkpoint {
 }
 
 /// What the threads of one read share.
-struct Shared<'a> {
+struct Shared<'a, 't> {
     checkpoint: &'a Checkpoint,
-    reads: &'a [Read],
+    work: &'a Work<'a, 't>,
     next: AtomicUsize,
     stop: AtomicBool,
     done: Mutex<Done>,
     total: u64,
-    show: Show<'a>,
-    judge: Judge<'a>,
-    parse: bool,
     progress: Option<Progress<'a>>,
 }
 
-impl Shared<'_> {
+impl Shared<'_, '_> {
     /// None of the threads is the caller's: that may be one on which waiting for a request isn't allowed.
     fn work_together(&self, threads: usize) -> Result<()> {
         std::thread::scope(|scope| {
@@ -119,10 +128,15 @@ impl Shared<'_> {
     fn work(&self) -> Result<()> {
         let (mut source, mut buffer) = (Source::new(self.checkpoint), Vec::new());
         while !self.stop.load(Ordering::Relaxed) {
-            let Some(read) = self.reads.get(self.next.fetch_add(1, Ordering::Relaxed)) else {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(read) = self.work.reads.get(number) else {
                 break;
             };
-            let done = self.carry_out(&mut source, read, &mut buffer);
+            let segments = self.work.jobs[number]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            let done = self.carry_out(&mut source, read, segments.unwrap_or_default(), &mut buffer);
             if done.is_err() {
                 self.stop.store(true, Ordering::Relaxed);
                 return done;
@@ -131,25 +145,24 @@ impl Shared<'_> {
         Ok(())
     }
 
-    fn carry_out(&self, source: &mut Source<'_>, read: &Read, buffer: &mut Vec<f32>) -> Result<()> {
+    fn carry_out(
+        &self,
+        source: &mut Source<'_>,
+        read: &Read,
+        segments: Vec<Segment<'_>>,
+        buffer: &mut Vec<f32>,
+    ) -> Result<()> {
         let bytes = read.bytes.end - read.bytes.start;
-        // Sections and headers are of whole elements (Manifest::check), so the bytes can be read where values are wanted.
-        let values = usize::try_from(bytes / 4).map_err(|_| self.too_large(source, read))?;
-        if buffer.len() < values {
-            buffer.resize(values, 0.0);
-        }
-        let buffer = &mut buffer[..values];
         let mut new = Done {
             bytes,
             ..Done::default()
         };
-        if let Err(error) = source.read(read.file, read.bytes.start, bytemuck::cast_slice_mut(buffer)) {
-            self.cannot_read(source, read, error)?;
-        } else {
-            for part in &read.parts {
-                let at = |byte: u64| usize::try_from((byte - read.bytes.start) / 4).unwrap_or(0);
-                let values = &mut buffer[at(part.bytes.start)..at(part.bytes.end)];
-                self.verify_and_show(source, read.file, part, values, &mut new)?;
+        match source.fetch(read.file, &read.bytes) {
+            Err(error) => self.cannot_read(source, read.file, &read.parts, error)?,
+            Ok(fetched) => {
+                for segment in segments {
+                    self.segment(source, read, fetched.as_ref(), segment, buffer, &mut new)?;
+                }
             }
         }
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,8 +175,49 @@ impl Shared<'_> {
         Ok(())
     }
 
-    fn too_large(&self, source: &Source<'_>, read: &Read) -> StateError {
-        let why = "a read is larger than this machine's memory".to_owned();
+    /// Reads and verifies a segment; shows it, unless it was read to where it is wanted.
+    fn segment(
+        &self,
+        source: &mut Source<'_>,
+        read: &Read,
+        fetched: Option<&Bytes>,
+        segment: Segment<'_>,
+        buffer: &mut Vec<f32>,
+        done: &mut Done,
+    ) -> Result<()> {
+        let parts = &read.parts[segment.parts];
+        let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
+            return Ok(());
+        };
+        let bytes = first.bytes.start..last.bytes.end;
+        let show = segment.target.is_none();
+        let values = match segment.target {
+            Some(target) => target,
+            None => {
+                scratch(buffer, bytes.end - bytes.start).map_err(|why| self.too_large(source, read, why))?
+            }
+        };
+        let space: &mut [u8] = bytemuck::cast_slice_mut(values);
+        let filled = match fetched {
+            Some(fetched) => {
+                let at = |byte: u64| usize::try_from(byte - read.bytes.start).unwrap_or(0);
+                space.copy_from_slice(&fetched[at(bytes.start)..at(bytes.end)]);
+                Ok(())
+            }
+            None => source.read(read.file, bytes.start, space),
+        };
+        if let Err(error) = filled {
+            return self.cannot_read(source, read.file, parts, error);
+        }
+        for part in parts {
+            let at = |byte: u64| usize::try_from((byte - bytes.start) / 4).unwrap_or(0);
+            let values = &mut values[at(part.bytes.start)..at(part.bytes.end)];
+            self.verify_and_show(source, read.file, part, values, show, done)?;
+        }
+        Ok(())
+    }
+
+    fn too_large(&self, source: &Source<'_>, read: &Read, why: String) -> StateError {
         StateError::Request {
             url: source.url(read.file),
             why,
@@ -171,13 +225,13 @@ impl Shared<'_> {
     }
 
     /// A file that is gone or too short is a damage of each of its parts; other troubles are the store's.
-    fn cannot_read(&self, source: &Source<'_>, read: &Read, error: StoreError) -> Result<()> {
+    fn cannot_read(&self, source: &Source<'_>, file: usize, parts: &[Part], error: StoreError) -> Result<()> {
         if !matches!(error.kind(), StoreErrorKind::NotFound | StoreErrorKind::Invalid) {
             return Err(error.into());
         }
-        read.parts
+        parts
             .iter()
-            .try_for_each(|part| (self.judge)(self.damage(source, read.file, part, error.to_string())))
+            .try_for_each(|part| (self.work.judge)(self.damage(source, file, part, error.to_string())))
     }
 
     fn damage(&self, source: &Source<'_>, file: usize, part: &Part, why: String) -> Damage {
@@ -199,6 +253,7 @@ impl Shared<'_> {
         file: usize,
         part: &Part,
         values: &mut [f32],
+        show: bool,
         done: &mut Done,
     ) -> Result<()> {
         let mut verdict = self.verify(file, part, bytemuck::cast_slice(values));
@@ -209,12 +264,14 @@ impl Shared<'_> {
             verdict = self.verify(file, part, bytemuck::cast_slice(values));
         }
         match (verdict, &part.what) {
-            (Err(why), _) => (self.judge)(self.damage(source, file, part, why))?,
+            (Err(why), _) => (self.work.judge)(self.damage(source, file, part, why))?,
             (Ok(_), What::Header) => {}
             (Ok(digest), What::Chunk { span, .. }) => {
                 done.digest = done.digest.add(digest);
                 to_native(values);
-                (self.show)(span, values);
+                if show {
+                    (self.work.show)(span, values);
+                }
             }
         }
         Ok(())
@@ -241,11 +298,25 @@ impl Shared<'_> {
             let wanted = wanted.map_or("none".to_owned(), |digest| digest.to_string());
             return Err(format!("their digest is {found}, the manifest has {wanted}"));
         }
-        if self.parse && part.what == What::Header {
+        if self.work.parse && part.what == What::Header {
             check_header(bytes, &manifest.model, entry).map_err(|e| e.to_string())?;
         }
         Ok(found)
     }
+}
+
+/// Room for `bytes` in a buffer that grows to the largest read.
+fn scratch(buffer: &mut Vec<f32>, bytes: u64) -> std::result::Result<&mut [f32], String> {
+    // Sections and headers are of whole elements (Manifest::check), so bytes can be read where values are wanted.
+    let Ok(values) = usize::try_from(bytes / 4) else {
+        return Err(format!(
+            "a read of {bytes} bytes is larger than this machine's memory"
+        ));
+    };
+    if buffer.len() < values {
+        buffer.resize(values, 0.0);
+    }
+    Ok(&mut buffer[..values])
 }
 
 /// Files hold little-endian values.

@@ -7,8 +7,8 @@
 //! In: a store, a step, spans. Out: 32-bit floats of those spans; what is damaged, by file, byte and element.
 //!
 //! Invariants
-//! - CK-13 No value reaches a caller before the digest of its chunk was found right.
-//! - CK-14 Memory of a read is bounded: one buffer of at most [`plan::LARGEST_READ`] bytes (or one header) a thread.
+//! - CK-13 No value is handed out, and no read succeeds, before the digest of the value's chunk was found right.
+//! - CK-14 Memory of a read is bounded: two buffers of at most `LARGEST_READ` bytes (or one header) a thread.
 //! - CK-15 A checkpoint is passed over for an older one only when it is itself at fault; a store that doesn't answer is an error.
 //!
 //! Deliberately absent: where values go (devices, trainers).
@@ -17,6 +17,7 @@ mod blocking;
 mod engine;
 mod newest;
 mod open;
+mod place;
 pub(crate) mod plan;
 mod run;
 mod source;

@@ -6,12 +6,16 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use super::Checkpoint;
-use super::plan::Wanted;
+use super::engine::{Show, Work};
+use super::place::{Job, to_fill, to_show};
+use super::plan::{Read, Wanted};
 use crate::format::Span;
 use crate::state_error::{Result, StateError};
 
-/// Threads for a local folder: what two to four cores can hash and copy is more than disks give.
-const LOCAL_THREADS: usize = 4;
+/// Threads for a local folder, for each core: while one waits for the disk another one hashes.
+const THREADS_A_CORE: usize = 2;
+/// Threads for a local folder at most: more than disks need.
+const LOCAL_THREADS: usize = 8;
 /// Requests at once to a remote store, which answers each of them slowly but many together.
 const REMOTE_THREADS: usize = 12;
 
@@ -90,10 +94,12 @@ impl Checkpoint {
                 );
             }
         };
-        self.run_strictly(spans, options, &show)
+        let reads = self.plan(spans)?;
+        self.run_strictly(spans, &reads, &to_show(&reads), &show, options)
     }
 
-    /// As [`Checkpoint::read_ranges`], into a buffer for each span.
+    /// As [`Checkpoint::read_ranges`], into a buffer for each span; from a local file without a copy in between. After an error the buffers
+    /// hold anything, values that weren't verified among it.
     ///
     /// # Errors
     /// As [`Checkpoint::read_ranges`]; [`StateError::Request`] for a buffer of another length than its span.
@@ -110,35 +116,48 @@ impl Checkpoint {
             return Err(StateError::Request { url: self.url(), why });
         }
         let spans: Vec<Span> = targets.iter().map(|(span, _)| span.clone()).collect();
-        let (wanted, targets) = (Wanted::new(&spans), Mutex::new(targets));
+        let wanted = Wanted::new(&spans);
+        let reads = self.plan(&spans)?;
+        let buffers = targets
+            .iter_mut()
+            .map(|(span, buffer)| (span.start, &mut **buffer));
+        let (jobs, rest) = to_fill(&reads, &wanted, buffers.collect());
+        let rest = Mutex::new(rest);
         let show = |span: &Span, values: &[f32]| {
-            let mut targets = targets.lock().unwrap_or_else(PoisonError::into_inner);
-            for (number, range) in wanted.inside(span) {
-                let at = |element: u64, from: u64| usize::try_from(element - from).unwrap_or(0);
-                let first = spans[number].start;
-                let to = &mut targets[number].1[at(range.start, first)..at(range.end, first)];
-                to.copy_from_slice(&values[at(range.start, span.start)..at(range.end, span.start)]);
-            }
+            let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
+            rest.fill(&wanted, span, values);
         };
-        self.run_strictly(&spans, options, &show)
+        self.run_strictly(&spans, &reads, &jobs, &show, options)
     }
 
     /// Ends at the first damage.
     fn run_strictly(
         &self,
         spans: &[Span],
+        reads: &[Read],
+        jobs: &[Job<'_>],
+        show: Show<'_>,
         options: &Options<'_>,
-        show: &(dyn Fn(&Span, &[f32]) + Sync),
     ) -> Result<ReadReport> {
         let judge = |damage| Err(StateError::Damaged(damage));
-        self.run(spans, options, show, &judge, false)
-            .map(|outcome| outcome.report)
+        let work = Work {
+            reads,
+            jobs,
+            show,
+            judge: &judge,
+            parse: false,
+        };
+        let mut report = self.run(&work, options)?.report;
+        report.bytes_wanted = spans.iter().map(|span| span.len() * 4).sum();
+        Ok(report)
     }
 
     pub(super) fn threads(&self, options: &Options<'_>) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         match options.parallelism {
-            0 if self.store().local_path("manifest.json").is_some() => cores.min(LOCAL_THREADS),
+            0 if self.store().local_path("manifest.json").is_some() => {
+                (cores * THREADS_A_CORE).min(LOCAL_THREADS)
+            }
             0 => REMOTE_THREADS,
             n => n,
         }

@@ -1,8 +1,10 @@
 //! Where the bytes of a checkpoint's files come from: positioned reads of local files, or requests to a store.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::runtime::{Handle, Runtime};
 
 use super::Checkpoint;
@@ -57,23 +59,38 @@ impl<'a> Source<'a> {
         format!("{}/{}", step_folder(manifest.step), manifest.files[file].path)
     }
 
+    /// The bytes `range` of a file in one request, where they come over a network; none where [`Source::read`] can put them
+    /// anywhere at no cost.
+    pub(super) fn fetch(&mut self, file: usize, range: &Range<u64>) -> Result<Option<Bytes>> {
+        let key = self.key(file);
+        if self.store().local_path(&key).is_some() {
+            return Ok(None);
+        }
+        self.request(file, &key, range.clone()).map(Some)
+    }
+
     /// Fills `buffer` from byte `offset` of the file.
     pub(super) fn read(&mut self, file: usize, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let key = self.key(file);
         if self.store().local_path(&key).is_some() {
             return self.read_local(file, &key, offset, buffer);
         }
-        let range = offset..offset + buffer.len() as u64;
+        let bytes = self.request(file, &key, offset..offset + buffer.len() as u64)?;
+        buffer.copy_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn request(&self, file: usize, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let wanted = range.end - range.start;
         let bytes = self
             .checkpoint
             .executor()
-            .block_on(self.store().read(&key, range))?;
-        if bytes.len() != buffer.len() {
-            let why = format!("{} bytes were asked for, {} came", buffer.len(), bytes.len());
+            .block_on(self.store().read(key, range))?;
+        if bytes.len() as u64 != wanted {
+            let why = format!("{wanted} bytes were asked for, {} came", bytes.len());
             return Err(StoreErrorKind::Unavailable.error(self.url(file), why));
         }
-        buffer.copy_from_slice(&bytes);
-        Ok(())
+        Ok(bytes)
     }
 
     fn read_local(&mut self, file: usize, key: &str, offset: u64, buffer: &mut [u8]) -> Result<()> {

@@ -4,7 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use rekindle_types::{StateDigest, StateKind};
 
-use super::engine::Outcome;
+use super::engine::{Outcome, Work};
+use super::place::to_show;
 use super::{Checkpoint, Options, Progress, ReadReport};
 use crate::format::Span;
 use crate::state_error::{Damage, Result};
@@ -59,7 +60,19 @@ impl Checkpoint {
             }
             Ok(())
         };
-        let Outcome { report, state_digest } = self.run(&spans, &options, &|_, _| {}, &judge, true)?;
+        let reads = self.plan(&spans)?;
+        let work = Work {
+            reads: &reads,
+            jobs: &to_show(&reads),
+            show: &|_, _| {},
+            judge: &judge,
+            parse: true,
+        };
+        let Outcome {
+            mut report,
+            state_digest,
+        } = self.run(&work, &options)?;
+        report.bytes_wanted = spans.iter().map(|span| span.len() * 4).sum();
         let (mut damages, mut damage_count) = damages.into_inner().unwrap_or_else(PoisonError::into_inner);
         damages.sort_by(|a, b| (&a.url, a.bytes.start).cmp(&(&b.url, b.bytes.start)));
         let wanted = self.manifest().state_digest;

@@ -407,6 +407,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn transfers_share_the_bandwidth() {
+        let store = faulty("bandwidth");
+        store.put("k", Bytes::from(vec![1; 2000])).await.unwrap();
+        store.bandwidth(Some(100_000));
+        let start = std::time::Instant::now();
+        let (one, other) = tokio::join!(store.put("a", Bytes::from(vec![1; 2000])), store.get("k", 2000));
+        assert!(one.is_ok() && other.is_ok());
+        // It may take longer, on a busy machine, but not less.
+        assert!(start.elapsed() >= std::time::Duration::from_millis(39));
+    }
+
+    #[tokio::test]
     async fn errors_of_every_kind_pass_through_object_store() {
         for kind in [
             StoreErrorKind::NotFound,

@@ -260,15 +260,32 @@ impl StoreError {
 }
 
 fn classify(url: String, error: &Error) -> StoreError {
+    let text = error.to_string();
     let kind = match error {
         Error::NotFound { .. } => StoreErrorKind::NotFound,
         Error::AlreadyExists { .. } | Error::Precondition { .. } => StoreErrorKind::AlreadyExists,
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StoreErrorKind::Denied,
+        Error::Generic { .. } | Error::JoinError { .. }
+            if METADATA.iter().any(|path| text.contains(path)) =>
+        {
+            let why = format!(
+                "no credentials in the environment, and the machine's metadata service gave none: {text}"
+            );
+            return StoreErrorKind::Denied.error(url, why);
+        }
         Error::Generic { .. } | Error::JoinError { .. } => generic(error),
         _ => StoreErrorKind::Invalid,
     };
-    kind.error(url, error.to_string())
+    kind.error(url, text)
 }
+
+/// Parts of the addresses that clouds give credentials at; they are asked when the environment has none.
+const METADATA: [&str; 4] = [
+    "/latest/api/token",
+    "/latest/meta-data",
+    "/computeMetadata/",
+    "/metadata/identity",
+];
 
 /// The library has no kinds for what servers and networks say, but it keeps their words and its own HTTP errors.
 fn generic(error: &Error) -> StoreErrorKind {
@@ -293,4 +310,20 @@ fn generic(error: &Error) -> StoreErrorKind {
         return StoreErrorKind::Unavailable;
     }
     StoreErrorKind::Invalid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_credentials_are_called_so() {
+        let source = "Error performing PUT http://169.254.169.254/latest/api/token: timed out".into();
+        let error = StoreError::of_objects("s3://b/k", &Error::Generic { store: "S3", source });
+        assert_eq!(error.kind(), StoreErrorKind::Denied);
+        assert!(
+            error.to_string().contains("no credentials in the environment"),
+            "{error}"
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! `rekindle cancel JOB`
 
 use clap::Args;
+use rekindle_client::Cancel;
 
 use crate::args::Remote;
 use crate::exit::Exit;
@@ -13,11 +14,22 @@ use crate::remote;
 pub struct CancelArgs {
     /// The job's id
     job: String,
-    /// Don't wait for the trainers to end by themselves
+    /// Don't save the job's state first
     #[arg(long)]
+    no_save: bool,
+    /// Don't save, and don't wait for the trainers to end by themselves
+    #[arg(long, conflicts_with = "no_save")]
     now: bool,
     #[command(flatten)]
     remote: Remote,
+}
+
+fn how(args: &CancelArgs) -> Cancel {
+    match (args.now, args.no_save) {
+        (true, _) => Cancel::Now,
+        (false, true) => Cancel::Stop,
+        (false, false) => Cancel::Save,
+    }
 }
 
 /// Cancels; `rekindle wait` waits for the end.
@@ -28,7 +40,7 @@ pub async fn run(args: CancelArgs, format: Format) -> Result<Exit, Problem> {
     let id = remote::job_id(&args.job)?;
     let client = remote::connect(&args.remote).await?;
     let job = client
-        .cancel(&id, args.now)
+        .cancel(&id, how(&args))
         .await
         .map_err(|e| remote::problem(&format!("can't cancel job {id}"), &e))?;
     match format {

@@ -32,6 +32,9 @@ pub struct CoordinatorArgs {
     /// PEM file of the certificate's key
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Let `rekindle chaos` kill and stop this coordinator, and workers that allow it too
+    #[arg(long)]
+    allow_chaos: bool,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -49,6 +52,7 @@ pub async fn run(args: CoordinatorArgs, format: Format) -> Result<Exit, Problem>
     logging::start(&args.log)?;
     let config = CoordinatorConfig {
         insecure: args.insecure,
+        allow_chaos: args.allow_chaos,
         tls: args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles {
             cert,
             key,

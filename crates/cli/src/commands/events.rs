@@ -56,7 +56,7 @@ fn print(event: &JobEvent, format: Format) -> Result<(), Problem> {
 }
 
 /// `2026-11-23T10:43:27.123Z`, from the days of the civil calendar (Hinnant, "chrono-compatible low-level date algorithms").
-fn time_of_day(unix_ms: u64) -> String {
+pub(super) fn time_of_day(unix_ms: u64) -> String {
     let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
     let z = days + 719_468;
     let (era, day_of_era) = (z / 146_097, z % 146_097);

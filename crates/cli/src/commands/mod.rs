@@ -1,11 +1,15 @@
 //! One file per command. Each takes its parsed arguments and returns the exit status.
 
 pub mod cancel;
+pub mod chaos;
+pub mod checkpoint;
 pub mod completion;
 pub mod coordinator;
 pub mod data;
 pub mod demo;
 pub mod events;
+pub mod experiment;
+pub mod explain;
 pub mod generate;
 pub mod jobs;
 pub mod logs;
@@ -45,14 +49,18 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Problem> {
         Command::Jobs(args) => block_on(jobs::run(args, format)),
         Command::Status(args) => block_on(status::run(args, format)),
         Command::Events(args) => block_on(events::run(args, format)),
+        Command::Explain(args) => block_on(explain::run(args, format)),
         Command::Logs(args) => block_on(logs::run(args, format)),
         Command::Metrics(args) => block_on(metrics::run(args, format)),
         Command::Wait(args) => block_on(wait::run(args, format)),
         Command::Cancel(args) => block_on(cancel::run(args, format)),
         Command::Workers(args) => block_on(workers::run(args, format)),
         Command::Generate(args) => generate::run(&args, format),
+        Command::Checkpoint(command) => checkpoint::run(&command, format),
         Command::Data(command) => data::run(&command, format),
+        Command::Chaos(command) => block_on(chaos::run(command, format)),
         Command::Sim(command) => sim::run(&command, format),
+        Command::Experiment(command) => experiment::run(&command, format),
         Command::Version(args) => version::run(&args, format),
         Command::Completion(args) => completion::run(&args),
     }?;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::commands::plan;
 use crate::exit::Exit;
-use crate::local::{self, ClusterOptions, Outcome};
+use crate::local::{self, ClusterOptions, Outcome, RunFolder};
 use crate::logging::LogFormat;
 use crate::output::{self, Format};
 use crate::problem::Problem;
@@ -32,18 +32,21 @@ pub struct RunArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    children: ChildLogArgs,
+    children: ChildArgs,
 }
 
-/// What the child processes log.
+/// How the child processes are started.
 #[derive(Debug, Clone, Args)]
-pub struct ChildLogArgs {
+pub struct ChildArgs {
     /// How the log lines of the child processes look
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
     /// What the child processes log: error, warn, info, debug, trace, or directives
     #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "LEVEL")]
     log_level: String,
+    /// Let `rekindle chaos` kill and stop the child processes
+    #[arg(long)]
+    allow_chaos: bool,
 }
 
 /// What a run came to.
@@ -78,9 +81,13 @@ pub struct Summary {
 pub async fn run(args: RunArgs, format: Format) -> Result<Exit, Problem> {
     let spec = job_file::load(&args.job)?;
     job_file::check_data(&spec)?;
-    let options = cluster_options(&spec, args.workers, args.threads, &args.children)?;
+    let folder = RunFolder::take(&spec)?;
+    if folder.resume {
+        output::say("the folder holds a run; going on from its newest checkpoint");
+    }
+    let options = cluster_options(&spec, &folder, args.workers, args.threads, &args.children)?;
     let shutdown = Shutdown::listen()?;
-    let outcome = local::train(spec.clone(), options, &shutdown).await?;
+    let outcome = local::train(spec.clone(), folder, options, &shutdown).await?;
     let summary = summary(&spec, &outcome);
     if args.json || format == Format::Json {
         output::json(&summary)?;
@@ -93,23 +100,14 @@ pub async fn run(args: RunArgs, format: Format) -> Result<Exit, Problem> {
 /// A cluster that the job fits on: checked before anything is started.
 ///
 /// # Errors
-/// The run's folder is taken, or no plan is possible.
+/// No plan is possible.
 pub fn cluster_options(
     spec: &JobSpec,
+    run: &RunFolder,
     workers: u32,
     threads: Option<u32>,
-    children: &ChildLogArgs,
+    children: &ChildArgs,
 ) -> Result<ClusterOptions, Problem> {
-    let folder = spec.job.folder();
-    if folder
-        .join("metrics.jsonl")
-        .metadata()
-        .is_ok_and(|file| file.len() > 0)
-    {
-        return Err(Problem::new(format!("{} holds a run already", folder.display()))
-            .cause("its metrics.jsonl would be mixed with those of this run")
-            .fix("give job.output another folder, or remove that one"));
-    }
     let trainers = plan::wanted(spec).max(workers);
     let slots = trainers.div_ceil(workers);
     plan::report(spec, workers * slots)?;
@@ -118,10 +116,11 @@ pub fn cluster_options(
         workers,
         slots,
         threads: threads.unwrap_or(share.max(1)),
-        state_dir: folder.join("coordinator"),
-        logs: folder.join("logs"),
+        state_dir: run.state_dir.clone(),
+        logs: spec.job.folder().join("logs"),
         log_level: children.log_level.clone(),
         log_format: children.log_format.as_str(),
+        allow_chaos: children.allow_chaos,
     })
 }
 

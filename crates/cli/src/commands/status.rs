@@ -76,6 +76,9 @@ pub fn print(job: &JobStatus, format: Format) -> Result<(), Problem> {
             format!("{:.0}", step.tokens as f64 / step.step_seconds.max(1e-9)),
         );
     }
+    for (name, text) in checkpoints(job) {
+        row(name, text);
+    }
     if let (Some(start), Some(end)) = (job.started_unix_ms, job.ended_unix_ms) {
         row("took", duration(end.saturating_sub(start) as f64 / 1e3));
     }
@@ -87,4 +90,37 @@ pub fn print(job: &JobStatus, format: Format) -> Result<(), Problem> {
         }
     }
     output::table(&["WHAT", "VALUE"], rows)
+}
+
+/// How the job's state is saved, in rows.
+fn checkpoints(job: &JobStatus) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    if let Some(start) = &job.start {
+        rows.push(("started from", format!("step {}, {}", start.step, start.url)));
+    }
+    if job.restarts > 0 {
+        rows.push((
+            "restarts",
+            format!("{} since the newest checkpoint", job.restarts),
+        ));
+    }
+    let Some(status) = &job.checkpoints else {
+        return rows;
+    };
+    let every = match status.interval_steps {
+        Some(1) => "every step".to_owned(),
+        Some(steps) => format!("every {steps} steps"),
+        None => "automatic; the interval isn't known yet".to_owned(),
+    };
+    rows.push(("checkpoints", every));
+    if let Some(newest) = &status.newest {
+        rows.push(("newest", format!("step {}, {}", newest.step, newest.url)));
+    }
+    if let Some(failure) = &status.last_failure {
+        rows.push((
+            "failed",
+            format!("{} since then; the last: {failure}", status.failures),
+        ));
+    }
+    rows
 }

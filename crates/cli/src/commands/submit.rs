@@ -25,6 +25,9 @@ pub struct SubmitArgs {
     /// Makes the submission safe to repeat: the same id gives the same job
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
+    /// Go on from the newest valid checkpoint in the job's place for checkpoints
+    #[arg(long)]
+    resume: bool,
     /// Only check the job, here and at the coordinator
     #[arg(long, conflicts_with = "follow")]
     validate_only: bool,
@@ -43,6 +46,7 @@ pub async fn run(args: SubmitArgs, format: Format) -> Result<Exit, Problem> {
     let mut submission = Submission::new(spec);
     submission.request_id = args.request_id;
     submission.validate_only = args.validate_only;
+    submission.resume = args.resume;
     let job = client
         .submit(submission)
         .await

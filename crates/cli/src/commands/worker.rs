@@ -41,9 +41,15 @@ pub struct WorkerArgs {
     /// Address of this machine that other workers' trainers reach; one other than loopback needs --insecure
     #[arg(long, default_value = "127.0.0.1", value_name = "HOST")]
     data_host: String,
+    /// When asked to stop (SIGTERM, Ctrl-C): how long the coordinator has to save the state of what runs here and to stop it
+    #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    grace: u64,
     /// Let trainers listen where others on the network reach them: training traffic is not encrypted
     #[arg(long)]
     insecure: bool,
+    /// Let `rekindle chaos` kill and stop this worker and its trainers
+    #[arg(long)]
+    allow_chaos: bool,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -108,6 +114,8 @@ fn options(args: &WorkerArgs) -> Result<WorkerOptions, Problem> {
         threads: args.threads.unwrap_or(share.max(1)),
         slots: args.slots,
         memory_bytes: memory_bytes(),
+        drain_limit: args.grace * 1_000,
+        allow_chaos: args.allow_chaos,
         ..WorkerConfig::new(worker, incarnation())
     };
     let log = [

@@ -15,6 +15,8 @@ use crate::problem::Problem;
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Restarts of one child before giving up: something is wrong that a restart doesn't mend.
 const MOST_RESTARTS: u32 = 20;
+/// The same where children are killed on purpose.
+const MOST_RESTARTS_IN_CHAOS: u32 = 1_000;
 
 /// What the cluster is to look like.
 #[derive(Debug, Clone)]
@@ -33,6 +35,18 @@ pub struct ClusterOptions {
     pub log_level: String,
     /// How their log lines look.
     pub log_format: &'static str,
+    /// Whether faults may be injected into them.
+    pub allow_chaos: bool,
+}
+
+impl ClusterOptions {
+    fn most_restarts(&self) -> u32 {
+        if self.allow_chaos {
+            MOST_RESTARTS_IN_CHAOS
+        } else {
+            MOST_RESTARTS
+        }
+    }
 }
 
 /// The running children. Dropping it kills them.
@@ -101,7 +115,7 @@ impl LocalCluster {
             "--slots",
             &o.slots.to_string(),
         ]));
-        args.extend(log_args(o));
+        args.extend(child_args(o));
         ChildProcess::start(name, &args, &log_of(&o.logs, name), Stdio::null())
     }
 
@@ -111,7 +125,7 @@ impl LocalCluster {
     /// A child keeps dying.
     pub async fn tend(&mut self) -> Result<(), Problem> {
         if let Some(status) = self.coordinator.process.ended() {
-            self.coordinator.count(&status)?;
+            self.coordinator.count(&status, self.options.most_restarts())?;
             let listen = self.address.trim_start_matches("http://").to_owned();
             let restarts = self.coordinator.restarts;
             (self.coordinator, self.address) = start_coordinator(&self.options, &listen).await?;
@@ -119,7 +133,7 @@ impl LocalCluster {
         }
         for n in 0..self.workers.len() {
             if let Some(status) = self.workers[n].process.ended() {
-                self.workers[n].count(&status)?;
+                self.workers[n].count(&status, self.options.most_restarts())?;
                 self.workers[n].process = self.start_worker(&self.workers[n].name)?;
             }
         }
@@ -140,9 +154,9 @@ impl LocalCluster {
 }
 
 impl Member {
-    fn count(&mut self, how: &std::process::ExitStatus) -> Result<(), Problem> {
+    fn count(&mut self, how: &std::process::ExitStatus, most: u32) -> Result<(), Problem> {
         self.restarts += 1;
-        if self.restarts > MOST_RESTARTS {
+        if self.restarts > most {
             return Err(self
                 .process
                 .died(format!("{how}, for the {}th time", self.restarts)));
@@ -163,7 +177,7 @@ async fn start_coordinator(options: &ClusterOptions, listen: &str) -> Result<(Me
         "--state-dir",
         &state_dir,
     ]);
-    args.extend(log_args(options));
+    args.extend(child_args(options));
     let name = "coordinator".to_owned();
     let mut process = ChildProcess::start(&name, &args, &log_of(&options.logs, &name), Stdio::piped())?;
     let mut line = String::new();
@@ -186,13 +200,15 @@ async fn start_coordinator(options: &ClusterOptions, listen: &str) -> Result<(Me
     ))
 }
 
-fn log_args(options: &ClusterOptions) -> Vec<String> {
-    owned(&[
+fn child_args(options: &ClusterOptions) -> Vec<String> {
+    let mut args = owned(&[
         "--log-level",
         &options.log_level,
         "--log-format",
         options.log_format,
-    ])
+    ]);
+    args.extend(options.allow_chaos.then(|| "--allow-chaos".to_owned()));
+    args
 }
 
 fn log_of(logs: &Path, name: &str) -> PathBuf {

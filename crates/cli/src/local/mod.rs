@@ -12,9 +12,11 @@
 
 mod child;
 mod cluster;
+mod folder;
 mod session;
 
 pub use cluster::ClusterOptions;
+pub use folder::RunFolder;
 pub use session::{Outcome, train};
 
 /// Processor cores this process may use.

@@ -3,9 +3,10 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use rekindle_client::{Client, JobStatus, Options, Submission};
+use rekindle_client::{Cancel, Client, JobStatus, Options, Submission};
 use rekindle_types::{JobId, JobSpec};
 
+use super::RunFolder;
 use super::cluster::{ClusterOptions, LocalCluster};
 use crate::follow::follow;
 use crate::problem::Problem;
@@ -14,8 +15,8 @@ use crate::{output, remote};
 
 /// How long the workers may take to register.
 const REGISTER_LIMIT: Duration = Duration::from_secs(30);
-/// How long a cancelled job may take to end.
-const CANCEL_LIMIT: Duration = Duration::from_secs(20);
+/// How long a cancelled job may take to save its state and end.
+const CANCEL_LIMIT: Duration = Duration::from_secs(90);
 /// How often the children are looked after.
 const TEND_EVERY: Duration = Duration::from_millis(200);
 
@@ -32,11 +33,16 @@ pub struct Outcome {
 ///
 /// # Errors
 /// The cluster can't be started, keeps dying, or refuses the job.
-pub async fn train(spec: JobSpec, options: ClusterOptions, shutdown: &Shutdown) -> Result<Outcome, Problem> {
+pub async fn train(
+    spec: JobSpec,
+    folder: RunFolder,
+    options: ClusterOptions,
+    shutdown: &Shutdown,
+) -> Result<Outcome, Problem> {
     let (mut first, mut second) = (shutdown.clone(), shutdown.clone());
     let started = Instant::now();
     let (cluster, client, job) = tokio::select! {
-        started = start(spec, options) => started?,
+        started = start(spec, &folder, options) => started?,
         // Nothing to cancel yet: dropping the start kills the children.
         () = first.asked(1) => return Ok(Outcome { job: None, seconds: started.elapsed().as_secs_f64() }),
     };
@@ -62,9 +68,14 @@ struct Session {
 }
 
 /// Starts the cluster and submits, once all workers are there: the planner counts those that it sees.
-async fn start(spec: JobSpec, options: ClusterOptions) -> Result<(LocalCluster, Client, JobId), Problem> {
+async fn start(
+    spec: JobSpec,
+    folder: &RunFolder,
+    options: ClusterOptions,
+) -> Result<(LocalCluster, Client, JobId), Problem> {
     let workers = options.workers as usize;
     let mut cluster = LocalCluster::start(options).await?;
+    folder.tell_address(cluster.address())?;
     let client = Client::connect(cluster.address(), Options::default())
         .await
         .map_err(|e| remote::problem("can't reach the coordinator that was just started", &e))?;
@@ -84,8 +95,13 @@ async fn start(spec: JobSpec, options: ClusterOptions) -> Result<(LocalCluster, 
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    let submission = Submission {
+        job: Some(folder.job.clone()),
+        resume: folder.resume,
+        ..Submission::new(spec)
+    };
     let job = client
-        .submit(Submission::new(spec))
+        .submit(submission)
         .await
         .map_err(|e| remote::problem("the job wasn't taken", &e))?;
     let id = job
@@ -110,7 +126,7 @@ impl Session {
         }
         output::say("cancelling the job; Ctrl-C again stops everything at once");
         self.client
-            .cancel(&self.job, false)
+            .cancel(&self.job, Cancel::Save)
             .await
             .map_err(|e| remote::problem("can't cancel the job", &e))?;
         match tokio::time::timeout(CANCEL_LIMIT, following).await {

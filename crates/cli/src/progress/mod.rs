@@ -2,6 +2,7 @@
 //!
 //! In: state changes, plans and step reports. Out: text. Deliberately absent: any knowledge of where these come from.
 
+mod bytes;
 mod lanes;
 mod rate;
 mod screen;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use rekindle_types::{Epoch, JobState, ModelConfig, Plan, StepReport};
 
 use crate::output;
+pub use bytes::Bar;
 pub use lanes::draw as draw_lanes;
 use rate::Rate;
 pub use rate::duration;

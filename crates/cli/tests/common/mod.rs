@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -138,6 +139,10 @@ pub struct Job {
     pub steps: u64,
     /// `exact` or `fast`.
     pub numerics: &'static str,
+    /// `model.init_from`.
+    pub from: Option<String>,
+    /// Further sections, as TOML.
+    pub more: String,
 }
 
 impl Job {
@@ -150,6 +155,8 @@ impl Job {
             data: 1,
             steps,
             numerics: "exact",
+            from: None,
+            more: String::new(),
         }
     }
 
@@ -157,6 +164,13 @@ impl Job {
     #[must_use]
     pub fn over(mut self, pipeline: u32, data: u32) -> Self {
         (self.pipeline, self.data) = (pipeline, data);
+        self
+    }
+
+    /// That saves its state every so many steps.
+    #[must_use]
+    pub fn saving(mut self, every: u64) -> Self {
+        self.more = format!("[checkpoint]\nevery = {every}\n");
         self
     }
 
@@ -173,7 +187,12 @@ impl Job {
             data,
             steps,
             numerics,
+            from,
+            more,
         } = self;
+        let from = from
+            .as_ref()
+            .map_or_else(String::new, |from| format!("init_from = {from:?}"));
         let path = folder.join(format!("{name}.toml"));
         let job = format!(
             r#"
@@ -189,6 +208,7 @@ num_hidden_layers = 3
 num_attention_heads = 4
 num_key_value_heads = 2
 tie_word_embeddings = {tied}
+{from}
 
 [data]
 train = ["text.txt"]
@@ -217,6 +237,8 @@ warmup_steps = 5
 [parallelism]
 pipeline = {pipeline}
 data = {data}
+
+{more}
 "#
         );
         std::fs::write(&path, job).unwrap();
@@ -327,4 +349,132 @@ pub fn ticks(pid: u32) -> u64 {
     // utime and stime are fields 14 and 15; the part after the name begins with field 3.
     let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// A coordinator and workers, each started by hand.
+pub struct Cluster {
+    /// The coordinator.
+    pub coordinator: Service,
+    /// The workers `w1`, `w2`, …
+    pub workers: Vec<Service>,
+    /// Where the coordinator listens.
+    pub address: String,
+    /// Its folder.
+    pub state_dir: PathBuf,
+    /// Further arguments of every worker.
+    pub worker_args: Vec<String>,
+}
+
+impl Cluster {
+    /// Starts them.
+    #[must_use]
+    pub fn start(folder: &Path, workers: u32) -> Self {
+        Self::start_with(folder, workers, &[], &[])
+    }
+
+    /// The same with further arguments of the coordinator and of every worker.
+    #[must_use]
+    pub fn start_with(folder: &Path, workers: u32, coordinator: &[&str], worker: &[&str]) -> Self {
+        let state_dir = folder.join("state");
+        let (coordinator, address) = coordinator_with(&state_dir, "127.0.0.1:0", coordinator);
+        let mut cluster = Self {
+            worker_args: worker.iter().map(|arg| (*arg).to_owned()).collect(),
+            workers: Vec::new(),
+            coordinator,
+            address,
+            state_dir,
+        };
+        for _ in 0..workers {
+            cluster.add_worker();
+        }
+        cluster
+    }
+
+    /// Starts another worker.
+    pub fn add_worker(&mut self) {
+        let name = format!("w{}", self.workers.len() + 1);
+        let worker = [
+            "worker",
+            "--coordinator",
+            &self.address,
+            "--name",
+            &name,
+            "--threads",
+            "1",
+        ];
+        let mut command = rekindle(&worker);
+        command.args(&self.worker_args);
+        command.stderr(Stdio::null()).stdout(Stdio::null());
+        self.workers.push(Service::start(command));
+    }
+
+    /// Runs a command against the coordinator.
+    #[must_use]
+    pub fn call(&self, args: &[&str]) -> Finished {
+        let mut all = args.to_vec();
+        all.extend(["--coordinator", &self.address]);
+        call(&all)
+    }
+
+    /// Submits a job; its id.
+    #[must_use]
+    pub fn submit(&self, job: &Path) -> String {
+        self.submit_with(job, &[])
+    }
+
+    /// The same with more options.
+    #[must_use]
+    pub fn submit_with(&self, job: &Path, options: &[&str]) -> String {
+        let job = job.display().to_string();
+        let done = self.call(&[&["submit", &job, "-o", "json"], options].concat());
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        let value: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+        value["job"].as_str().unwrap().to_owned()
+    }
+
+    /// A running trainer of worker `n`.
+    #[must_use]
+    pub fn trainer(&self, n: usize) -> u32 {
+        let parent = self.workers[n].pid();
+        until("the start of a trainer", || children(parent).pop())
+    }
+}
+
+/// Starts a coordinator and says where it listens.
+#[must_use]
+pub fn coordinator(state_dir: &Path, listen: &str) -> (Service, String) {
+    coordinator_with(state_dir, listen, &[])
+}
+
+/// The same with further arguments.
+#[must_use]
+pub fn coordinator_with(state_dir: &Path, listen: &str, more: &[&str]) -> (Service, String) {
+    let state_dir = state_dir.display().to_string();
+    let mut command = rekindle(&[
+        "coordinator",
+        "-o",
+        "json",
+        "--listen",
+        listen,
+        "--state-dir",
+        &state_dir,
+    ]);
+    command.args(more).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut service = Service::start(command);
+    let mut line = String::new();
+    BufReader::new(service.0.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+    (service, value["listening"].as_str().unwrap().to_owned())
+}
+
+/// Waits until a run has committed a step.
+pub fn reaches(run: &Path, step: u64) {
+    until(&format!("step {step}"), || {
+        metrics(run)
+            .last_key_value()
+            .filter(|(s, _)| **s >= step)
+            .map(|_| ())
+    });
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use rekindle_coordinator_core::{
-    Answer, CancelMode, Change, CloseReason, Config, Coordinator, Effect, Event, JobView, Record, Rejection,
-    Seq, SessionId, Submission, Token,
+    Answer, CancelMode, Change, CloseReason, Commit, CommittedCheckpoint, Config, Coordinator, Effect, Event,
+    JobView, Record, Rejection, Seq, SessionId, Submission, Token,
 };
 use rekindle_types::{
-    Command, Epoch, Failure, FailureClass, JobFile, JobId, JobSpec, JobState, NumberedReport, RankId,
-    Registration, Report, StepReport, TrainerPhase, TrainerStatus, WorkerId,
+    CheckpointPart, Command, Epoch, Failure, FailureClass, JobFile, JobId, JobSpec, JobState, NumberedReport,
+    RankId, Registration, Report, StartPoint, StateDigest, StepReport, TrainerPhase, TrainerStatus, WorkerId,
 };
 
 pub fn id(text: &str) -> JobId {
@@ -28,6 +28,28 @@ pub fn spec(stages: u32, steps: u64) -> JobSpec {
     );
     let file = JobFile::parse(&text).expect("a good file");
     file.into_spec(None).expect("a good job")
+}
+
+/// A job of two stages that saves its state every step.
+pub fn saving_spec(steps: u64) -> JobSpec {
+    let mut spec = spec(2, steps);
+    spec.checkpoint.every = rekindle_types::spec::Cadence::Steps(1);
+    spec
+}
+
+/// A rank's part of a checkpoint.
+pub fn saved(step: u64, rank: u32) -> Report {
+    let part = CheckpointPart {
+        step,
+        rank: RankId(rank),
+        files: Vec::new(),
+        persist_seconds: 0.1,
+        stall_seconds: 0.0,
+    };
+    Report::Saved {
+        part: Box::new(part),
+        interval: None,
+    }
 }
 
 pub fn step(number: u64) -> StepReport {
@@ -74,6 +96,10 @@ pub struct Desk {
     pub effects: Vec<Effect>,
     /// Records become durable at once.
     pub prompt: bool,
+    /// What a search for a state to start from finds.
+    pub found: Result<Option<StartPoint>, String>,
+    /// The epoch it finds in the run's files.
+    pub after_epoch: Epoch,
     sessions: BTreeMap<String, SessionId>,
     numbers: BTreeMap<String, u64>,
     next_session: u64,
@@ -95,6 +121,8 @@ impl Desk {
             journal,
             effects: Vec::new(),
             prompt: true,
+            found: Ok(None),
+            after_epoch: Epoch(0),
             sessions: BTreeMap::new(),
             numbers: BTreeMap::new(),
             next_session: 1,
@@ -114,8 +142,11 @@ impl Desk {
 
     pub fn tell(&mut self, event: Event) {
         let effects = self.machine.handle(self.now, event);
-        let mut newest = None;
+        let (mut newest, mut searched) = (None, Vec::new());
         for effect in effects {
+            if let Effect::FindStart { job, .. } = &effect {
+                searched.push(job.clone());
+            }
             if let Effect::Persist { seq, record } = effect {
                 self.journal.push((seq, *record));
                 newest = Some(seq);
@@ -126,6 +157,56 @@ impl Desk {
         if let Some(seq) = newest.filter(|_| self.prompt) {
             self.tell(Event::Persisted { seq });
         }
+        for job in searched {
+            self.tell(Event::StartFound {
+                job,
+                found: self.found.clone(),
+                after_epoch: self.after_epoch,
+                notes: Vec::new(),
+            });
+        }
+    }
+
+    /// Manifests that are to be written.
+    pub fn commits(&self) -> Vec<Commit> {
+        let commits = self.effects.iter().filter_map(|effect| match effect {
+            Effect::CommitCheckpoint(commit) => Some((**commit).clone()),
+            _ => None,
+        });
+        commits.collect()
+    }
+
+    /// The manifest of a checkpoint is durable, or isn't.
+    pub fn written(&mut self, job: &JobId, epoch: u64, step: u64, error: Option<&str>) {
+        let outcome = match error {
+            Some(error) => Err(error.to_owned()),
+            None => Ok(CommittedCheckpoint {
+                step,
+                url: format!("runs/j/checkpoints/step-{step:08}"),
+                bytes: 1,
+                state_digest: StateDigest(u128::from(step)),
+            }),
+        };
+        self.tell(Event::CheckpointWritten {
+            job: job.clone(),
+            epoch: Epoch(epoch),
+            step,
+            outcome,
+            notes: Vec::new(),
+        });
+    }
+
+    /// Reports up to which a worker was last told to forget.
+    pub fn acknowledged(&self, name: &str) -> u64 {
+        let told = self.effects.iter().rev().find_map(|effect| match effect {
+            Effect::Send {
+                worker,
+                command: Command::Acknowledge { up_to },
+                ..
+            } if worker.as_str() == name => Some(*up_to),
+            _ => None,
+        });
+        told.unwrap_or(0)
     }
 
     /// Lets time pass, ticking when the machine wants it and keeping `alive` workers' leases.
@@ -157,6 +238,7 @@ impl Desk {
             request_id: request.to_owned(),
             job,
             spec,
+            resume: false,
             validate_only,
         };
         let submission = Box::new(submission);
@@ -244,10 +326,15 @@ impl Desk {
     }
 
     pub fn report(&mut self, name: &str, job: &JobId, rank: u32, report: Report) {
+        self.report_of(name, job, 1, rank, report);
+    }
+
+    /// The worker's next report, of another epoch than the first.
+    pub fn report_of(&mut self, name: &str, job: &JobId, epoch: u64, rank: u32, report: Report) {
         let number = self.numbers.entry(name.to_owned()).or_default();
         *number += 1;
         let number = *number;
-        self.report_as(name, number, job, 1, rank, report);
+        self.report_as(name, number, job, epoch, rank, report);
     }
 
     pub fn report_as(&mut self, name: &str, number: u64, job: &JobId, epoch: u64, rank: u32, report: Report) {
@@ -270,9 +357,18 @@ impl Desk {
 
     /// Two workers a, b and a job of two stages that trains on them.
     pub fn training(&mut self, steps: u64) -> JobId {
+        self.training_of(spec(2, steps))
+    }
+
+    /// The same for a job that saves its state every step.
+    pub fn saving(&mut self, steps: u64) -> JobId {
+        self.training_of(saving_spec(steps))
+    }
+
+    pub fn training_of(&mut self, spec: JobSpec) -> JobId {
         self.register("a", 1, 1, vec![]);
         self.register("b", 1, 1, vec![]);
-        let job = self.job(spec(2, steps));
+        let job = self.job(spec);
         self.ready("a", &job, 0);
         self.ready("b", &job, 1);
         self.report("a", &job, 0, Report::Step(step(1)));
@@ -299,6 +395,7 @@ impl Desk {
             Command::Start(start) => format!("start {worker} {}", start.rank.0),
             Command::Connect { .. } => format!("connect {worker}"),
             Command::Stop { .. } => format!("stop {worker}"),
+            Command::Save { .. } => format!("save {worker}"),
             Command::Acknowledge { .. } => String::new(),
         };
         self.commands().into_iter().map(word).collect()

@@ -1,8 +1,10 @@
 //! The coordinator's machine by its effects.
 
+mod checkpoints;
 mod desk;
 mod failures;
 mod gang;
+mod incidents;
 mod properties;
 mod requests;
 mod restart;

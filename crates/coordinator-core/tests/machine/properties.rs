@@ -1,8 +1,8 @@
 //! Whatever happens: the fold of the journal is the durable state at every cut, and every cut can be taken up.
 
 use proptest::prelude::*;
-use rekindle_coordinator_core::{CancelMode, Config, Coordinator, Durable, Record, Seq};
-use rekindle_types::{Command, FailureClass, JobId, Report, TrainerPhase};
+use rekindle_coordinator_core::{CancelMode, Change, Config, Coordinator, Durable, Record, Seq};
+use rekindle_types::{CausalRole, Command, FailureClass, IncidentState, JobId, Report, TrainerPhase};
 
 use crate::desk::{Desk, failure, spec, status, step};
 
@@ -69,9 +69,18 @@ fn job(number: u64) -> JobId {
 }
 
 fn play(desk: &mut Desk, known: &mut [bool; 3], act: &Act) {
+    play_with(desk, known, act, false);
+}
+
+/// `saving`: jobs save their state, so that they start again, and reports are of the current epoch.
+fn play_with(desk: &mut Desk, known: &mut [bool; 3], act: &Act, saving: bool) {
     match act {
         Act::Submit { request, stages } => {
-            let _ = desk.submit(&format!("r{request}"), spec(*stages, 3));
+            let mut spec = spec(*stages, 3);
+            if saving {
+                spec.checkpoint.every = rekindle_types::spec::Cadence::Steps(1);
+            }
+            let _ = desk.submit(&format!("r{request}"), spec);
         }
         Act::Cancel { job: number, now } => {
             let mode = if *now {
@@ -113,7 +122,11 @@ fn play(desk: &mut Desk, known: &mut [bool; 3], act: &Act) {
                 4 => Report::Failed(failure(FailureClass::WorkerCrash)),
                 _ => Report::Stopped,
             };
-            desk.report(WORKERS[*worker], &job(*number), *rank, report);
+            let job = job(*number);
+            match desk.machine.job(&job).filter(|_| saving) {
+                Some(view) => desk.report_of(WORKERS[*worker], &job, view.epoch.0, *rank, report),
+                None => desk.report(WORKERS[*worker], &job, *rank, report),
+            }
         }
         Act::Wait { ms } => desk.wait(*ms, &[]),
         Act::Lose { .. } | Act::Report { .. } => {}
@@ -153,6 +166,36 @@ proptest! {
             ));
             prop_assert!(!told);
         }
+    }
+
+    #[test]
+    fn every_failure_belongs_to_one_incident_with_one_cause(acts in proptest::collection::vec(act(), 1..60)) {
+        let mut desk = Desk::new();
+        let mut known = [false; 3];
+        for act in &acts {
+            play_with(&mut desk, &mut known, act, true);
+            prop_assert_eq!(&fold(&desk.journal), desk.machine.durable(), "after {:?}", act);
+        }
+        let mut told = 0;
+        for view in desk.machine.jobs() {
+            let incidents = desk.machine.incidents(&view.job).expect("the job is known");
+            for (number, incident) in (1..).zip(&incidents) {
+                prop_assert_eq!(incident.number, number);
+                let causes = incident.failures.iter().filter(|noted| noted.role == CausalRole::Initiating);
+                prop_assert_eq!(causes.count(), usize::from(incident.times.decided.is_some()), "{:?}", incident);
+                let times = incident.times;
+                let reached = [Some(times.detected), times.decided, times.placed, times.ready, times.rejoined];
+                let reached: Vec<u64> = reached.into_iter().flatten().collect();
+                prop_assert!(reached.is_sorted(), "{:?}", incident);
+                // Behind one that recovers, the next may be traced already; the verdict on it says what becomes of both.
+                let after = incidents.get(number as usize).map(|next| next.state);
+                let newest = after.is_none_or(|next| next == IncidentState::Tracing);
+                prop_assert!(!incident.is_open() || (newest && !view.state.is_terminal()), "{:?}", incident);
+                prop_assert_eq!(incident.state == IncidentState::Recovered, times.rejoined.is_some());
+                told += incident.failures.len();
+            }
+        }
+        prop_assert_eq!(told, desk.changes(|change| matches!(change, Change::FailureNoted { .. })));
     }
 
     #[test]

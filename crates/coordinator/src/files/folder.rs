@@ -20,10 +20,14 @@ pub(crate) fn folder_of(output: &str) -> PathBuf {
     PathBuf::from(local_path(output))
 }
 
+/// The metrics of `job.output`.
+pub(crate) fn metrics_of(output: &str) -> PathBuf {
+    folder_of(output).join(METRICS)
+}
+
 /// Refuses a folder that holds another run, or that can't be a folder. Changes nothing.
 pub(crate) fn check_unused(output: &str) -> Result<(), ApiError> {
-    let folder = folder_of(output);
-    let metrics = folder.join(METRICS);
+    let (folder, metrics) = (folder_of(output), metrics_of(output));
     if fs::metadata(&metrics).is_ok_and(|file| file.len() > 0) {
         return Err(not_empty(output, "it holds the metrics.jsonl of another run"));
     }

@@ -25,20 +25,13 @@ impl<T: Serialize + DeserializeOwned> Lines<T> {
             .append(true)
             .create(true)
             .open(path)?;
-        let length = file.metadata()?.len();
-        let start = length.saturating_sub(TAIL);
-        let mut tail = Vec::new();
-        file.seek(SeekFrom::Start(start))?;
-        file.read_to_end(&mut tail)?;
+        let (start, tail) = tail_of(&mut file)?;
         let whole = tail.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
         // Without any line end in so long a tail the file isn't ours; it is left as it is and appending goes on.
         if whole < tail.len() && (whole > 0 || start == 0) {
             file.set_len(start + whole as u64)?;
         }
-        let last = tail[..whole]
-            .split(|b| *b == b'\n')
-            .rfind(|line| !line.is_empty())
-            .and_then(|line| serde_json::from_slice(line).ok());
+        let last = last_of(&tail[..whole]);
         Ok(Self { file, last })
     }
 
@@ -55,6 +48,28 @@ impl<T: Serialize + DeserializeOwned> Lines<T> {
         }
         Ok(())
     }
+}
+
+/// What the last whole line of a file says; none: there is no such file or line. Changes nothing.
+pub(crate) fn last_line<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let mut file = File::open(path).ok()?;
+    let (_, tail) = tail_of(&mut file).ok()?;
+    let whole = tail.iter().rposition(|b| *b == b'\n')?;
+    last_of(&tail[..whole])
+}
+
+/// The end of a file, and where it starts.
+fn tail_of(file: &mut File) -> io::Result<(u64, Vec<u8>)> {
+    let start = file.metadata()?.len().saturating_sub(TAIL);
+    let mut tail = Vec::new();
+    file.seek(SeekFrom::Start(start))?;
+    file.read_to_end(&mut tail)?;
+    Ok((start, tail))
+}
+
+fn last_of<T: DeserializeOwned>(lines: &[u8]) -> Option<T> {
+    let last = lines.split(|b| *b == b'\n').rfind(|line| !line.is_empty())?;
+    serde_json::from_slice(last).ok()
 }
 
 #[cfg(test)]

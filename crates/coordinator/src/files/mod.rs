@@ -4,5 +4,6 @@ mod folder;
 mod lines;
 mod writer;
 
-pub(crate) use folder::{METRICS, check_unused, folder_of, local_path, not_empty};
+pub(crate) use folder::{METRICS, check_unused, folder_of, local_path, metrics_of, not_empty};
+pub(crate) use lines::last_line;
 pub(crate) use writer::{Files, Line, Wait};

@@ -14,7 +14,7 @@ use super::stream::Stream;
 use super::{Api, blocking, job_id};
 use crate::clock;
 use crate::files::check_unused;
-use crate::handle::shutting_down;
+use crate::handle::{shutting_down, unknown_job};
 use crate::submit::resolve;
 use crate::view::job_status;
 
@@ -83,6 +83,7 @@ impl pb::job_service_server::JobService for Api {
         let job = job_id(&request.job_id)?;
         let mode = match request.mode() {
             pb::CancelMode::Now => CancelMode::Now,
+            pb::CancelMode::Stop => CancelMode::Stop,
             pb::CancelMode::Graceful | pb::CancelMode::Unspecified => CancelMode::Graceful,
         };
         self.handle.cancel(job.clone(), mode).await?;
@@ -110,6 +111,19 @@ impl pb::job_service_server::JobService for Api {
             spec_json: spec_to_json(&spec),
         }))
     }
+
+    async fn explain_job(
+        &self,
+        request: Request<pb::ExplainJobRequest>,
+    ) -> Result<Response<pb::ExplainJobResponse>, Status> {
+        let id = job_id(&request.get_ref().job_id)?;
+        let job = id.clone();
+        let incidents = self.handle.query(move |shell| shell.core.incidents(&job)).await?;
+        let incidents = incidents.ok_or_else(|| unknown_job(&id))?;
+        Ok(Response::new(pb::ExplainJobResponse {
+            incidents: incidents.iter().map(Into::into).collect(),
+        }))
+    }
 }
 
 impl Api {
@@ -123,7 +137,8 @@ impl Api {
         let job = job.map(|id| job_id(&id)).transpose()?;
         let spec = blocking(move || resolve(request.spec)).await?;
         let output = spec.job.output.clone();
-        if !self.is_known(&request.request_id).await? {
+        // A run that goes on writes to the files it has.
+        if !request.resume && !self.is_known(&request.request_id).await? {
             let output = output.clone();
             blocking(move || check_unused(&output)).await?;
         }
@@ -131,6 +146,7 @@ impl Api {
             request_id: request.request_id,
             job,
             spec: spec.clone(),
+            resume: request.resume,
             validate_only: request.validate_only,
         };
         match self.handle.submit(submission, output).await? {
@@ -197,6 +213,9 @@ fn only_checked(spec: JobSpec) -> JobStatus {
         plan: None,
         ranks: Vec::new(),
         last_step: None,
+        checkpoints: None,
+        start: None,
+        restarts: 0,
         spec: Some(Box::new(spec)),
     }
 }

@@ -1,6 +1,7 @@
 //! The gRPC services. Each handler reads its request, asks the machine's task, writes the answer; no decisions here.
 
 mod cluster;
+mod faults;
 mod jobs;
 mod metrics;
 mod page;
@@ -18,6 +19,7 @@ use rekindle_types::JobId;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::faults::FaultAnswers;
 use crate::handle::Handle;
 
 /// What all services share. Implements every service.
@@ -30,6 +32,8 @@ pub(crate) struct Api {
     pub(crate) tasks: TaskTracker,
     pub(crate) sessions: Arc<AtomicU64>,
     pub(crate) started_at: u64,
+    /// Orders for faults that wait for their answers.
+    pub(crate) faults: Arc<FaultAnswers>,
 }
 
 /// Reads a required job id.

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rekindle_coordinator_core::{Event, SessionId};
+use rekindle_proto::convert::duration_to_ms;
 use rekindle_proto::pb::worker::v1 as pb;
 use rekindle_proto::{ApiError, ConvertError, Reason};
 use rekindle_types::Registration;
@@ -50,6 +51,7 @@ impl Api {
             () = self.draining.cancelled() => Some(shutting_down()),
         };
         closed.cancel();
+        self.faults.session_ended(session);
         if let Some(error) = error {
             tracing::warn!(%error, "session ended");
             let _ = told.try_send(Err(error.into()));
@@ -78,7 +80,12 @@ impl Api {
             .put(Input::Open(session, link, Box::new(registration)))
             .await?;
         while let Some(message) = next(up).await? {
-            self.handle.put(Input::Event(event(session, message)?)).await?;
+            match message.message {
+                Some(pb::session_request::Message::FaultAnswer(answer)) => {
+                    self.faults.answered(session, answer)
+                }
+                _ => self.handle.put(Input::Event(event(session, message)?)).await?,
+            }
         }
         Ok(())
     }
@@ -120,7 +127,12 @@ fn event(session: SessionId, message: pb::SessionRequest) -> Result<Event, ApiEr
                 report: Box::new(report),
             })
         }
+        Some(Message::Draining(draining)) => {
+            let grace = draining.grace.as_ref().map_or(0, duration_to_ms);
+            Ok(Event::WorkerDraining { session, grace })
+        }
         Some(Message::Registration(_)) => Err(invalid("message", "a second registration")),
+        Some(Message::FaultAnswer(_)) => Err(invalid("message", "an answer is no event")),
         None => Err(invalid("message", "is not set")),
     }
 }

@@ -1,6 +1,8 @@
 //! States, failures, plans, step reports, events.
 
-use rekindle_types::{Failure, FailureClass, JobEvent, JobState, Plan, RankId, StepReport, TrainerPhase};
+use rekindle_types::{
+    Failure, FailureClass, JobEvent, JobState, Plan, RankId, StartPoint, StepReport, TrainerPhase,
+};
 
 use super::{ConvertError, epoch, from_unix_ms, job_id, optional, required, to_unix_ms, worker_id};
 use crate::pb::v1 as pb;
@@ -34,7 +36,7 @@ same_values!(
     JobState,
     "state",
     [
-        Queued, Planning, Starting, Running, Cancelling, Succeeded, Failed, Cancelled
+        Queued, Planning, Starting, Running, Recovering, Cancelling, Succeeded, Failed, Cancelled
     ]
 );
 same_values!(
@@ -50,6 +52,8 @@ same_values!(
         ConfigInvalid,
         Network,
         OutputError,
+        CheckpointIo,
+        CheckpointCorrupt,
         Internal
     ]
 );
@@ -91,6 +95,29 @@ impl TryFrom<pb::Failure> for Failure {
                 .map(|text| worker_id(&text))
                 .transpose()?,
             message: failure.message,
+        })
+    }
+}
+
+impl From<&StartPoint> for pb::StartPoint {
+    fn from(start: &StartPoint) -> Self {
+        Self {
+            step: start.step,
+            url: start.url.clone(),
+        }
+    }
+}
+
+impl TryFrom<pb::StartPoint> for StartPoint {
+    type Error = ConvertError;
+
+    fn try_from(start: pb::StartPoint) -> Result<Self, ConvertError> {
+        if start.url.is_empty() {
+            return Err(ConvertError::new("start.url", "is empty"));
+        }
+        Ok(Self {
+            step: start.step,
+            url: start.url,
         })
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! `From<&types::X> for pb::X` encodes, `TryFrom<pb::X> for types::X` decodes and checks.
 
+mod fault;
+mod incident;
 mod job;
 mod plan;
 mod session;
@@ -9,9 +11,10 @@ mod spec;
 mod time;
 mod view;
 
+pub use fault::{order_from_pb, order_to_pb};
 pub use session::command_to_pb;
 pub use spec::{SpecSource, spec_from_json, spec_to_json};
-pub use time::{from_unix_ms, to_unix_ms};
+pub use time::{duration_from_ms, duration_to_ms, from_unix_ms, to_unix_ms};
 
 use rekindle_types::{Epoch, IdError, JobId, WorkerId};
 

@@ -1,7 +1,8 @@
 //! What a worker and its coordinator say to each other.
 
 use rekindle_types::{
-    Command, NumberedReport, Plan, RankId, Registration, Report, StartTrainer, TrainerPhase, TrainerStatus,
+    CheckpointPart, Command, NumberedReport, Plan, RankId, Registration, Report, StartTrainer, TrainerPhase,
+    TrainerStatus,
 };
 
 use super::job::enumeration;
@@ -91,6 +92,14 @@ impl From<&NumberedReport> for pb::NumberedReport {
                     data_address: data_address.clone(),
                 }),
                 Report::Step(step) => Wire::Step(step.into()),
+                Report::Saved { part, interval } => Wire::Saved(pb::TrainerSaved {
+                    part_json: part_to_json(part),
+                    interval_steps: *interval,
+                }),
+                Report::SaveFailed { step, message } => Wire::SaveFailed(pb::TrainerSaveFailed {
+                    step: *step,
+                    message: message.clone(),
+                }),
                 Report::Finished => Wire::Finished(pb::TrainerFinished {}),
                 Report::Failed(failure) => Wire::Failed(failure.into()),
                 Report::Stopped => Wire::Stopped(pb::TrainerStopped {}),
@@ -112,6 +121,14 @@ impl TryFrom<pb::NumberedReport> for NumberedReport {
                 data_address: ready.data_address,
             },
             Wire::Step(step) => Report::Step(step.try_into().map_err(|e: ConvertError| e.inside("step"))?),
+            Wire::Saved(saved) => Report::Saved {
+                part: Box::new(part_from_json(&saved.part_json, r.rank)?),
+                interval: saved.interval_steps,
+            },
+            Wire::SaveFailed(failed) => Report::SaveFailed {
+                step: failed.step,
+                message: failed.message,
+            },
             Wire::Finished(_) => Report::Finished,
             Wire::Failed(failure) => {
                 Report::Failed(failure.try_into().map_err(|e: ConvertError| e.inside("failed"))?)
@@ -128,6 +145,20 @@ impl TryFrom<pb::NumberedReport> for NumberedReport {
     }
 }
 
+fn part_to_json(part: &CheckpointPart) -> String {
+    serde_json::to_string(part).expect("a part has text keys and finite numbers only")
+}
+
+fn part_from_json(text: &str, rank: u32) -> Result<CheckpointPart, ConvertError> {
+    let part: CheckpointPart = serde_json::from_str(text)
+        .map_err(|e| ConvertError::new("saved.part_json", format!("is no part of a checkpoint: {e}")))?;
+    if part.rank.0 != rank {
+        let why = format!("is of {}, reported by rank {rank}", part.rank);
+        return Err(ConvertError::new("saved.part_json", why));
+    }
+    Ok(part)
+}
+
 /// Puts a command into the message that carries it.
 #[must_use]
 pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
@@ -137,6 +168,9 @@ pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
             rank: start.rank.0,
             spec_json: spec_to_json(&start.spec),
             plan: Some((&start.plan).into()),
+            writer: start.writer.clone(),
+            start: start.start.as_ref().map(Into::into),
+            mtbf_seconds: start.mtbf_seconds,
         }),
         Command::Connect { job, epoch, peers } => Message::ConnectTrainers(pb::ConnectTrainers {
             job_id: job.to_string(),
@@ -148,6 +182,11 @@ pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
             epoch: epoch.0,
             reason: reason.clone(),
         }),
+        Command::Save { job, epoch, rank } => Message::SaveState(pb::SaveState {
+            job_id: job.to_string(),
+            epoch: epoch.0,
+            rank: rank.0,
+        }),
         Command::Acknowledge { up_to } => Message::Acknowledge(pb::Acknowledge { up_to: *up_to }),
     };
     pb::SessionResponse {
@@ -155,7 +194,7 @@ pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
     }
 }
 
-/// Reads a command; [`pb::Welcome`] is none and refused here.
+/// Reads a command; [`pb::Welcome`] and [`pb::InjectFault`] are none and refused here.
 impl TryFrom<pb::SessionResponse> for Command {
     type Error = ConvertError;
 
@@ -163,6 +202,7 @@ impl TryFrom<pb::SessionResponse> for Command {
         use pb::session_response::Message;
         match required("message", response.message)? {
             Message::Welcome(_) => Err(ConvertError::new("message", "a second welcome")),
+            Message::InjectFault(_) => Err(ConvertError::new("message", "a fault is no command")),
             Message::StartTrainer(start) => Ok(Self::Start(Box::new(start_trainer(start)?))),
             Message::ConnectTrainers(c) => Ok(Self::Connect {
                 job: job_id(&c.job_id)?,
@@ -173,6 +213,11 @@ impl TryFrom<pb::SessionResponse> for Command {
                 job: job_id(&s.job_id)?,
                 epoch: epoch(s.epoch),
                 reason: s.reason,
+            }),
+            Message::SaveState(s) => Ok(Self::Save {
+                job: job_id(&s.job_id)?,
+                epoch: epoch(s.epoch),
+                rank: RankId(s.rank),
             }),
             Message::Acknowledge(a) => Ok(Self::Acknowledge { up_to: a.up_to }),
         }
@@ -185,9 +230,15 @@ fn start_trainer(start: pb::StartTrainer) -> Result<StartTrainer, ConvertError> 
         let why = format!("{} in a plan of {} ranks", start.rank, plan.world());
         return Err(ConvertError::new("start_trainer.rank", why));
     }
+    if start.writer.is_empty() {
+        return Err(ConvertError::new("start_trainer.writer", "is empty"));
+    }
     Ok(StartTrainer {
         rank: RankId(start.rank),
         spec: decode("start_trainer.spec_json", &start.spec_json)?,
         plan,
+        writer: start.writer,
+        start: start.start.map(TryInto::try_into).transpose()?,
+        mtbf_seconds: start.mtbf_seconds,
     })
 }

@@ -6,7 +6,9 @@ use super::job::{enumeration, same_values};
 use super::spec::decode;
 use super::{ConvertError, from_unix_ms, job_id, optional, required, spec_to_json, to_unix_ms, worker_id};
 use crate::pb::v1 as pb;
-use crate::view::{ClusterStatus, JobStatus, RankPhase, RankStatus, WorkerStatus};
+use crate::view::{
+    Checkpoint, CheckpointStatus, ClusterStatus, JobStatus, RankPhase, RankStatus, WorkerStatus,
+};
 
 same_values!(
     RankPhase,
@@ -33,6 +35,9 @@ impl From<&JobStatus> for pb::Job {
             ranks: job.ranks.iter().map(Into::into).collect(),
             last_step: job.last_step.as_ref().map(Into::into),
             spec_json: job.spec.as_deref().map(spec_to_json).unwrap_or_default(),
+            checkpoints: job.checkpoints.as_ref().map(Into::into),
+            start: job.start.as_ref().map(Into::into),
+            restarts: job.restarts,
         }
     }
 }
@@ -63,8 +68,51 @@ impl TryFrom<pb::Job> for JobStatus {
             spec: optional(job.spec_json)
                 .map(|text| decode("spec_json", &text).map(Box::new))
                 .transpose()?,
+            checkpoints: job.checkpoints.map(TryInto::try_into).transpose()?,
+            start: job.start.map(TryInto::try_into).transpose()?,
+            restarts: job.restarts,
         })
     }
+}
+
+impl From<&CheckpointStatus> for pb::CheckpointStatus {
+    fn from(status: &CheckpointStatus) -> Self {
+        Self {
+            newest: status.newest.as_ref().map(|newest| pb::Checkpoint {
+                step: newest.step,
+                url: newest.url.clone(),
+                bytes: newest.bytes,
+                state_digest: newest.state_digest.to_string(),
+            }),
+            failures: status.failures,
+            last_failure: status.last_failure.clone().unwrap_or_default(),
+            interval_steps: status.interval_steps,
+        }
+    }
+}
+
+impl TryFrom<pb::CheckpointStatus> for CheckpointStatus {
+    type Error = ConvertError;
+
+    fn try_from(status: pb::CheckpointStatus) -> Result<Self, ConvertError> {
+        Ok(Self {
+            newest: status.newest.map(checkpoint).transpose()?,
+            failures: status.failures,
+            last_failure: optional(status.last_failure),
+            interval_steps: status.interval_steps,
+        })
+    }
+}
+
+fn checkpoint(newest: pb::Checkpoint) -> Result<Checkpoint, ConvertError> {
+    let digest = newest.state_digest.parse();
+    Ok(Checkpoint {
+        step: newest.step,
+        url: newest.url,
+        bytes: newest.bytes,
+        state_digest: digest
+            .map_err(|why: String| ConvertError::new("checkpoints.newest.state_digest", why))?,
+    })
 }
 
 impl From<&RankStatus> for pb::RankStatus {

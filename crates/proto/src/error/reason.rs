@@ -78,6 +78,8 @@ reasons! {
     Unreachable = "UNREACHABLE", Unavailable;
     /// The call took longer than its deadline.
     DeadlineExceeded = "DEADLINE_EXCEEDED", DeadlineExceeded;
+    /// A fault was to be injected where that isn't allowed or can't be done.
+    FaultRefused = "FAULT_REFUSED", FailedPrecondition;
     /// A file of the run couldn't be read.
     RunUnreadable = "RUN_UNREADABLE", Internal;
     /// A defect of Rekindle.

@@ -108,6 +108,9 @@ pub struct CheckpointSpec {
     /// The job stops after so many failed checkpoints in a row; 0: never.
     #[serde(default)]
     pub max_failures: u32,
+    /// A file that can't be written is tried again for so long, seconds, before its checkpoint is given up.
+    #[serde(default = "defaults::retry_seconds")]
+    pub retry_seconds: u32,
     /// With `every = "auto"`: hours between failures that are expected before any was seen.
     #[serde(default = "defaults::mtbf_hours")]
     pub mtbf_hours: f64,
@@ -121,6 +124,7 @@ impl Default for CheckpointSpec {
             pool: defaults::pool(),
             to: None,
             max_failures: 0,
+            retry_seconds: defaults::retry_seconds(),
             mtbf_hours: defaults::mtbf_hours(),
         }
     }
@@ -167,6 +171,9 @@ mod defaults {
     }
     pub(super) fn pool() -> ByteSize {
         ByteSize(256 << 20)
+    }
+    pub(super) fn retry_seconds() -> u32 {
+        180
     }
     pub(super) fn mtbf_hours() -> f64 {
         24.0

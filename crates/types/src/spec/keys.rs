@@ -143,8 +143,23 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ),
     (
         "checkpoint",
+        "retry_seconds",
+        "how long a file that can't be written is tried again (default 180)",
+    ),
+    (
+        "checkpoint",
         "mtbf_hours",
         "every = \"auto\": expected hours between failures (default 24)",
+    ),
+    (
+        "recovery",
+        "sources",
+        "what lost state may come from (default [\"checkpoint\"])",
+    ),
+    (
+        "recovery",
+        "max_restarts",
+        "restarts without a checkpoint in between (default 8)",
     ),
 ];
 

@@ -13,12 +13,14 @@ mod checkpoint;
 mod error;
 pub mod keys;
 mod parse;
+mod recovery;
 mod sections;
 mod validate;
 
 pub use checkpoint::{ByteSize, Cadence, CheckpointSpec, is_checkpoint_url};
 pub use error::{SpecError, Violation};
 pub use parse::JobFile;
+pub use recovery::{RecoverySource, RecoverySpec};
 pub use sections::{
     Auto, DataFormat, DataSpec, EvaluationSpec, JobSection, JobSpec, LrKind, LrScheduleSpec, Numerics,
     OptimizerSpec, ParallelismSpec, TrainingSpec,

@@ -9,7 +9,7 @@ use super::sections::{
     DataSpec, EvaluationSpec, JobSection, JobSpec, LrScheduleSpec, OptimizerSpec, ParallelismSpec,
     TrainingSpec,
 };
-use super::{CheckpointSpec, SpecError, Violation};
+use super::{CheckpointSpec, RecoverySpec, SpecError, Violation};
 use crate::ModelConfig;
 
 /// A parsed job file whose model section may still refer to files.
@@ -25,6 +25,7 @@ pub struct JobFile {
     lr_schedule: LrScheduleSpec,
     parallelism: ParallelismSpec,
     checkpoint: CheckpointSpec,
+    recovery: RecoverySpec,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -68,6 +69,7 @@ impl JobFile {
             lr_schedule: section(&table, "lr_schedule")?,
             parallelism: section(&table, "parallelism")?,
             checkpoint: section(&table, "checkpoint")?,
+            recovery: section(&table, "recovery")?,
         })
     }
 
@@ -116,6 +118,7 @@ impl JobFile {
             lr_schedule: self.lr_schedule,
             parallelism: self.parallelism,
             checkpoint: self.checkpoint,
+            recovery: self.recovery,
         };
         spec.validate()?;
         Ok(spec)

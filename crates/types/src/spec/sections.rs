@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::CheckpointSpec;
+use super::{CheckpointSpec, RecoverySpec};
 use crate::ModelConfig;
 
 /// A whole, valid job. See `docs/job-file.md` for what each key means.
@@ -30,6 +30,9 @@ pub struct JobSpec {
     /// `[checkpoint]`
     #[serde(default)]
     pub checkpoint: CheckpointSpec,
+    /// `[recovery]`
+    #[serde(default)]
+    pub recovery: RecoverySpec,
 }
 
 /// `[job]`: name, seed and where the run's folder is.

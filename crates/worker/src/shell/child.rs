@@ -14,7 +14,7 @@ use rekindle_worker_core::{Event, Exit, TrainerKey};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +36,8 @@ pub struct Child {
     pid: Option<u32>,
     messages: Option<mpsc::Sender<ToTrainer>>,
     kill: CancellationToken,
+    /// Whether it is to stand still.
+    held: watch::Sender<bool>,
 }
 
 impl Child {
@@ -67,14 +69,16 @@ impl Child {
         let stderr = child.stderr.take().ok_or_else(missing)?;
         let (messages, outgoing) = mpsc::channel(MESSAGES);
         let kill = CancellationToken::new();
+        let (held, wishes) = watch::channel(false);
         let pid = child.id();
         tokio::spawn(write(stdin, outgoing));
         let tail = tokio::spawn(copy_log(stderr, log.to_owned()));
-        tokio::spawn(own(child, key, stdout, tail, kill.clone(), events));
+        tokio::spawn(own(child, key, stdout, tail, kill.clone(), wishes, events));
         Ok(Self {
             pid,
             messages: Some(messages),
             kill,
+            held,
         })
     }
 
@@ -94,6 +98,11 @@ impl Child {
     pub fn terminate(&mut self) {
         self.tell(ToTrainer::Stop);
         self.messages = None;
+    }
+
+    /// Makes it stand still, or go on.
+    pub fn hold(&self, held: bool) {
+        self.held.send_replace(held);
     }
 
     /// Ends it with SIGKILL.
@@ -166,16 +175,23 @@ async fn own(
     stdout: ChildStdout,
     tail: JoinHandle<VecDeque<String>>,
     kill: CancellationToken,
+    mut held: watch::Receiver<bool>,
     events: mpsc::Sender<Incoming>,
 ) {
     let reading = tokio::spawn(listen(stdout, key.clone(), events.clone()));
-    let status = tokio::select! {
-        status = child.wait() => status,
-        () = kill.cancelled() => {
-            if let Err(error) = child.start_kill() {
-                tracing::warn!(%error, trainer = %key, "can't kill a trainer");
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status,
+            () = kill.cancelled() => {
+                if let Err(error) = child.start_kill() {
+                    tracing::warn!(%error, trainer = %key, "can't kill a trainer");
+                }
+                break child.wait().await;
             }
-            child.wait().await
+            Ok(()) = held.changed() => {
+                let signal = if *held.borrow_and_update() { libc::SIGSTOP } else { libc::SIGCONT };
+                send(&child, signal);
+            }
         }
     };
     let _ = tokio::time::timeout(DRAIN, reading).await;
@@ -195,6 +211,16 @@ async fn own(
             .push(format!("waiting for the process failed: {error}")),
     }
     let _ = events.send(Incoming::Child(Event::Exited { key, exit })).await;
+}
+
+/// Signals a process that wasn't waited for yet.
+fn send(child: &tokio::process::Child, signal: libc::c_int) {
+    let Some(pid) = child.id().and_then(|pid| libc::pid_t::try_from(pid).ok()) else {
+        return;
+    };
+    // SAFETY: kill has no memory effects. The pid is that of a child of ours which wasn't reaped yet (`id` is none after that), so
+    // that it isn't reused.
+    unsafe { libc::kill(pid, signal) };
 }
 
 /// Turns the trainer's lines into events. A line that makes no sense fails the trainer.

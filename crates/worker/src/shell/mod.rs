@@ -127,6 +127,12 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
+/// Ends this process as SIGKILL from outside would: nothing is cleaned up, the trainers see their stdin end.
+fn kill_self() {
+    // SAFETY: neither call has memory effects; the pid is this process's own.
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+}
+
 struct Shell {
     machine: Worker,
     worker: String,
@@ -175,6 +181,7 @@ impl Shell {
             }
             Effect::Send { report } => return self.tell(|session| session.report(&report)),
             Effect::Heartbeat => return self.tell(Session::heartbeat),
+            Effect::Drain { grace } => return self.tell(|session| session.drain(grace)),
             Effect::SpawnTrainer {
                 key,
                 start,
@@ -198,10 +205,22 @@ impl Shell {
                     child.kill();
                 }
             }
+            Effect::Suspend { key } => self.hold(&key, true),
+            Effect::Resume { key } => self.hold(&key, false),
+            Effect::AnswerFault { number, refusal } => {
+                return self.tell(|session| session.fault_answer(number, refusal));
+            }
+            Effect::KillSelf => kill_self(),
             Effect::Warn { message } => tracing::warn!("{message}"),
             Effect::Exit(reason) => self.left = Some(reason),
         }
         None
+    }
+
+    fn hold(&self, key: &TrainerKey, held: bool) {
+        if let Some(child) = self.children.get(key) {
+            child.hold(held);
+        }
     }
 
     /// Says something through the session; a session that can't take it is over.

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use rekindle_proto::ConvertError;
+use rekindle_proto::convert::{duration_from_ms, duration_to_ms, order_from_pb};
 use rekindle_proto::pb::worker::v1 as pb;
 use rekindle_proto::pb::worker::v1::session_request::Message as Up;
 use rekindle_proto::pb::worker::v1::session_response::Message as Down;
@@ -92,6 +94,18 @@ impl Session {
         self.push(Up::Heartbeat(pb::Heartbeat {}))
     }
 
+    /// Queues the notice that the worker was asked to leave.
+    pub fn drain(&self, grace_ms: u64) -> Result<(), String> {
+        let grace = Some(duration_from_ms(grace_ms));
+        self.push(Up::Draining(pb::Draining { grace }))
+    }
+
+    /// Queues the answer to an order for a fault.
+    pub fn fault_answer(&self, number: u64, refusal: Option<String>) -> Result<(), String> {
+        let refusal = refusal.unwrap_or_default();
+        self.push(Up::FaultAnswer(pb::FaultAnswer { number, refusal }))
+    }
+
     fn push(&self, message: Up) -> Result<(), String> {
         let request = pb::SessionRequest {
             message: Some(message),
@@ -151,22 +165,27 @@ async fn carry(
         return Ok(());
     }
     while let Some(message) = incoming.next().await {
-        let command = Command::try_from(message?).map_err(|e| {
+        let event = event(message?).map_err(|e| {
             Status::internal(format!("the coordinator sent a command that can't be read: {e}"))
         })?;
-        if send(Event::Command(command)).await.is_err() {
+        if send(event).await.is_err() {
             return Ok(());
         }
     }
     Ok(())
 }
 
+/// What a message is to the machine.
+fn event(response: pb::SessionResponse) -> Result<Event, ConvertError> {
+    match response.message {
+        Some(Down::InjectFault(order)) => Ok(Event::Fault(order_from_pb(order)?)),
+        _ => Ok(Event::Command(Command::try_from(response)?)),
+    }
+}
+
 /// What the coordinator asks; without an interval a second is a safe one.
 fn terms(welcome: &pb::Welcome) -> SessionTerms {
-    let interval = welcome.heartbeat_interval.as_ref();
-    let ms = interval.map_or(1000, |d| {
-        d.seconds.unsigned_abs() * 1000 + u64::from(d.nanos.unsigned_abs()) / 1_000_000
-    });
+    let ms = welcome.heartbeat_interval.as_ref().map_or(1000, duration_to_ms);
     SessionTerms {
         heartbeat: ms.max(10),
     }

@@ -23,11 +23,13 @@ pub struct Sums {
     pub non_finite: i128,
     /// Digest of the tokens, a wrapping sum.
     pub data_digest: u128,
+    /// How many ranks want the state after this step to be saved.
+    pub save: i128,
 }
 
 impl Sums {
     /// The digest travels in two halves, as checked sums don't wrap and a digest has to.
-    fn to_words(self) -> [i128; 5] {
+    fn to_words(self) -> [i128; 6] {
         let (high, low) = (self.data_digest >> 64, self.data_digest & u128::from(u64::MAX));
         [
             self.loss.0,
@@ -35,16 +37,18 @@ impl Sums {
             self.non_finite,
             high.cast_signed(),
             low.cast_signed(),
+            self.save,
         ]
     }
 
-    fn of_words([loss, squares, non_finite, high, low]: [i128; 5]) -> Self {
+    fn of_words([loss, squares, non_finite, high, low, save]: [i128; 6]) -> Self {
         let data_digest = (high.cast_unsigned() << 64).wrapping_add(low.cast_unsigned());
         Self {
             loss: ExactSum(loss),
             squares: ExactSum(squares),
             non_finite,
             data_digest,
+            save,
         }
     }
 
@@ -92,6 +96,7 @@ mod tests {
             squares: ExactSum(7),
             non_finite: 1,
             data_digest: u128::MAX - 3,
+            save: 1,
         };
         assert_eq!(Sums::of_words(sums.to_words()), sums);
         let twice: Vec<i128> = sums.to_words().iter().map(|w| 2 * w).collect();

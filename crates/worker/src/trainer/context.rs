@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rekindle_plan::micro_batches_of;
 use rekindle_transport::{Deadline, Transport};
-use rekindle_types::{JobSpec, LayerId, Plan, Rank, RankId};
+use rekindle_types::{JobSpec, LayerId, Plan, Rank, RankId, StartPoint};
 
 /// One rank's view of its job. Nothing in it changes while an epoch lasts.
 pub struct Context {
@@ -14,6 +14,12 @@ pub struct Context {
     pub plan: Plan,
     /// Lane and stage of this trainer.
     pub rank: Rank,
+    /// The state it starts from; none: the job's first weights.
+    pub start: Option<StartPoint>,
+    /// Names this epoch's trainers in the keys of checkpoint files.
+    pub writer: String,
+    /// Mean time between failures as known at the start, seconds.
+    pub mtbf_seconds: f64,
     /// Longest wait for a peer that is connected but silent. A lost connection is noticed at once, whatever this is.
     pub patience: Duration,
 }
@@ -29,6 +35,12 @@ impl Context {
     #[must_use]
     pub fn id_of(&self, rank: Rank) -> RankId {
         rank.id(self.plan.stage_count())
+    }
+
+    /// The last step whose update is in the state it starts from.
+    #[must_use]
+    pub fn started_after(&self) -> u64 {
+        self.start.as_ref().map_or(0, |start| start.step)
     }
 
     /// The moment a wait that begins now gives up.
@@ -180,6 +192,9 @@ mod tests {
             spec,
             plan,
             rank,
+            start: None,
+            writer: "t".to_owned(),
+            mtbf_seconds: 3600.0,
             patience: Duration::from_secs(1),
         }
     }

@@ -2,6 +2,8 @@
 
 use rekindle_types::{Failure, FailureClass, RankId};
 
+use super::load::is_damaged;
+
 /// Everything that ends a trainer before its last step.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainerError {
@@ -20,6 +22,20 @@ pub enum TrainerError {
     /// Initial weights can't be read, or the trained ones can't be written.
     #[error(transparent)]
     HuggingFace(#[from] rekindle_checkpoint::CheckpointError),
+    /// The checkpoint to start from can't be read, or isn't what was written.
+    #[error(transparent)]
+    Checkpoint(#[from] rekindle_checkpoint::StateError),
+    /// The place for checkpoints can't be used.
+    #[error(transparent)]
+    Store(#[from] rekindle_checkpoint::StoreError),
+    /// The state after the last step couldn't be saved.
+    #[error("the state after the last step, {step}, is not saved: {why}")]
+    NotSaved {
+        /// The step.
+        step: u64,
+        /// Why not, and what to do.
+        why: String,
+    },
     /// A loss or a gradient is no longer a number.
     #[error(
         "step {step}: {count} rank(s) met a gradient or loss that is not a finite number or is out of range; lower optimizer.lr or check the data"
@@ -50,6 +66,9 @@ impl TrainerError {
             Self::Model(_) | Self::Compute(_) => FailureClass::ConfigInvalid,
             Self::Transport(_) => FailureClass::Network,
             Self::HuggingFace(_) => FailureClass::OutputError,
+            Self::Checkpoint(error) if is_damaged(error) => FailureClass::CheckpointCorrupt,
+            Self::Checkpoint(_) => FailureClass::Network,
+            Self::Store(_) | Self::NotSaved { .. } => FailureClass::CheckpointIo,
             Self::NonFinite { .. } => FailureClass::NumericNan,
             Self::Protocol { .. } | Self::Pipe(_) => FailureClass::Internal,
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   worker --Begin--> load layers and text, listen --Ready--> worker
-//!   worker --Connect--> meet the peers, then steps 1..n --Step, Progress--> worker
+//!   worker --Connect--> meet the peers, then steps s+1..n --Step, Progress, Saved--> worker
 //!   after the last step: export, Finished. At any error: Failed.
 //! ```
 //!
@@ -11,6 +11,7 @@
 //! Deliberately absent: recovery. A trainer that loses a peer says so and ends.
 
 mod batch;
+mod cadence;
 mod commit;
 mod connect;
 mod context;
@@ -18,9 +19,11 @@ mod error;
 mod evaluate;
 mod export;
 mod lanes;
+mod load;
 mod pipe;
 mod pipeline;
 mod report;
+mod saver;
 mod setup;
 mod step;
 mod tied;
@@ -37,6 +40,7 @@ use rekindle_worker_core::trainer_messages::{FromTrainer, ToTrainer};
 use context::{Context, SharedTransport};
 pub use error::TrainerError;
 use pipe::Pipe;
+use saver::Saver;
 use step::Trainer;
 
 /// The stage engine of this process.
@@ -75,7 +79,8 @@ pub fn trainer_main() -> ExitCode {
 fn run(pipe: &Pipe, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     let (context, listen_host, threads) = begin(pipe)?;
     *rank = Some(context.id());
-    let engine = setup::engine(&context, threads)?;
+    let mut engine = setup::engine(&context, threads)?;
+    let saver = Saver::new(&context, &mut engine)?;
     let text = setup::text(&context)?;
     let endpoint = connect::listen(&listen_host)?;
     let data_address = connect::advertised(&endpoint, &listen_host);
@@ -92,6 +97,7 @@ fn run(pipe: &Pipe, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
         transport,
         engine,
         text,
+        saver,
         last_commit: Instant::now(),
     };
     train(pipe, &mut trainer)?;
@@ -113,19 +119,31 @@ fn begin(pipe: &Pipe) -> Result<(Context, String, u32), TrainerError> {
 }
 
 fn train(pipe: &Pipe, trainer: &mut Trainer) -> Result<(), TrainerError> {
-    for step in 1..=trainer.context.spec.training.steps {
-        match trainer.step(step)? {
+    for step in trainer.context.started_after() + 1..=trainer.context.spec.training.steps {
+        let asked = pipe.take_save();
+        let wants = |saver: &Saver| saver.wants(&trainer.context, step, asked);
+        let save = trainer.saver.as_ref().is_some_and(wants);
+        let began = Instant::now();
+        match trainer.step(step, save)? {
             Some(report) => pipe.tell(&FromTrainer::Step(report))?,
             None => pipe.tell(&FromTrainer::Progress { step })?,
         }
+        if let Some(saver) = &mut trainer.saver {
+            let seconds = began.elapsed().as_secs_f64();
+            saver.after_step(seconds, &trainer.context, &mut trainer.engine, pipe)?;
+        }
     }
-    Ok(())
+    match &mut trainer.saver {
+        Some(saver) => saver.finish(&trainer.context, pipe),
+        None => Ok(()),
+    }
 }
 
 fn unexpected(wanted: &str, got: &ToTrainer) -> TrainerError {
     let got = match got {
         ToTrainer::Begin { .. } => "Begin",
         ToTrainer::Connect { .. } => "Connect",
+        ToTrainer::Save => "Save",
         ToTrainer::Stop => "Stop",
     };
     TrainerError::Protocol {

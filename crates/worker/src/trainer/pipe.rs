@@ -4,8 +4,9 @@
 //! - WK-3 A trainer never outlives its worker: the end of stdin, like `Stop`, ends the process at once.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rekindle_worker_core::trainer_messages::{FromTrainer, MAX_LINE, ToTrainer};
@@ -18,6 +19,7 @@ const QUEUE: usize = 8;
 /// Both directions of the line.
 pub struct Pipe {
     incoming: Receiver<Result<ToTrainer, String>>,
+    save: Arc<AtomicBool>,
     outgoing: Mutex<std::io::Stdout>,
 }
 
@@ -28,6 +30,8 @@ impl Pipe {
     /// The thread can't be started.
     pub fn open() -> Result<Self, TrainerError> {
         let (sender, incoming) = sync_channel(QUEUE);
+        let save = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&save);
         std::thread::Builder::new()
             .name("from-worker".to_owned())
             .spawn(move || {
@@ -36,6 +40,7 @@ impl Pipe {
                     match read_line(&mut input) {
                         Ok(None) => leave("the worker is gone"),
                         Ok(Some(ToTrainer::Stop)) => leave("told to stop"),
+                        Ok(Some(ToTrainer::Save)) => asked.store(true, Ordering::Relaxed),
                         Ok(Some(message)) => {
                             if sender.send(Ok(message)).is_err() {
                                 return;
@@ -50,11 +55,18 @@ impl Pipe {
             })?;
         Ok(Self {
             incoming,
+            save,
             outgoing: Mutex::new(std::io::stdout()),
         })
     }
 
-    /// The worker's next message.
+    /// Whether the state after the step in flight is wanted to be saved; asked once, said once.
+    #[must_use]
+    pub fn take_save(&self) -> bool {
+        self.save.swap(false, Ordering::Relaxed)
+    }
+
+    /// The worker's next message but `Save`.
     ///
     /// # Errors
     /// [`TrainerError::Protocol`] when none comes in time or it can't be read.

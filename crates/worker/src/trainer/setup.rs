@@ -7,6 +7,7 @@ use rekindle_model::{AdamW, Stage, StageSpec, StateKind};
 use rekindle_types::{LayerId, StartTrainer};
 
 use super::context::Context;
+use super::load::load;
 use super::{Engine, TrainerError};
 
 /// Training text and the order in which steps take it.
@@ -24,7 +25,14 @@ pub struct Text {
 /// # Errors
 /// [`TrainerError::Protocol`] for a rank outside its plan.
 pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Context, TrainerError> {
-    let StartTrainer { rank, spec, plan } = start;
+    let StartTrainer {
+        rank,
+        spec,
+        plan,
+        writer,
+        start,
+        mtbf_seconds,
+    } = start;
     if rank.0 >= plan.world() || plan.workers.len() != plan.world() as usize {
         let what = format!(
             "{rank} is not in a plan of {} ranks and {} workers",
@@ -38,11 +46,14 @@ pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Con
         spec,
         plan,
         rank,
+        start,
+        writer,
+        mtbf_seconds,
         patience,
     })
 }
 
-/// The layers of this rank with their first weights: seeded, or from the folder the job starts from.
+/// The layers of this rank with the state they start from: a checkpoint's, seeded weights, or those of the folder the job starts from.
 ///
 /// # Errors
 /// [`TrainerError`] when the shape can't be built or the folder can't be read.
@@ -64,9 +75,10 @@ pub fn engine(context: &Context, threads: u32) -> Result<Engine, TrainerError> {
         },
     };
     let mut engine = Stage::new(Cpu::new(threads as usize)?.into(), stage)?;
-    match &spec.init_from {
-        None => engine.init_weights(spec.job.seed)?,
-        Some(folder) => import(&mut engine, folder)?,
+    match (&context.start, &spec.init_from) {
+        (Some(start), _) => load(&mut engine, context, start)?,
+        (None, None) => engine.init_weights(spec.job.seed)?,
+        (None, Some(folder)) => import(&mut engine, folder)?,
     }
     Ok(engine)
 }

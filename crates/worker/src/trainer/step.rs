@@ -16,6 +16,7 @@ use super::context::{Context, SharedTransport};
 use super::lanes::Lanes;
 use super::pipeline::Pipeline;
 use super::report::{Measured, to_rank_0};
+use super::saver::Saver;
 use super::setup::Text;
 use super::tied::Tied;
 use super::{Engine, TrainerError};
@@ -30,18 +31,23 @@ pub struct Trainer {
     pub engine: Engine,
     /// The job's text, on the ends of the pipeline.
     pub text: Option<Text>,
+    /// Saves its state, if the job wants that.
+    pub saver: Option<Saver>,
     /// When the step before was committed.
     pub last_commit: Instant,
 }
 
 impl Trainer {
-    /// Runs and commits step `step` (1-based). Rank 0 returns its report.
+    /// Runs and commits step `step` (1-based). `save`: this rank wants the state after it to be saved. Rank 0 returns the step's report.
     ///
     /// # Errors
     /// [`TrainerError`]; the step was then not committed by this rank.
-    pub fn step(&mut self, step: u64) -> Result<Option<StepReport>, TrainerError> {
+    pub fn step(&mut self, step: u64, save: bool) -> Result<Option<StepReport>, TrainerError> {
         self.take_tied_weights(step)?;
-        let sums = self.gradients(step)?;
+        let sums = Sums {
+            save: i128::from(save),
+            ..self.gradients(step)?
+        };
         let sums = self.commit(sums, step)?;
         let norm = sums.squares.norm();
         let lr = learning_rate(&self.context.spec, step);
@@ -50,6 +56,11 @@ impl Trainer {
             lr,
             clip_factor(norm, self.context.spec.training.max_grad_norm),
         )?;
+        if sums.save > 0
+            && let Some(saver) = &mut self.saver
+        {
+            saver.begin(step, &self.context, &self.engine)?;
+        }
         let val_loss = self.evaluate_if_due(step)?;
         let state_digest = self.digest_if_due(step)?;
         let step_seconds = self.last_commit.elapsed().as_secs_f64();
@@ -99,6 +110,7 @@ impl Trainer {
             squares: summary.sum_squares,
             non_finite,
             data_digest: batch.digest.value(),
+            save: 0,
         })
     }
 
@@ -133,7 +145,7 @@ impl Trainer {
 
     /// The mirror of a tied matrix takes over the weights of the step before.
     fn take_tied_weights(&mut self, step: u64) -> Result<(), TrainerError> {
-        if step == 1 || self.evaluated(step - 1) {
+        if step == self.context.started_after() + 1 || self.evaluated(step - 1) {
             return Ok(());
         }
         let (context, transport) = (&self.context, &self.transport);

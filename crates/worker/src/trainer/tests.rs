@@ -89,6 +89,9 @@ fn train(spec: &JobSpec, lanes: u32, ends: &[u32], threads: u32) -> Result<Vec<S
                 rank: RankId(rank),
                 spec: spec.clone(),
                 plan: plan.clone(),
+                writer: "exact".to_owned(),
+                start: None,
+                mtbf_seconds: 3600.0,
             };
             std::thread::spawn(move || one(start, Arc::new(transport), threads))
         })
@@ -112,11 +115,12 @@ fn one(
         transport,
         engine,
         text,
+        saver: None,
         last_commit: Instant::now(),
     };
     let mut reports = Vec::new();
     for step in 1..=trainer.context.spec.training.steps {
-        reports.extend(trainer.step(step)?);
+        reports.extend(trainer.step(step, false)?);
     }
     export::export(&trainer)?;
     Ok(reports)

@@ -65,6 +65,9 @@ min_lr_ratio = 0.1
 
 [parallelism]
 pipeline = {stages}
+
+[checkpoint]
+every = 50
 "#
         )
     }

@@ -12,9 +12,10 @@ use rekindle_model::generate::Sampling;
 use rekindle_types::{JobSpec, JobState};
 use serde::Serialize;
 
-use crate::commands::run::{self, ChildLogArgs, Summary};
+use crate::commands::run::{self, ChildArgs, Summary};
 use crate::commands::{generate, plan};
 use crate::exit::Exit;
+use crate::local::RunFolder;
 use crate::output::{self, Format};
 use crate::problem::Problem;
 use crate::progress::duration;
@@ -50,7 +51,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    children: ChildLogArgs,
+    children: ChildArgs,
 }
 
 #[derive(Serialize)]
@@ -87,9 +88,10 @@ pub async fn run(args: DemoArgs, format: Format) -> Result<Exit, Problem> {
     if !json {
         output::say(plan::report(&spec, args.workers)?.to_string().trim_end());
     }
-    let options = run::cluster_options(&spec, args.workers, None, &args.children)?;
+    let run_folder = RunFolder::take(&spec)?;
+    let options = run::cluster_options(&spec, &run_folder, args.workers, None, &args.children)?;
     let shutdown = Shutdown::listen()?;
-    let outcome = local::train(spec.clone(), options, &shutdown).await?;
+    let outcome = local::train(spec.clone(), run_folder, options, &shutdown).await?;
     let run = run::summary(&spec, &outcome);
     let sample = run
         .hf

@@ -1,0 +1,178 @@
+//! What `rekindle explain` tells of real losses, against what the run's files say.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
+
+mod common;
+
+use std::path::Path;
+
+use common::{Cluster, Job, children, reaches, signal, until};
+use serde_json::Value;
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn of_kind(run: &Path, kind: &str) -> Vec<String> {
+    let events = lines(&run.join("events.jsonl"));
+    let wanted = events.iter().filter(|event| event["kind"] == kind);
+    wanted
+        .map(|event| event["detail"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn explain(cluster: &Cluster, id: &str) -> Vec<Value> {
+    let done = cluster.call(&["explain", id, "-o", "json"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let value: Value = serde_json::from_str(&done.stdout).unwrap();
+    value.as_array().unwrap().clone()
+}
+
+/// The times of the phases, all of them, in order.
+fn times(incident: &Value) -> Vec<u64> {
+    let names = ["detected", "decided", "placed", "ready", "rejoined"];
+    let at = |name: &&str| {
+        incident["times"][*name]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{name}: {incident}"))
+    };
+    names.iter().map(at).collect()
+}
+
+#[test]
+fn a_killed_trainer_is_named_as_the_cause_though_its_peers_are_heard_first() {
+    const STEPS: u64 = 600;
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(folder.path(), 3);
+    let run = folder.path().join("explained");
+    let job = Job::new(STEPS).over(3, 1).saving(20);
+    let id = cluster.submit(&job.write(folder.path(), "explained"));
+    until("a checkpoint", || {
+        (!of_kind(&run, "checkpoint.committed").is_empty()).then_some(())
+    });
+    let quiet = cluster.call(&["explain", &id]);
+    assert!(quiet.stdout.contains("lost nothing"), "{}", quiet.stdout);
+
+    // The worker of the killed trainer is held, so that the peers are heard first for sure.
+    let victim = cluster.trainer(1);
+    signal(cluster.workers[1].pid(), "STOP");
+    signal(victim, "KILL");
+    until("the peers' failures", || {
+        (of_kind(&run, "failure.noted").len() == 2).then_some(())
+    });
+    signal(cluster.workers[1].pid(), "CONT");
+    assert_eq!(
+        cluster.call(&["wait", &id]).code,
+        0,
+        "{:?}",
+        of_kind(&run, "job.failed")
+    );
+
+    let incidents = explain(&cluster, &id);
+    assert_eq!(incidents.len(), 1, "{incidents:?}");
+    let incident = &incidents[0];
+    assert_eq!(incident["state"], "RECOVERED", "{incident}");
+    assert_eq!(
+        (&incident["epoch"], &incident["next_epoch"]),
+        (&1.into(), &2.into())
+    );
+    let status: Value = serde_json::from_str(&cluster.call(&["status", &id, "-o", "json"]).stdout).unwrap();
+    let workers = status["plan"]["workers"].as_array().unwrap();
+    let failures = incident["failures"].as_array().unwrap();
+    assert_eq!(failures.len(), 3, "{incident}");
+    for (n, noted) in failures.iter().enumerate() {
+        let (role, class) = match n {
+            2 => ("INITIATING", "WORKER_CRASH"),
+            _ => ("CASCADE", "NETWORK"),
+        };
+        let failure = &noted["failure"];
+        assert_eq!(
+            (&noted["role"], &failure["class"]),
+            (&role.into(), &class.into()),
+            "{incident}"
+        );
+        assert_eq!(failure["worker"] == "w2", n == 2, "{incident}");
+        assert_eq!(noted["seen_by"], failure["worker"], "{incident}");
+    }
+    let guilty = &failures[2]["failure"];
+    // Plans place ranks on workers by name, before and after.
+    assert_eq!(
+        workers[usize::try_from(guilty["rank"].as_u64().unwrap()).unwrap()],
+        "w2"
+    );
+
+    let times = times(incident);
+    assert!(times.is_sorted() && times[0] > 0, "{times:?}");
+    assert_eq!(times[0], failures[0]["time_unix_ms"].as_u64().unwrap());
+    assert_eq!(incident["durations"]["total"], times[4] - times[0]);
+
+    // A step that was run again has two lines.
+    let written = lines(&run.join("metrics.jsonl"));
+    let first_of_new = written.iter().find(|line| line["epoch"] == 2).unwrap()["step"]
+        .as_u64()
+        .unwrap();
+    let last_of_old = written.iter().rfind(|line| line["epoch"] == 1).unwrap()["step"]
+        .as_u64()
+        .unwrap();
+    assert_eq!(incident["last_step"], last_of_old);
+    assert_eq!(incident["resumed_step"], first_of_new - 1);
+    assert_eq!(incident["steps_again"], written.len() as u64 - STEPS);
+    let (source, url) = (&incident["source"], incident["source_url"].as_str().unwrap());
+    assert_eq!((source, &incident["exact"]), (&"checkpoint".into(), &true.into()));
+    assert!(url.ends_with(&format!("step-{:08}", first_of_new - 1)), "{url}");
+
+    let closed = of_kind(&run, "incident.closed");
+    assert_eq!(closed.len(), 1, "{closed:?}");
+    let again = format!("{} step", incident["steps_again"]);
+    for part in [
+        "w2",
+        "WORKER_CRASH",
+        &format!("step {}", first_of_new - 1),
+        &again,
+    ] {
+        assert!(closed[0].contains(part), "{part}: {}", closed[0]);
+    }
+    let told = cluster.call(&["explain", &id]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    for part in [
+        "INITIATING  WORKER_CRASH",
+        "CASCADE     NETWORK",
+        "rejoined",
+        "run again",
+    ] {
+        assert!(told.stdout.contains(part), "{part}: {}", told.stdout);
+    }
+}
+
+#[test]
+fn a_job_that_cant_go_on_is_explained_also_after_the_coordinators_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), 2);
+    assert_eq!(cluster.call(&["explain", "nobody"]).code, 102);
+    assert_eq!(cluster.call(&["explain", "No such id!"]).code, 2);
+    let run = folder.path().join("ended");
+    let id = cluster.submit(&Job::new(1_000_000).over(2, 1).write(folder.path(), "ended"));
+    reaches(&run, 3);
+    signal(*children(cluster.workers[0].pid()).first().unwrap(), "KILL");
+    assert_eq!(cluster.call(&["wait", &id]).code, 100);
+    let before = explain(&cluster, &id);
+    assert_eq!(before.len(), 1);
+    assert_eq!(
+        (&before[0]["state"], &before[0]["source"]),
+        (&"FAILED".into(), &Value::Null)
+    );
+    let decision = before[0]["decision"].as_str().unwrap();
+    assert!(decision.contains("saves no checkpoints"), "{decision}");
+    let last = lines(&run.join("metrics.jsonl")).pop().unwrap();
+    assert_eq!(before[0]["last_step"], last["step"]);
+    signal(cluster.coordinator.pid(), "KILL");
+    cluster.coordinator.ended();
+    let listen = cluster.address.trim_start_matches("http://").to_owned();
+    (cluster.coordinator, _) = common::coordinator(&cluster.state_dir, &listen);
+    assert_eq!(explain(&cluster, &id), before);
+}

@@ -1,0 +1,334 @@
+//! Checkpoints on their way: parts of ranks, the commit, what waits for one (CO-7).
+//!
+//! ```text
+//!   rank: Saved(part) --all ranks--> CommitCheckpoint --> CheckpointWritten --> record, acknowledgements
+//!         SaveFailed  --any rank---> record, the other parts are of no use
+//! ```
+//!
+//! Every rank reports its checkpoints in the order of steps. So when a step has all its reports, an older step that hasn't will
+//! never have them (its reports were acknowledged before a restart of this process), and is given up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rekindle_types::clock::Mono;
+use rekindle_types::{
+    CheckpointPart, Command, Epoch, Failure, FailureClass, JobId, JobState, RankId, WorkerId,
+};
+
+use crate::machine::Coordinator;
+use crate::{Change, Commit, CommittedCheckpoint, Effect};
+
+/// A checkpoint that is being written.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Save {
+    /// What ranks made durable.
+    parts: BTreeMap<RankId, CheckpointPart>,
+    /// Ranks that said how it went.
+    reported: BTreeSet<RankId>,
+    /// A rank couldn't.
+    failed: bool,
+    /// Its manifest is being written.
+    pub(crate) committing: bool,
+}
+
+/// A checkpoint that something waits for.
+#[derive(Debug, Clone)]
+pub(crate) struct Awaited {
+    /// Of this step or a later one.
+    pub(crate) step: u64,
+    /// Until then.
+    pub(crate) by: Mono,
+    /// What for.
+    pub(crate) purpose: Purpose,
+}
+
+/// What waits for a checkpoint.
+#[derive(Debug, Clone)]
+pub(crate) enum Purpose {
+    /// The job is cancelled then.
+    Cancel,
+    /// The job goes on without this worker then.
+    Drain(WorkerId),
+}
+
+impl Coordinator {
+    pub(crate) fn saved(&mut self, job: &JobId, rank: RankId, part: CheckpointPart, interval: Option<u64>) {
+        let step = part.step;
+        let Some(run) = self.save_run(job, step) else {
+            return;
+        };
+        run.interval = interval.or(run.interval);
+        let save = run.saves.entry(step).or_default();
+        save.reported.insert(rank);
+        save.parts.insert(rank, part);
+        self.advance_save(job, step);
+    }
+
+    pub(crate) fn save_failed(&mut self, job: &JobId, rank: RankId, step: u64, message: String) {
+        let Some(run) = self.save_run(job, step) else {
+            return;
+        };
+        let save = run.saves.entry(step).or_default();
+        save.reported.insert(rank);
+        let first = !std::mem::replace(&mut save.failed, true);
+        if first {
+            self.record_failed_save(job, step, format!("{rank}: {message}"));
+        }
+        self.advance_save(job, step);
+    }
+
+    /// The gang, unless a checkpoint of this step or a later one is committed already (a report from before a restart).
+    fn save_run(&mut self, job: &JobId, step: u64) -> Option<&mut crate::run::Run> {
+        let known = self.live.job(job)?;
+        let old = known.checkpoint.as_ref().is_some_and(|done| done.step >= step);
+        let this_epoch = known.start.as_ref().is_none_or(|start| start.step < step);
+        self.runs.get_mut(job).filter(|_| !old && this_epoch)
+    }
+
+    /// Commits a checkpoint that has all its parts; forgets one that can't have them.
+    fn advance_save(&mut self, job: &JobId, step: u64) {
+        let Some(plan) = self.live.job(job).and_then(|job| job.plan.clone()) else {
+            return;
+        };
+        let Some(save) = self.runs.get_mut(job).and_then(|run| run.saves.get_mut(&step)) else {
+            return;
+        };
+        if save.committing || save.reported.len() < plan.world() as usize {
+            return;
+        }
+        if save.failed {
+            self.forget_save(job, plan.epoch, step);
+        } else {
+            save.committing = true;
+            let parts = save.parts.values().cloned().collect();
+            self.commit(job, plan, step, parts);
+        }
+        self.forget_incomplete(job, step);
+    }
+
+    fn commit(&mut self, id: &JobId, plan: rekindle_types::Plan, step: u64, parts: Vec<CheckpointPart>) {
+        let after = self.after();
+        let Some(job) = self.live.job(id) else { return };
+        let commit = Commit {
+            job: id.clone(),
+            spec: job.spec.clone(),
+            plan,
+            writer: job.writer.clone(),
+            step,
+            resumed_from: job.start.clone(),
+            parts,
+            after,
+        };
+        self.emit(Effect::CommitCheckpoint(Box::new(commit)));
+    }
+
+    fn forget_incomplete(&mut self, job: &JobId, before: u64) {
+        let Some(run) = self.runs.get(job) else { return };
+        let (epoch, older) = (run.epoch, run.saves.range(..before));
+        let stuck: Vec<u64> = older
+            .filter(|(_, save)| !save.committing)
+            .map(|(step, _)| *step)
+            .collect();
+        for step in stuck {
+            self.forget_save(job, epoch, step);
+        }
+    }
+
+    /// A checkpoint is committed or given up: the reports about it may be forgotten.
+    fn forget_save(&mut self, job: &JobId, epoch: Epoch, step: u64) {
+        if let Some(run) = self.runs.get_mut(job).filter(|run| run.epoch == epoch) {
+            run.saves.remove(&step);
+        }
+        self.let_go(|(of, under, at)| of == job && *under == epoch && *at == step);
+    }
+
+    /// Nothing of the job is awaited any more.
+    pub(crate) fn forget_saves(&mut self, job: &JobId) {
+        self.let_go(|(of, _, _)| of == job);
+    }
+
+    fn let_go(&mut self, done: impl Fn(&(JobId, Epoch, u64)) -> bool) {
+        let mut told = Vec::new();
+        for (name, worker) in &mut self.registry.workers {
+            let before = worker.acknowledged();
+            worker.held.retain(|_, key| !done(key));
+            if worker.acknowledged() > before {
+                told.push((name.clone(), worker.acknowledged()));
+            }
+        }
+        for (worker, up_to) in told {
+            self.send(&worker, Command::Acknowledge { up_to });
+        }
+    }
+
+    /// Whether a report about this checkpoint must be kept by its worker.
+    pub(crate) fn is_pending(&self, (job, epoch, step): &(JobId, Epoch, u64)) -> bool {
+        let run = self.runs.get(job).filter(|run| run.epoch == *epoch);
+        run.is_some_and(|run| run.saves.contains_key(step))
+    }
+
+    pub(crate) fn checkpoint_written(
+        &mut self,
+        id: &JobId,
+        epoch: Epoch,
+        step: u64,
+        outcome: Result<CommittedCheckpoint, String>,
+        notes: Vec<(String, String)>,
+    ) {
+        let current = self
+            .live
+            .job(id)
+            .is_some_and(|job| job.epoch() == epoch && !job.state.is_terminal());
+        match outcome {
+            Ok(checkpoint) if current => self.record(Change::CheckpointCommitted {
+                job: id.clone(),
+                epoch,
+                checkpoint,
+            }),
+            Ok(checkpoint) => {
+                let detail = format!(
+                    "the checkpoint of step {step} was committed at last: {}",
+                    checkpoint.url
+                );
+                self.note(id, "checkpoint.late", detail);
+            }
+            Err(message) if current => self.record_failed_save(id, step, message),
+            Err(message) => self.note(id, "checkpoint.failed", format!("step {step}: {message}")),
+        }
+        for (kind, detail) in notes {
+            self.note(id, &kind, detail);
+        }
+        self.forget_save(id, epoch, step);
+        self.serve_awaited(id);
+        self.finish_if_through(id);
+        self.place_queue();
+    }
+
+    pub(crate) fn note(&mut self, job: &JobId, kind: &str, detail: String) {
+        if self.live.job(job).is_some() {
+            self.record(Change::Noted {
+                job: job.clone(),
+                actor: "coordinator".to_owned(),
+                kind: kind.to_owned(),
+                detail,
+            });
+        }
+    }
+
+    fn record_failed_save(&mut self, id: &JobId, step: u64, message: String) {
+        let Some(job) = self.live.job(id) else { return };
+        let (epoch, most) = (job.epoch(), job.spec.checkpoint.max_failures);
+        self.record(Change::CheckpointFailed {
+            job: id.clone(),
+            epoch,
+            step,
+            message: message.clone(),
+        });
+        let failed = self.live.job(id).map_or(0, |job| job.failed_saves);
+        if most > 0 && failed >= most {
+            let failure = Failure {
+                class: FailureClass::CheckpointIo,
+                rank: None,
+                worker: None,
+                message: format!(
+                    "{failed} checkpoints in a row failed, and checkpoint.max_failures is {most}; the last: {message}"
+                ),
+            };
+            self.note_failure(id, failure);
+        }
+        self.serve_awaited(id);
+    }
+
+    /// Asks for a checkpoint of what is committed now, for a purpose. False when there is nothing to save or nobody to ask.
+    pub(crate) fn ask_to_save(&mut self, id: &JobId, purpose: Purpose) -> bool {
+        let Some(job) = self.live.job(id) else {
+            return false;
+        };
+        let (true, true, Some(plan)) = (
+            job.spec.checkpoint.is_on(),
+            job.failures.is_empty(),
+            job.plan.clone(),
+        ) else {
+            return false;
+        };
+        let by = self.mono() + self.config.save_limit;
+        let steps = job.spec.training.steps;
+        let Some(run) = self.runs.get_mut(id) else {
+            return false;
+        };
+        let (Some(last), None) = (&run.last_step, &run.awaited) else {
+            return false;
+        };
+        // At the earliest the step in flight: a checkpoint of what is committed already may be under way, and isn't the one asked for.
+        run.awaited = Some(Awaited {
+            step: (last.step + 1).min(steps),
+            by,
+            purpose,
+        });
+        if let Some(worker) = plan.workers.first() {
+            let command = Command::Save {
+                job: id.clone(),
+                epoch: plan.epoch,
+                rank: RankId(0),
+            };
+            self.send(worker, command);
+        }
+        true
+    }
+
+    /// What waited for a checkpoint goes on: it is there, it failed, or its time is over.
+    pub(crate) fn serve_awaited(&mut self, id: &JobId) {
+        let now = self.mono();
+        let Some(job) = self.live.job(id) else { return };
+        let (saved, failed) = (job.checkpoint.as_ref().map(|c| c.step), job.failed_saves > 0);
+        let Some(run) = self.runs.get_mut(id) else { return };
+        let due =
+            |awaited: &Awaited| saved.is_some_and(|step| step >= awaited.step) || failed || now >= awaited.by;
+        let Some(awaited) = run.awaited.take_if(|awaited| due(awaited)) else {
+            return;
+        };
+        let by = now + self.config.cancel_limit;
+        match awaited.purpose {
+            Purpose::Cancel => {
+                if let Some(run) = self.runs.get_mut(id) {
+                    run.cancel_by = Some(by);
+                }
+                self.stop_holders(id, "the job is cancelled");
+                self.check_cancelled(id);
+            }
+            Purpose::Drain(worker) => self.leave_worker(id, &worker),
+        }
+    }
+
+    /// A worker was asked to leave: what runs on it is saved, then goes on elsewhere.
+    pub(crate) fn drain(&mut self, session: crate::SessionId, grace: crate::Millis) {
+        let now = self.mono();
+        let Some((worker, entry)) = self.registry.hear(session, now) else {
+            self.stale_session(session);
+            return;
+        };
+        let worker = worker.clone();
+        if std::mem::replace(&mut entry.draining, true) {
+            return;
+        }
+        let jobs: Vec<JobId> = self.runs.keys().cloned().collect();
+        for job in jobs {
+            if self.unfinished_on(&job, &worker).is_empty() {
+                continue;
+            }
+            let detail =
+                format!("worker {worker} was asked to leave and stops its trainers within {grace} ms");
+            self.note(&job, "worker.draining", detail);
+            let running = self.state_of(&job) == Some(JobState::Running);
+            if !(running && self.ask_to_save(&job, Purpose::Drain(worker.clone()))) {
+                self.leave_worker(&job, &worker);
+            }
+        }
+    }
+
+    fn leave_worker(&mut self, job: &JobId, worker: &WorkerId) {
+        if let Some(rank) = self.unfinished_on(job, worker).first() {
+            self.lose_rank(job, *rank, worker, "was asked to leave");
+        }
+    }
+}

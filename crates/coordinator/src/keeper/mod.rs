@@ -1,0 +1,171 @@
+//! Checkpoints of running jobs, as far as the coordinator has to do with them: where to start from, the commit, what isn't kept.
+//!
+//! ```text
+//!   machine --FindStart, CommitCheckpoint--> a task per job, in order --StartFound, CheckpointWritten--> machine
+//! ```
+//!
+//! Invariants
+//! - CS-7 Every order is answered, once, in the order given, within a bound: what a store doesn't say in time is an error.
+//! - CS-8 Nothing is deleted before the newer checkpoint is committed, nor what a pin or the running job needs.
+//!
+//! Deliberately absent: reading and writing tensors; trainers do that.
+
+mod commit;
+mod find;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rekindle_coordinator_core::{Commit, Event, StartSearch};
+use rekindle_types::{Epoch, JobId, JobSpec};
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use crate::handle::Input;
+
+/// Orders of a job that wait at most; a job has few checkpoints under way.
+const QUEUE: usize = 256;
+/// A search takes no longer.
+const FIND_LIMIT: Duration = Duration::from_secs(300);
+/// A commit, retries included, takes no longer.
+const COMMIT_LIMIT: Duration = Duration::from_secs(240);
+
+/// Something to do for a job.
+enum Order {
+    Find(Find),
+    Commit(Box<Commit>),
+}
+
+/// What to look for.
+struct Find {
+    job: JobId,
+    spec: Arc<JobSpec>,
+    search: StartSearch,
+    refused: BTreeSet<String>,
+}
+
+/// All jobs' tasks. Owned by the machine's task.
+pub(crate) struct Keeper {
+    jobs: BTreeMap<JobId, mpsc::Sender<Order>>,
+    inbox: mpsc::WeakSender<Input>,
+    tasks: TaskTracker,
+}
+
+impl Keeper {
+    pub(crate) fn new(inbox: mpsc::WeakSender<Input>, tasks: TaskTracker) -> Self {
+        Self {
+            jobs: BTreeMap::new(),
+            inbox,
+            tasks,
+        }
+    }
+
+    /// Looks for the state a job is to start from. Never waits; an event at once says that it can't be done.
+    pub(crate) fn find(
+        &mut self,
+        job: JobId,
+        spec: Arc<JobSpec>,
+        search: StartSearch,
+        refused: BTreeSet<String>,
+    ) -> Option<Event> {
+        let order = Order::Find(Find {
+            job: job.clone(),
+            spec,
+            search,
+            refused,
+        });
+        let busy = "too much waits for the place of its checkpoints".to_owned();
+        (!self.put(&job, order)).then(|| found(job, Err(busy), Epoch(0), Vec::new()))
+    }
+
+    /// Commits a checkpoint, as [`Keeper::find`] looks.
+    pub(crate) fn commit(&mut self, commit: Box<Commit>) -> Option<Event> {
+        let (job, epoch, step) = (commit.job.clone(), commit.plan.epoch, commit.step);
+        let taken = self.put(&job, Order::Commit(commit));
+        (!taken).then(|| Event::CheckpointWritten {
+            job,
+            epoch,
+            step,
+            outcome: Err("too many checkpoints wait to be committed; the store is too slow".to_owned()),
+            notes: Vec::new(),
+        })
+    }
+
+    /// Ends the tasks of jobs that aren't `living`, when they have done what they were told.
+    pub(crate) fn retire(&mut self, living: impl Fn(&JobId) -> bool) {
+        self.jobs.retain(|job, _| living(job));
+    }
+
+    fn put(&mut self, job: &JobId, order: Order) -> bool {
+        let orders = self.jobs.entry(job.clone()).or_insert_with(|| {
+            let (sender, receiver) = mpsc::channel(QUEUE);
+            self.tasks.spawn(work(receiver, self.inbox.clone()));
+            sender
+        });
+        orders.try_send(order).is_ok()
+    }
+}
+
+fn found(
+    job: JobId,
+    found: Result<Option<rekindle_types::StartPoint>, String>,
+    after_epoch: Epoch,
+    notes: Vec<(String, String)>,
+) -> Event {
+    Event::StartFound {
+        job,
+        found,
+        after_epoch,
+        notes,
+    }
+}
+
+/// Does a job's orders, one after the other.
+async fn work(mut orders: mpsc::Receiver<Order>, inbox: mpsc::WeakSender<Input>) {
+    let mut tokens = commit::Tokens::default();
+    while let Some(order) = orders.recv().await {
+        let event = match order {
+            Order::Find(order) => look(order).await,
+            Order::Commit(order) => write(&order, &mut tokens).await,
+        };
+        let Some(inbox) = inbox.upgrade() else { return };
+        if inbox.send(Input::Event(event)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn look(order: Find) -> Event {
+    let (job, url) = (order.job.clone(), order.spec.checkpoint_url());
+    match tokio::time::timeout(FIND_LIMIT, find::find(order)).await {
+        Ok(find::Outcome {
+            start,
+            after_epoch,
+            notes,
+        }) => found(job, start, after_epoch, notes),
+        Err(_) => {
+            let why = format!("{url} didn't answer within {} s", FIND_LIMIT.as_secs());
+            found(job, Err(why), Epoch(0), Vec::new())
+        }
+    }
+}
+
+async fn write(order: &Commit, tokens: &mut commit::Tokens) -> Event {
+    let limited = tokio::time::timeout(COMMIT_LIMIT, commit::commit(order, tokens));
+    let (outcome, notes) = match limited.await {
+        Ok((outcome, notes)) => (outcome, notes),
+        Err(_) => {
+            let url = order.spec.checkpoint_url();
+            let why = format!("{url} didn't answer within {} s", COMMIT_LIMIT.as_secs());
+            (Err(why), Vec::new())
+        }
+    };
+    Event::CheckpointWritten {
+        job: order.job.clone(),
+        epoch: order.plan.epoch,
+        step: order.step,
+        outcome,
+        notes,
+    }
+}

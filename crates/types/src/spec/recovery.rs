@@ -1,0 +1,43 @@
+//! `[recovery]`: what a job may go on from when it has lost a part of itself.
+
+use serde::{Deserialize, Serialize};
+
+/// Where lost state may come from. See the design, section 4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecoverySource {
+    /// All ranks go back to the newest valid checkpoint (without one: to the beginning) and run the steps after it again. Exact.
+    Checkpoint,
+}
+
+/// `[recovery]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoverySpec {
+    /// What is allowed; empty: a loss fails the job. Without `[checkpoint]` there is nothing to go back to, and a loss fails the job.
+    #[serde(default = "defaults::sources")]
+    pub sources: Vec<RecoverySource>,
+    /// Restarts without a checkpoint committed in between; one more loss fails the job.
+    #[serde(default = "defaults::max_restarts")]
+    pub max_restarts: u32,
+}
+
+impl Default for RecoverySpec {
+    fn default() -> Self {
+        Self {
+            sources: defaults::sources(),
+            max_restarts: defaults::max_restarts(),
+        }
+    }
+}
+
+mod defaults {
+    use super::RecoverySource;
+
+    pub(super) fn sources() -> Vec<RecoverySource> {
+        vec![RecoverySource::Checkpoint]
+    }
+    pub(super) fn max_restarts() -> u32 {
+        8
+    }
+}
