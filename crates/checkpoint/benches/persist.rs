@@ -1,8 +1,7 @@
 //! What saving costs: bandwidth beside plain writes of the same bytes, the size of files, and steps of a training loop.
 //!
 //! `cargo bench -p rekindle-checkpoint --bench persist [-- [persist] [grouping] [inflation] [--dir DIR] [--rounds N] [--steps N] [--pool MIB]
-//!  [--nice N] [--group MIB] [--chunk MIB] [--threads N] [--layers N]
-//!  [--hash-in-update 0|1]]`; without a name, all three. Markdown comes out.
+//!  [--nice N] [--group MIB] [--chunk MIB] [--threads N] [--layers N]]`; without a name, all three. Markdown comes out.
 //!
 //! Cases of a table run in turn in every round, so that they see the same machine; medians and the spread over rounds are printed.
 //! Processor time is that of the whole process (user and system), which other load on the machine disturbs less than time on the clock.
@@ -18,8 +17,7 @@ use rekindle_checkpoint::store::{Fault, Faulty, Op, open};
 use rekindle_checkpoint::{Capture, Held, HeldPart, Location, Outcome, Span, Store, Writer, WriterOptions};
 use rekindle_compute::{Aligned, Cpu, Frozen};
 use rekindle_model::{AdamW, FrozenPart, Philox, Stage, StageInput, StageSpec};
-use rekindle_types::checkpoint::chunk_elements;
-use rekindle_types::{BLOCK, ModelConfig, Numerics, RankId, StateDigest, StateKind};
+use rekindle_types::{ModelConfig, Numerics, RankId, StateKind};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -142,28 +140,10 @@ fn state(model: &ModelConfig) -> Result<Vec<HeldPart>, Error> {
             parts.push(HeldPart {
                 span: Span::new(layer, kind, 0..numel as u64),
                 held: Arc::new(Values(values)),
-                digests: None,
             });
         }
     }
     Ok(parts)
-}
-
-/// The same with digests, as an update leaves them.
-fn hashed(parts: &[HeldPart]) -> Result<Vec<HeldPart>, Error> {
-    let digests = |part: &HeldPart| -> Result<HeldPart, Error> {
-        let Span { layer, kind, .. } = part.span;
-        let chunk = usize::try_from(chunk_elements(part.span.len()))?;
-        let bytes = part.held.bytes()?;
-        let chunks = bytes.chunks(chunk * 4).enumerate();
-        let digests = chunks
-            .map(|(n, chunk_bytes)| StateDigest::of_blocks(layer, kind, n * chunk / BLOCK, chunk_bytes, 4));
-        Ok(HeldPart {
-            digests: Some(digests.collect()),
-            ..part.clone()
-        })
-    };
-    parts.iter().map(digests).collect()
 }
 
 fn capture(model: &Arc<ModelConfig>, parts: Vec<HeldPart>, step: u64) -> Capture {
@@ -313,14 +293,12 @@ fn persist(options: &Options) -> Result<(), Error> {
         let parts = state(&model)?;
         let bytes = 12.0 * model.parameters() as f64;
         let folder = options.folder()?;
-        let hashed = hashed(&parts)?;
         let names = [
             "plain O_DIRECT + fsync, 1 file",
             "plain buffered + fsync, 1 file",
-            "writer, digests by the update",
-            "writer, digests by itself",
+            "writer",
         ];
-        let mut runs = names.map(|_| Runs::default());
+        let mut runs = [Runs::default(), Runs::default(), Runs::default()];
         let mut files = 0;
         let writer = Writer::start(local(folder.path())?, options.writer())?;
         for round in 0..=rounds {
@@ -331,7 +309,6 @@ fn persist(options: &Options) -> Result<(), Error> {
                     0 => plain(&parts, folder.path(), true).map(|()| files),
                     1 => plain(&parts, folder.path(), false).map(|()| files),
                     _ => {
-                        let parts = if case == 2 { &hashed } else { &parts };
                         writer.begin(capture(&model, parts.clone(), round))?;
                         durable(writer.finish(LONG))
                     }
@@ -343,8 +320,8 @@ fn persist(options: &Options) -> Result<(), Error> {
         for (name, run) in names.iter().zip(&runs) {
             let rates: Vec<f64> = run.seconds.iter().map(|s| bytes / 1e6 / s).collect();
             let cpu: Vec<f64> = run.cpu.iter().map(|s| s / (bytes / GIB)).collect();
-            let name = if name.starts_with("writer") {
-                format!("{name}, {files} files")
+            let name = if *name == "writer" {
+                format!("writer, {files} files")
             } else {
                 (*name).to_owned()
             };
@@ -494,7 +471,6 @@ impl Loop {
                 part.range.start as u64..part.range.end as u64,
             ),
             held: Arc::new(HeldState(part.frozen)),
-            digests: part.digests,
         };
         let parts = self.stage.freeze_state()?.into_iter().map(part).collect();
         writer.begin(capture(&self.model, parts, self.step))?;
@@ -641,7 +617,6 @@ fn saving_block(
     saved: &mut Saved,
 ) -> Result<(), Error> {
     let writer = Writer::start(local(folder)?, options.writer())?;
-    training.stage.set_hashing(options.get("hash-in-update", 1) > 0);
     training.save(&writer)?;
     training.stage.take_update_wait();
     for _ in 0..steps {
@@ -664,7 +639,6 @@ fn saving_block(
             saved.wait.push(wait);
         }
     }
-    training.stage.set_hashing(false);
     for outcome in writer.finish(LONG) {
         match outcome {
             Outcome::Durable(part) if keep => saved.persist.push(part.persist_seconds),

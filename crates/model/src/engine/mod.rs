@@ -14,7 +14,6 @@
 
 mod api;
 mod block;
-mod blocks;
 mod error;
 mod evaluate;
 mod freeze;
@@ -63,8 +62,6 @@ pub struct Stage<D: Device> {
     /// How long an update waits for a frozen layer, and how long updates have waited.
     patience: Duration,
     update_wait: Duration,
-    /// Whether updates make digests for the next capture.
-    hashing: bool,
 }
 
 impl<D: Device> Stage<D> {
@@ -108,7 +105,6 @@ impl<D: Device> Stage<D> {
             rope,
             patience: freeze::PATIENCE,
             update_wait: Duration::ZERO,
-            hashing: false,
         })
     }
 

@@ -93,7 +93,6 @@ impl Bench {
             HeldPart {
                 span,
                 held: Arc::new(Counted { bytes, alive }),
-                digests: None,
             }
         });
         Capture {
