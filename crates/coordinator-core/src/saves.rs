@@ -38,6 +38,8 @@ pub(crate) struct Awaited {
     pub(crate) step: u64,
     /// Until then.
     pub(crate) by: Mono,
+    /// It failed. What failed before, or was under way and is of an older step, isn't waited for.
+    failed: bool,
     /// What for.
     pub(crate) purpose: Purpose,
 }
@@ -224,6 +226,10 @@ impl Coordinator {
             step,
             message: message.clone(),
         });
+        let awaited = self.runs.get_mut(id).and_then(|run| run.awaited.as_mut());
+        if let Some(awaited) = awaited.filter(|awaited| step >= awaited.step) {
+            awaited.failed = true;
+        }
         let failed = self.live.job(id).map_or(0, |job| job.failed_saves);
         if most > 0 && failed >= most {
             let failure = Failure {
@@ -263,6 +269,7 @@ impl Coordinator {
         run.awaited = Some(Awaited {
             step: (last.step + 1).min(steps),
             by,
+            failed: false,
             purpose,
         });
         if let Some(worker) = plan.workers.first() {
@@ -280,10 +287,11 @@ impl Coordinator {
     pub(crate) fn serve_awaited(&mut self, id: &JobId) {
         let now = self.mono();
         let Some(job) = self.live.job(id) else { return };
-        let (saved, failed) = (job.checkpoint.as_ref().map(|c| c.step), job.failed_saves > 0);
+        let saved = job.checkpoint.as_ref().map(|checkpoint| checkpoint.step);
         let Some(run) = self.runs.get_mut(id) else { return };
-        let due =
-            |awaited: &Awaited| saved.is_some_and(|step| step >= awaited.step) || failed || now >= awaited.by;
+        let due = |awaited: &Awaited| {
+            saved.is_some_and(|step| step >= awaited.step) || awaited.failed || now >= awaited.by
+        };
         let Some(awaited) = run.awaited.take_if(|awaited| due(awaited)) else {
             return;
         };

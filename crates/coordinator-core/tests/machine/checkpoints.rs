@@ -197,6 +197,33 @@ fn a_cancelled_job_doesnt_wait_for_ever_to_be_saved() {
 }
 
 #[test]
+fn a_checkpoint_that_failed_before_isnt_the_one_that_a_cancel_waits_for() {
+    let failed = |step| Report::SaveFailed {
+        step,
+        message: "disk full".to_owned(),
+    };
+    // It failed before the cancel, or was under way and fails after it.
+    for before in [true, false] {
+        let mut desk = Desk::new();
+        let job = desk.saving(9);
+        if before {
+            desk.report("b", &job, 1, failed(1));
+        }
+        desk.cancel(&job, CancelMode::Graceful).expect("it is taken");
+        if !before {
+            desk.report("b", &job, 1, failed(1));
+        }
+        desk.wait(1_000, &["a", "b"]);
+        assert_eq!(desk.orders(), ["save a"], "{before}: it still waits");
+        desk.report("a", &job, 0, saved(2, 0));
+        desk.report("b", &job, 1, saved(2, 1));
+        desk.written(&job, 1, 2, None);
+        assert_eq!(desk.orders(), ["stop a", "stop b"]);
+        assert_eq!(desk.view(&job).checkpoint.map(|c| c.step), Some(2));
+    }
+}
+
+#[test]
 fn a_lost_trainer_takes_all_ranks_back_to_the_newest_checkpoint() {
     let mut desk = Desk::new();
     let job = desk.saving(9);
