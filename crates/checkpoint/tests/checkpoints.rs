@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rekindle_checkpoint::format::{Span, needed_spans, owned_spans};
 use rekindle_checkpoint::testing::{State, plan, small_model, write_checkpoint};
-use rekindle_checkpoint::{Blocking, Checkpoint, Options, StateError, newest_valid};
+use rekindle_checkpoint::{Blocking, Checkpoint, Options, ReadReport, StateError, newest_valid};
 use rekindle_types::{LayerId, Plan, StateKind};
 use support::{S3Server, folder, memory, run_in_child, same_bits};
 
@@ -23,24 +23,30 @@ fn layouts() -> Vec<Plan> {
     ]
 }
 
+/// These spans are there, bit for bit.
+fn reads_spans(checkpoint: &Checkpoint, state: &State, spans: &[Span]) -> ReadReport {
+    let mut buffers: Vec<Vec<f32>> = spans
+        .iter()
+        .map(|span| vec![f32::NAN; span.len() as usize])
+        .collect();
+    let mut targets: Vec<(Span, &mut [f32])> = spans
+        .iter()
+        .cloned()
+        .zip(buffers.iter_mut().map(Vec::as_mut_slice))
+        .collect();
+    let report = checkpoint.read_into(&mut targets, &Options::default()).unwrap();
+    for (span, buffer) in spans.iter().zip(&buffers) {
+        assert!(same_bits(buffer, state.of(span)), "{span:?} of {spans:?}");
+    }
+    report
+}
+
 /// Everything that the ranks of `reader` need is there, bit for bit; returns bytes wanted and read.
 fn reads_back(checkpoint: &Checkpoint, state: &State, reader: &Plan) -> (u64, u64) {
     let (mut wanted, mut read) = (0, 0);
     for rank in reader.ranks() {
         let spans = checkpoint.needed(reader, rank);
-        let mut buffers: Vec<Vec<f32>> = spans
-            .iter()
-            .map(|span| vec![f32::NAN; span.len() as usize])
-            .collect();
-        let mut targets: Vec<(Span, &mut [f32])> = spans
-            .iter()
-            .cloned()
-            .zip(buffers.iter_mut().map(Vec::as_mut_slice))
-            .collect();
-        let report = checkpoint.read_into(&mut targets, &Options::default()).unwrap();
-        for (span, buffer) in spans.iter().zip(&buffers) {
-            assert!(same_bits(buffer, state.of(span)), "{span:?}");
-        }
+        let report = reads_spans(checkpoint, state, &spans);
         wanted += report.bytes_wanted;
         read += report.bytes_read;
     }
@@ -185,19 +191,7 @@ fn buffers_and_sinks_get_the_same_values() {
                     Span::new(layer, kind, start..start + 1 + below(numel - start))
                 })
                 .collect();
-            let mut buffers: Vec<Vec<f32>> = spans
-                .iter()
-                .map(|span| vec![f32::NAN; span.len() as usize])
-                .collect();
-            let mut targets: Vec<(Span, &mut [f32])> = spans
-                .iter()
-                .cloned()
-                .zip(buffers.iter_mut().map(Vec::as_mut_slice))
-                .collect();
-            checkpoint.read_into(&mut targets, &Options::default()).unwrap();
-            for (span, buffer) in spans.iter().zip(&buffers) {
-                assert!(same_bits(buffer, state.of(span)), "{span:?} of {spans:?}");
-            }
+            reads_spans(&checkpoint, &state, &spans);
             let mut seen = 0;
             checkpoint
                 .read_ranges(&spans, &Options::default(), |span, start, values| {

@@ -6,23 +6,10 @@ mod support;
 
 use rekindle_checkpoint::FormatError;
 use rekindle_checkpoint::format::{ALIGN, FileLayout, Manifest, SCHEMA_VERSION, Span, check_header, pieces};
-use rekindle_checkpoint::testing::{NOW, State, assemble, plan, small_model, spec, write_parts};
+use rekindle_checkpoint::testing::{NOW, State, assemble, plan, spec, write_parts};
 use rekindle_types::{CheckpointPart, Epoch, LayerId, ModelConfig, Plan, RankId, StateDigest, StateKind};
 use safetensors::SafeTensors;
-use support::memory;
-
-fn tiny_model() -> ModelConfig {
-    ModelConfig {
-        hidden_size: 32,
-        intermediate_size: 48,
-        num_hidden_layers: 2,
-        num_attention_heads: 2,
-        num_key_value_heads: 1,
-        head_dim: 8,
-        vocab_size: 300,
-        ..small_model()
-    }
-}
+use support::{memory, tiny_model};
 
 async fn parts(name: &str, state: &State, plan: &Plan) -> Vec<CheckpointPart> {
     write_parts(&memory(name), state, plan, 9, 1).await.unwrap()

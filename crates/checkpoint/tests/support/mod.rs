@@ -17,6 +17,8 @@ pub use s3::*;
 
 use rekindle_checkpoint::Location;
 use rekindle_checkpoint::store::{Store, open};
+use rekindle_checkpoint::testing::small_model;
+use rekindle_types::ModelConfig;
 
 /// A store in memory, empty if nobody else took the name.
 pub fn memory(name: &str) -> Arc<dyn Store> {
@@ -28,6 +30,20 @@ pub fn folder() -> (tempfile::TempDir, Arc<dyn Store>) {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&Location::parse(dir.path().to_str().unwrap()).unwrap()).unwrap();
     (dir, store)
+}
+
+/// A model whose checkpoints are a few dozen KiB.
+pub fn tiny_model() -> ModelConfig {
+    ModelConfig {
+        hidden_size: 32,
+        intermediate_size: 48,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        head_dim: 8,
+        vocab_size: 300,
+        ..small_model()
+    }
 }
 
 /// Whether two lists of values are the same, NaNs and signs of zeros included.
