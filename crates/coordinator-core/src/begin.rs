@@ -1,15 +1,26 @@
 //! Which state a job starts from: asked for before a plan is made, so that every rank is told the same.
 
+use rekindle_types::clock::Mono;
 use rekindle_types::{Epoch, Failure, FailureClass, JobId, JobState, StartPoint};
 
 use crate::machine::Coordinator;
-use crate::{Effect, StartSearch};
+use crate::{Effect, NotFound, StartSearch};
 
 /// How far the search for a job's first state is. Not journalled: after a restart it is made again.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Search {
     /// The shell looks.
-    Asked,
+    Asked {
+        /// When it was asked for the first time.
+        since: Mono,
+    },
+    /// The store didn't answer: it is asked again.
+    Later {
+        /// When it was asked for the first time.
+        since: Mono,
+        /// When it is asked again.
+        at: Mono,
+    },
     /// It has looked: this state, or none but the job's first weights; the epoch has to be newer than this.
     Found(Option<StartPoint>, Epoch),
 }
@@ -22,20 +33,23 @@ impl Coordinator {
         if !saves && !job.resume && job.spec.init_checkpoint().is_none() {
             return Some((None, job.epoch().next()));
         }
-        match self.searches.get(id) {
+        let now = self.mono();
+        let since = match self.searches.get(id) {
             Some(Search::Found(start, after)) => {
                 return Some((start.clone(), job.epoch().max(*after).next()));
             }
-            Some(Search::Asked) => return None,
-            None => {}
-        }
+            Some(Search::Asked { .. }) => return None,
+            Some(Search::Later { at, .. }) if now < *at => return None,
+            Some(Search::Later { since, .. }) => *since,
+            None => now,
+        };
         let search = match (job.state, job.resume) {
             (JobState::Recovering, _) => StartSearch::Again,
             (_, true) => StartSearch::Resume,
             (_, false) => StartSearch::Fresh,
         };
         let (spec, refused) = (job.spec.clone(), job.refused.clone());
-        self.searches.insert(id.clone(), Search::Asked);
+        self.searches.insert(id.clone(), Search::Asked { since });
         let after = self.after();
         self.emit(Effect::FindStart {
             job: id.clone(),
@@ -50,16 +64,16 @@ impl Coordinator {
     pub(crate) fn start_found(
         &mut self,
         id: &JobId,
-        found: Result<Option<StartPoint>, String>,
+        found: Result<Option<StartPoint>, NotFound>,
         after_epoch: Epoch,
         notes: Vec<(String, String)>,
     ) {
         let waits = self
             .state_of(id)
             .is_some_and(|state| matches!(state, JobState::Queued | JobState::Recovering));
-        if !waits || self.searches.get(id) != Some(&Search::Asked) {
+        let Some(Search::Asked { since }) = self.searches.get(id).cloned().filter(|_| waits) else {
             return;
-        }
+        };
         for (kind, detail) in notes {
             self.note(id, &kind, detail);
         }
@@ -68,16 +82,43 @@ impl Coordinator {
                 self.searches
                     .insert(id.clone(), Search::Found(start, after_epoch));
             }
-            Err(message) => {
-                let failure = Failure {
-                    class: FailureClass::ConfigInvalid,
-                    rank: None,
-                    worker: None,
-                    message,
-                };
-                self.end(id, JobState::Failed, Some(failure));
-            }
+            Err(why) => self.not_found(id, since, why),
         }
         self.place_queue();
+    }
+
+    /// A job that has committed steps isn't given up because its store is away for a while; one that is only about to start is told at once.
+    fn not_found(&mut self, id: &JobId, since: Mono, why: NotFound) {
+        let now = self.mono();
+        let goes_on = self.state_of(id) == Some(JobState::Recovering);
+        if why.passes && goes_on && now < since + self.config.search_limit {
+            let at = now + self.config.search_pause;
+            self.searches.insert(id.clone(), Search::Later { since, at });
+            self.note(
+                id,
+                "checkpoint.unreachable",
+                format!("{}; it is asked again", why.message),
+            );
+            return;
+        }
+        let class = match why.passes {
+            true => FailureClass::CheckpointIo,
+            false => FailureClass::ConfigInvalid,
+        };
+        let failure = Failure {
+            class,
+            rank: None,
+            worker: None,
+            message: why.message,
+        };
+        self.end(id, JobState::Failed, Some(failure));
+    }
+
+    /// When searches are made again.
+    pub(crate) fn search_deadlines(&self) -> impl Iterator<Item = Mono> + '_ {
+        self.searches.values().filter_map(|search| match search {
+            Search::Later { at, .. } => Some(*at),
+            _ => None,
+        })
     }
 }

@@ -29,6 +29,10 @@ pub struct Config {
     pub save_limit: Millis,
     /// A job that lost a part waits this long for as many trainer slots as it had, before it goes on with fewer.
     pub regroup: Millis,
+    /// A job that goes on looks for the state to start from again after this time, where its store didn't answer.
+    pub search_pause: Millis,
+    /// So long; then it fails.
+    pub search_limit: Millis,
     /// A Stop that wasn't answered is sent again after this time.
     pub resend_stop: Millis,
     /// The longest time that may pass for the machine between two events. A longer gap is a clock that jumped or a
@@ -61,6 +65,8 @@ impl Default for Config {
             cancel_limit: 15_000,
             save_limit: 60_000,
             regroup: 10_000,
+            search_pause: 10_000,
+            search_limit: 1_800_000,
             resend_stop: 5_000,
             max_step: 2_000,
             max_jobs: 1_000,

@@ -4,6 +4,26 @@ use rekindle_types::{Epoch, JobId, JobSpec, NumberedReport, Registration, StartP
 
 use crate::{CommittedCheckpoint, Millis, Seq, SessionId, Token};
 
+/// Why there is no state that will do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotFound {
+    /// A sentence.
+    pub message: String,
+    /// Whether it may pass by itself: the store doesn't answer.
+    pub passes: bool,
+}
+
+impl NotFound {
+    /// What doesn't pass.
+    #[must_use]
+    pub fn lasting(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            passes: false,
+        }
+    }
+}
+
 /// A wish to run a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submission {
@@ -85,7 +105,7 @@ pub enum Event {
         /// The job.
         job: JobId,
         /// The state to start from (none: the job's first weights), or why there is none that will do.
-        found: Result<Option<StartPoint>, String>,
+        found: Result<Option<StartPoint>, NotFound>,
         /// The newest epoch that the run's files know: of an earlier run that this one goes on from. The plan's is newer.
         after_epoch: Epoch,
         /// What was passed over or differs, a sentence each, with the kind of event it makes.

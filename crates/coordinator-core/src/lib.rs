@@ -66,7 +66,7 @@ mod view;
 pub use config::Config;
 pub use durable::{Durable, DurableJob, FoldError};
 pub use effect::{Answer, CloseReason, Commit, Effect, Rejection, SessionTerms, StartSearch, Update};
-pub use event::{CancelMode, Event, Submission};
+pub use event::{CancelMode, Event, NotFound, Submission};
 pub use machine::{Coordinator, RestoreError};
 pub use record::{Change, CommittedCheckpoint, Record, Seq};
 pub use story::Story;

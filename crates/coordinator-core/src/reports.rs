@@ -77,7 +77,10 @@ impl Coordinator {
             plan.is_some_and(|plan| plan.epoch == epoch && plan.workers.get(rank.0 as usize) == Some(worker));
         let saving = matches!(
             report,
-            Report::Saved { .. } | Report::SaveFailed { .. } | Report::Step(_)
+            Report::Saved { .. }
+                | Report::SaveFailed { .. }
+                | Report::WaitsForStorage { .. }
+                | Report::Step(_)
         );
         let training =
             self.live.job(&job).is_some_and(|job| job.is_training()) || (saving && self.saves_first(&job));
@@ -102,6 +105,7 @@ impl Coordinator {
             Report::Step(step) => self.step(&job, rank, worker, step),
             Report::Saved { part, interval } => self.saved(&job, rank, *part, interval),
             Report::SaveFailed { step, message } => self.save_failed(&job, rank, step, message),
+            Report::WaitsForStorage { step } => self.waits_for_storage(&job, rank, step),
             Report::Finished => self.finished(&job, rank),
             Report::Failed(failure) => self.failed(&job, rank, worker, failure),
             Report::Stopped => self.stopped(&job, rank, worker),

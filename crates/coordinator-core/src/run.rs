@@ -65,6 +65,8 @@ pub(crate) struct Run {
     pub(crate) awaited: Option<Awaited>,
     /// Steps between checkpoints, as rank 0 reckons them.
     pub(crate) interval: Option<u64>,
+    /// The last step of which it was noted that storage holds it up.
+    pub(crate) held_up: Option<u64>,
 }
 
 const RECENT: usize = 8;
@@ -90,6 +92,7 @@ impl Run {
             saves: BTreeMap::new(),
             awaited: None,
             interval: None,
+            held_up: None,
         }
     }
 

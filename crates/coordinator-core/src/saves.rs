@@ -79,6 +79,16 @@ impl Coordinator {
         self.advance_save(job, step);
     }
 
+    /// A rank stands still until its store has taken something: no hang. The retries of whoever writes end it.
+    pub(crate) fn waits_for_storage(&mut self, job: &JobId, rank: RankId, step: u64) {
+        self.give_time(job);
+        let Some(run) = self.runs.get_mut(job) else { return };
+        if run.held_up.replace(step) != Some(step) {
+            let detail = format!("{rank} waits at step {step} until earlier checkpoints are written");
+            self.note(job, "checkpoint.slow", detail);
+        }
+    }
+
     /// The gang, unless a checkpoint of this step or a later one is committed already (a report from before a restart).
     fn save_run(&mut self, job: &JobId, step: u64) -> Option<&mut crate::run::Run> {
         let known = self.live.job(job)?;

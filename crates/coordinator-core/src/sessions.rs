@@ -209,8 +209,9 @@ impl Coordinator {
         }
     }
 
-    /// A worker that came back may have reports to catch up with: the next step isn't due before a floor's length from now.
-    fn give_time(&mut self, job: &JobId) {
+    /// The next step isn't due before a floor's length from now: a worker that came back may have reports to catch up with, one that waits
+    /// for storage can't go on before.
+    pub(crate) fn give_time(&mut self, job: &JobId) {
         let by = self.mono() + self.config.progress_floor;
         if let Some(run) = self.runs.get_mut(job) {
             run.goal_by = run.goal_by.max(by);

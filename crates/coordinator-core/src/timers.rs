@@ -25,7 +25,11 @@ impl Coordinator {
         });
         let runs = self.runs.iter().flat_map(|(id, run)| self.run_deadlines(id, run));
         let regroups = self.regroups.values().copied().filter(|by| *by > self.mono());
-        workers.chain(stops).chain(runs).chain(regroups)
+        workers
+            .chain(stops)
+            .chain(runs)
+            .chain(regroups)
+            .chain(self.search_deadlines())
     }
 
     fn run_deadlines(&self, id: &JobId, run: &Run) -> Vec<Mono> {

@@ -150,6 +150,7 @@ fn reports_survive_the_wire() {
             step: 7,
             message: "disk full".to_owned(),
         },
+        Report::WaitsForStorage { step: 8 },
         Report::Finished,
         Report::Failed(failure()),
         Report::Stopped,

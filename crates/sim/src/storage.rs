@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rekindle_coordinator_core::{Commit, CommittedCheckpoint, Event, StartSearch};
+use rekindle_coordinator_core::{Commit, CommittedCheckpoint, Event, NotFound, StartSearch};
 use rekindle_types::{CheckpointPart, Epoch, JobId, Plan, RankId, StartPoint, StateDigest};
 
 use crate::world::{Due, World};
@@ -82,8 +82,13 @@ impl World {
             url: url(&job, *step),
         });
         let found = match search {
-            StartSearch::Fresh if newest.is_some() => Err("its place holds checkpoints".to_owned()),
-            StartSearch::Resume if newest.is_none() => Err("there is no checkpoint".to_owned()),
+            StartSearch::Fresh if newest.is_some() => Err(NotFound::lasting("its place holds checkpoints")),
+            StartSearch::Resume if newest.is_none() => Err(NotFound::lasting("there is no checkpoint")),
+            // Now and then the store is away.
+            StartSearch::Again if self.rng.one_in(8) => Err(NotFound {
+                message: "the store is away".to_owned(),
+                passes: true,
+            }),
             _ => Ok(newest),
         };
         self.tell_coordinator(Event::StartFound {

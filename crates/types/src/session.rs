@@ -158,6 +158,11 @@ pub enum Report {
         /// What went wrong and what to do.
         message: String,
     },
+    /// It can't go on before the place of its checkpoints has taken what it was given; said now and then while that lasts.
+    WaitsForStorage {
+        /// The step it is at.
+        step: u64,
+    },
     /// It committed the last step, its part of the model is exported.
     Finished,
     /// It ended badly.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   worker -> trainer   Begin, then Connect, now and then Save, at last perhaps Stop
-//!   trainer -> worker   Ready, then Step (rank 0) and Progress (the others), Saved and SaveFailed, at last Finished or Failed
+//!   trainer -> worker   Ready, then Step (rank 0) and Progress (the others), Saved, SaveFailed, WaitsForStorage, at last Finished or Failed
 //! ```
 //!
 //! The end of stdin means the worker is gone: the trainer ends as if told to stop. A line is at most [`MAX_LINE`] bytes.
@@ -68,6 +68,11 @@ pub enum FromTrainer {
         step: u64,
         /// What went wrong and what to do.
         message: String,
+    },
+    /// It can't go on before the place of its checkpoints has taken what it was given; said now and then while that lasts.
+    WaitsForStorage {
+        /// The step it is at.
+        step: u64,
     },
     /// Last step committed, its part of the model is exported; it exits with status 0 by itself.
     Finished,

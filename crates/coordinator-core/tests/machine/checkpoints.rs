@@ -1,6 +1,6 @@
 //! Checkpoints: parts, commit, acknowledgement, what waits for one, going on from one.
 
-use rekindle_coordinator_core::{CancelMode, Change, Effect, Event, StartSearch};
+use rekindle_coordinator_core::{CancelMode, Change, Effect, Event, NotFound, StartSearch};
 use rekindle_types::{Command, Epoch, FailureClass, JobState, Report, StartPoint, TrainerPhase};
 
 use crate::desk::{Desk, failure, saved, saving_spec, status, step};
@@ -292,6 +292,68 @@ fn a_damaged_checkpoint_isnt_tried_again() {
 }
 
 #[test]
+fn a_job_that_goes_on_outlasts_a_store_that_is_away() {
+    for comes_back in [true, false] {
+        let mut desk = Desk::new();
+        let job = desk.saving(9);
+        desk.found = Err(NotFound {
+            message: "s3://b/a doesn't answer".to_owned(),
+            passes: true,
+        });
+        desk.report("b", &job, 1, Report::Failed(failure(FailureClass::WorkerCrash)));
+        desk.report("a", &job, 0, Report::Stopped);
+        desk.wait(60_000, &["a", "b"]);
+        let asked = desk.changes(
+            |change| matches!(change, Change::Noted { kind, .. } if kind == "checkpoint.unreachable"),
+        );
+        assert!((5..9).contains(&asked), "{asked}: every ten seconds");
+        assert_eq!(desk.view(&job).state, JobState::Recovering);
+        if comes_back {
+            desk.found = Ok(Some(start(1)));
+            desk.wait(10_000, &["a", "b"]);
+            assert_eq!(desk.view(&job).state, JobState::Starting);
+        } else {
+            desk.wait(1_800_000, &["a", "b"]);
+            let verdict = desk.verdict(&job);
+            assert_eq!(verdict.class, FailureClass::CheckpointIo);
+            assert!(verdict.message.contains("s3://b/a"), "{}", verdict.message);
+        }
+    }
+}
+
+#[test]
+fn a_job_that_isnt_about_to_go_on_hears_at_once_that_its_store_is_away() {
+    let mut desk = Desk::new();
+    desk.found = Err(NotFound {
+        message: "s3://b/a doesn't answer".to_owned(),
+        passes: true,
+    });
+    desk.register("a", 1, 1, vec![]);
+    desk.register("b", 1, 1, vec![]);
+    let job = desk.job(saving_spec(9));
+    assert_eq!(desk.verdict(&job).class, FailureClass::CheckpointIo);
+}
+
+#[test]
+fn waiting_for_storage_is_no_hang_and_its_end_is() {
+    let mut desk = Desk::new();
+    let job = desk.saving(9);
+    for _ in 0..30 {
+        desk.wait(10_000, &["a", "b"]);
+        desk.report("b", &job, 1, Report::WaitsForStorage { step: 2 });
+    }
+    assert_eq!(desk.view(&job).state, JobState::Running);
+    let told =
+        desk.changes(|change| matches!(change, Change::Noted { kind, .. } if kind == "checkpoint.slow"));
+    assert_eq!(told, 1, "once for a step");
+    desk.wait(62_000, &["a", "b"]);
+    let hung = desk.changes(
+        |change| matches!(change, Change::Requeued { failure, .. } if failure.class == FailureClass::Hang),
+    );
+    assert_eq!(hung, 1, "nobody waits any more, and nothing happens");
+}
+
+#[test]
 fn restarts_without_a_checkpoint_in_between_are_bounded() {
     let mut desk = Desk::new();
     let mut spec = saving_spec(9);
@@ -372,7 +434,7 @@ fn a_run_that_goes_on_has_a_newer_epoch_than_the_one_before() {
 #[test]
 fn a_job_that_must_go_on_but_has_nothing_to_go_on_from_says_so() {
     let mut desk = Desk::new();
-    desk.found = Err("there is no checkpoint in runs/j/checkpoints".to_owned());
+    desk.found = Err(NotFound::lasting("there is no checkpoint in runs/j/checkpoints"));
     desk.register("a", 1, 1, vec![]);
     desk.register("b", 1, 1, vec![]);
     let job = desk.job(saving_spec(9));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rekindle_coordinator_core::{
     Answer, CancelMode, Change, CloseReason, Commit, CommittedCheckpoint, Config, Coordinator, Effect, Event,
-    JobView, Record, Rejection, Seq, SessionId, Submission, Token,
+    JobView, NotFound, Record, Rejection, Seq, SessionId, Submission, Token,
 };
 use rekindle_types::{
     CheckpointPart, Command, Epoch, Failure, FailureClass, JobFile, JobId, JobSpec, JobState, NumberedReport,
@@ -97,7 +97,7 @@ pub struct Desk {
     /// Records become durable at once.
     pub prompt: bool,
     /// What a search for a state to start from finds.
-    pub found: Result<Option<StartPoint>, String>,
+    pub found: Result<Option<StartPoint>, NotFound>,
     /// The epoch it finds in the run's files.
     pub after_epoch: Epoch,
     sessions: BTreeMap<String, SessionId>,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use rekindle_checkpoint::{Checkpoint, Location, Manifest, StateError, Store, newest_valid, store};
-use rekindle_coordinator_core::StartSearch;
+use rekindle_coordinator_core::{NotFound, StartSearch};
 use rekindle_types::{Epoch, JobSpec, StartPoint, StepReport};
 
 use super::Find;
@@ -14,7 +14,7 @@ use crate::files::{last_line, metrics_of};
 
 /// What was found.
 pub(super) struct Outcome {
-    pub(super) start: Result<Option<StartPoint>, String>,
+    pub(super) start: Result<Option<StartPoint>, NotFound>,
     /// The newest epoch that the run's files know.
     pub(super) after_epoch: Epoch,
     /// Kind of event and a sentence.
@@ -45,14 +45,19 @@ async fn search(
     order: &Find,
     last: Option<Epoch>,
     notes: &mut Vec<(String, String)>,
-) -> Result<Option<Checkpoint>, String> {
+) -> Result<Option<Checkpoint>, NotFound> {
     let newest = match order.search {
         StartSearch::Fresh if order.spec.checkpoint.is_on() => {
-            let store = open(&order.spec.checkpoint_url()).await?;
+            let store = open(&order.spec.checkpoint_url())
+                .await
+                .map_err(NotFound::lasting)?;
             check_empty(&store).await.map(|()| None)?
         }
         StartSearch::Fresh => None,
-        StartSearch::Resume => newest(order, notes).await?.or_else_beginning(last, order)?,
+        StartSearch::Resume => newest(order, notes)
+            .await?
+            .or_else_beginning(last, order)
+            .map_err(NotFound::lasting)?,
         StartSearch::Again => newest(order, notes).await?.checkpoint,
     };
     let found = match (newest, order.spec.init_checkpoint()) {
@@ -98,8 +103,10 @@ impl Newest {
     }
 }
 
-async fn newest(order: &Find, notes: &mut Vec<(String, String)>) -> Result<Newest, String> {
-    let store = open(&order.spec.checkpoint_url()).await?;
+async fn newest(order: &Find, notes: &mut Vec<(String, String)>) -> Result<Newest, NotFound> {
+    let store = open(&order.spec.checkpoint_url())
+        .await
+        .map_err(NotFound::lasting)?;
     let veto = |manifest: &Manifest| fits(manifest, &order.spec);
     let passed_over = |step: u64| {
         let url = store.url_of(&rekindle_checkpoint::format::step_folder(step));
@@ -109,7 +116,7 @@ async fn newest(order: &Find, notes: &mut Vec<(String, String)>) -> Result<Newes
         true => Err("it was found damaged when it was loaded".to_owned()),
         false => veto(manifest),
     };
-    let (checkpoint, refusals) = newest_valid(&store, &veto).await.map_err(text)?;
+    let (checkpoint, refusals) = newest_valid(&store, &veto).await.map_err(of_state)?;
     let refused: Vec<String> = refusals.iter().map(ToString::to_string).collect();
     for why in &refused {
         notes.push(("checkpoint.refused".to_owned(), why.clone()));
@@ -118,15 +125,16 @@ async fn newest(order: &Find, notes: &mut Vec<(String, String)>) -> Result<Newes
 }
 
 /// The checkpoint that `model.init_from` names.
-async fn initial(url: &str, order: &Find) -> Result<Checkpoint, String> {
+async fn initial(url: &str, order: &Find) -> Result<Checkpoint, NotFound> {
     if order.refused.contains(url) {
-        return Err(format!("{url}, which model.init_from names, is damaged"));
+        let why = format!("{url}, which model.init_from names, is damaged");
+        return Err(NotFound::lasting(why));
     }
-    let (location, step) = Checkpoint::parse_url(url).map_err(text)?;
-    let store = open_location(location).await?;
-    let found = Checkpoint::open(store, step).await.map_err(text)?;
-    found.check_files().await.map_err(text)?;
-    fits(found.manifest(), &order.spec).map_err(|why| format!("{url}: {why}"))?;
+    let (location, step) = Checkpoint::parse_url(url).map_err(of_state)?;
+    let store = open_location(location).await.map_err(NotFound::lasting)?;
+    let found = Checkpoint::open(store, step).await.map_err(of_state)?;
+    found.check_files().await.map_err(of_state)?;
+    fits(found.manifest(), &order.spec).map_err(|why| NotFound::lasting(format!("{url}: {why}")))?;
     Ok(found)
 }
 
@@ -140,15 +148,15 @@ fn fits(manifest: &Manifest, spec: &JobSpec) -> Result<(), String> {
 }
 
 /// A new run mustn't mix its checkpoints with another's.
-async fn check_empty(store: &Arc<dyn Store>) -> Result<(), String> {
-    let folders = store.list_dirs("").await.map_err(|e| e.to_string())?;
+async fn check_empty(store: &Arc<dyn Store>) -> Result<(), NotFound> {
+    let folders = store.list_dirs("").await.map_err(|e| of_state(e.into()))?;
     let step = |name: &&String| rekindle_checkpoint::format::step_of_folder(name).is_some();
     match folders.iter().find(step) {
         None => Ok(()),
-        Some(name) => Err(format!(
+        Some(name) => Err(NotFound::lasting(format!(
             "{} holds checkpoints of another run ({name}); go on from them (--resume), or set checkpoint.to to another place",
             store.describe()
-        )),
+        ))),
     }
 }
 
@@ -161,8 +169,11 @@ pub(super) async fn open_location(location: Location) -> Result<Arc<dyn Store>, 
     opened.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
 }
 
-fn text(error: StateError) -> String {
-    error.to_string()
+fn of_state(error: StateError) -> NotFound {
+    NotFound {
+        passes: matches!(&error, StateError::Store(e) if e.is_transient()),
+        message: error.to_string(),
+    }
 }
 
 /// The epoch of the last line of the run's metrics, if there is one.

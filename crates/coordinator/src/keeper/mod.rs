@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rekindle_coordinator_core::{Commit, Event, StartSearch};
+use rekindle_coordinator_core::{Commit, Event, NotFound, StartSearch};
 use rekindle_types::{Epoch, JobId, JobSpec};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -75,7 +75,10 @@ impl Keeper {
             search,
             refused,
         });
-        let busy = "too much waits for the place of its checkpoints".to_owned();
+        let busy = NotFound {
+            message: "too much waits for the place of its checkpoints".to_owned(),
+            passes: true,
+        };
         (!self.put(&job, order)).then(|| found(job, Err(busy), Epoch(0), Vec::new()))
     }
 
@@ -109,7 +112,7 @@ impl Keeper {
 
 fn found(
     job: JobId,
-    found: Result<Option<rekindle_types::StartPoint>, String>,
+    found: Result<Option<rekindle_types::StartPoint>, NotFound>,
     after_epoch: Epoch,
     notes: Vec<(String, String)>,
 ) -> Event {
@@ -145,7 +148,10 @@ async fn look(order: Find) -> Event {
             notes,
         }) => found(job, start, after_epoch, notes),
         Err(_) => {
-            let why = format!("{url} didn't answer within {} s", FIND_LIMIT.as_secs());
+            let why = NotFound {
+                message: format!("{url} didn't answer within {} s", FIND_LIMIT.as_secs()),
+                passes: true,
+            };
             found(job, Err(why), Epoch(0), Vec::new())
         }
     }

@@ -100,6 +100,9 @@ impl From<&NumberedReport> for pb::NumberedReport {
                     step: *step,
                     message: message.clone(),
                 }),
+                Report::WaitsForStorage { step } => {
+                    Wire::WaitsForStorage(pb::TrainerWaitsForStorage { step: *step })
+                }
                 Report::Finished => Wire::Finished(pb::TrainerFinished {}),
                 Report::Failed(failure) => Wire::Failed(failure.into()),
                 Report::Stopped => Wire::Stopped(pb::TrainerStopped {}),
@@ -129,6 +132,7 @@ impl TryFrom<pb::NumberedReport> for NumberedReport {
                 step: failed.step,
                 message: failed.message,
             },
+            Wire::WaitsForStorage(waits) => Report::WaitsForStorage { step: waits.step },
             Wire::Finished(_) => Report::Finished,
             Wire::Failed(failure) => {
                 Report::Failed(failure.try_into().map_err(|e: ConvertError| e.inside("failed"))?)

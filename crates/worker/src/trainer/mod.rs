@@ -26,9 +26,11 @@ mod report;
 mod saver;
 mod setup;
 mod step;
+mod storage;
 mod tied;
 
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -63,7 +65,7 @@ pub fn trainer_main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut rank = None;
+    let (pipe, mut rank) = (Rc::new(pipe), None);
     match run(&pipe, &mut rank) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -76,7 +78,7 @@ pub fn trainer_main() -> ExitCode {
     }
 }
 
-fn run(pipe: &Pipe, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
+fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     let (context, listen_host, threads) = begin(pipe)?;
     *rank = Some(context.id());
     let mut engine = setup::engine(&context, threads)?;
@@ -92,12 +94,14 @@ fn run(pipe: &Pipe, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     };
     let transport: SharedTransport = Arc::new(connect::meet(&endpoint, &context, &peers)?);
     tracing::info!(links = context.links().len(), "connected");
+    let to_worker = Rc::clone(pipe);
     let mut trainer = Trainer {
         context,
         transport,
         engine,
         text,
         saver,
+        told: Box::new(move |message| to_worker.tell(message)),
         last_commit: Instant::now(),
     };
     train(pipe, &mut trainer)?;

@@ -22,10 +22,8 @@ use rekindle_worker_core::trainer_messages::FromTrainer;
 use super::cadence::Schedule;
 use super::context::Context;
 use super::pipe::Pipe;
+use super::storage::{LIMIT, SIGN, Told};
 use super::{Engine, TrainerError};
-
-/// Longer than the writer tries, so that it ends by itself.
-const FINISH_LIMIT: Duration = Duration::from_secs(900);
 
 /// Saves the state of one rank.
 pub struct Saver {
@@ -63,6 +61,7 @@ impl Saver {
         }
         let place = store::open(&Location::parse(&context.spec.checkpoint_url())?)?;
         let reserved = engine.reserve_for_checkpoints(settings.pool.0)?;
+        engine.set_update_patience(SIGN);
         tracing::debug!(reserved, place = place.describe(), "saves its state");
         let (start, last) = (context.started_after(), context.spec.training.steps);
         let retry = Retry {
@@ -95,11 +94,21 @@ impl Saver {
     ///
     /// # Errors
     /// [`TrainerError`] when the state can't be had; what the writer says is told after the step.
-    pub fn begin(&mut self, step: u64, context: &Context, engine: &Engine) -> Result<(), TrainerError> {
+    pub fn begin(
+        &mut self,
+        step: u64,
+        context: &Context,
+        engine: &Engine,
+        told: &Told,
+    ) -> Result<(), TrainerError> {
         let started = Instant::now();
         // Before the state is frozen: what is frozen while it waits makes updates wait.
-        if !self.writer.wait_for_room(FINISH_LIMIT) {
-            tracing::warn!(step, "too many checkpoints are under way");
+        while !self.writer.wait_for_room(SIGN) {
+            if started.elapsed() >= LIMIT {
+                tracing::warn!(step, "too many checkpoints are under way");
+                break;
+            }
+            told(&FromTrainer::WaitsForStorage { step })?;
         }
         let lanes = context.plan.lanes;
         let capture = Capture {
@@ -145,17 +154,24 @@ impl Saver {
     /// # Errors
     /// [`TrainerError::NotSaved`] when the state after the last step couldn't be saved.
     pub fn finish(&mut self, context: &Context, pipe: &Pipe) -> Result<(), TrainerError> {
-        let outcomes = self.writer.finish(FINISH_LIMIT);
-        self.ended.extend(outcomes);
+        let (began, last) = (Instant::now(), context.spec.training.steps);
+        while self.writer.unfinished() > 0 && began.elapsed() < LIMIT {
+            let outcomes = self.writer.wait(SIGN);
+            if outcomes.is_empty() {
+                pipe.tell(&FromTrainer::WaitsForStorage { step: last })?;
+            }
+            self.ended.extend(outcomes);
+            self.tell(context, pipe)?;
+        }
+        self.ended.extend(self.writer.finish(Duration::ZERO));
         self.tell(context, pipe)?;
-        let last = context.spec.training.steps;
         let failed = self.failed.take().filter(|(step, _)| *step == last);
         match (failed, self.under_way.contains(&last)) {
             (None, false) => Ok(()),
             (Some((step, why)), _) => Err(TrainerError::NotSaved { step, why }),
             (None, true) => Err(TrainerError::NotSaved {
                 step: last,
-                why: format!("it didn't become durable within {} s", FINISH_LIMIT.as_secs()),
+                why: format!("it didn't become durable within {} s", LIMIT.as_secs()),
             }),
         }
     }

@@ -18,6 +18,7 @@ use super::pipeline::Pipeline;
 use super::report::{Measured, to_rank_0};
 use super::saver::Saver;
 use super::setup::Text;
+use super::storage::{Told, outlast};
 use super::tied::Tied;
 use super::{Engine, TrainerError};
 
@@ -33,6 +34,8 @@ pub struct Trainer {
     pub text: Option<Text>,
     /// Saves its state, if the job wants that.
     pub saver: Option<Saver>,
+    /// Tells the worker that this rank waits for storage.
+    pub told: Told,
     /// When the step before was committed.
     pub last_commit: Instant,
 }
@@ -59,7 +62,7 @@ impl Trainer {
         if sums.save > 0
             && let Some(saver) = &mut self.saver
         {
-            saver.begin(step, &self.context, &self.engine)?;
+            saver.begin(step, &self.context, &self.engine, &self.told)?;
         }
         let val_loss = self.evaluate_if_due(step)?;
         let state_digest = self.digest_if_due(step)?;
@@ -131,7 +134,8 @@ impl Trainer {
         let (lanes, tied) = (Lanes { context, transport }, Tied { context, transport });
         let layers = self.engine.layers();
         for layer in &layers {
-            self.engine.update(*layer, step, lr, clip)?;
+            let engine = &mut self.engine;
+            outlast(step, &self.told, || engine.update(*layer, step, lr, clip))?;
             lanes.send_weights(&self.engine, step, *layer)?;
         }
         for layer in &layers {
