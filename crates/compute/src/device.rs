@@ -150,6 +150,10 @@ pub trait Device: Send + Sync + Sized + 'static {
 
     /// A zeroed buffer.
     fn alloc(&self, len: usize) -> Result<Self::Buffer>;
+    /// A zeroed buffer for weights or moments, which may lie in memory of its own kind (one that outlives the process, for instance).
+    fn alloc_state(&self, len: usize) -> Result<Self::Buffer> {
+        self.alloc(len)
+    }
     /// Number of elements.
     fn len(&self, buffer: &Self::Buffer) -> usize;
     /// The elements, on the host.

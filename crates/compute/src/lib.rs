@@ -25,7 +25,7 @@ mod frozen;
 pub use adam::{AdamSource, AdamStep, AdamTarget};
 #[doc(hidden)]
 pub use cpu::Tile;
-pub use cpu::{Aligned, Cpu, CpuBuffer, CpuFrozen, CpuSums, Spent, Work};
+pub use cpu::{Aligned, Cpu, CpuBuffer, CpuFrozen, CpuSums, Spent, StateMemory, Work};
 pub use device::{
     AttentionShape, Device, POISON, Product, Residual, SumKind, View, ViewMut, part, part_mut, whole,
     whole_mut,

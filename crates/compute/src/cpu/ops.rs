@@ -41,6 +41,10 @@ impl<F: Float> Device for Cpu<F> {
         Ok(CpuBuffer::new(Aligned::zeroed(len)?, &self.spares))
     }
 
+    fn alloc_state(&self, len: usize) -> Result<Buf<F>> {
+        Ok(CpuBuffer::new(self.spares.state(len)?, &self.spares))
+    }
+
     fn len(&self, buffer: &Buf<F>) -> usize {
         buffer.values().len()
     }

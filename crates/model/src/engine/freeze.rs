@@ -60,6 +60,43 @@ impl<D: Device> Stage<D> {
         Ok(parts)
     }
 
+    /// Takes hold of everything this rank holds of layers that it owns a part of, the other lanes' weights included; a mirror is left out.
+    /// Otherwise as [`Stage::freeze_state`].
+    ///
+    /// # Errors
+    /// As [`Stage::freeze_state`].
+    pub fn freeze_whole(&self) -> Result<Vec<FrozenPart<D>>> {
+        let mut parts = Vec::with_capacity(StateKind::ALL.len() * self.ids.len());
+        for &layer in &self.ids {
+            let state = self.state(layer)?;
+            state.complete()?;
+            for kind in StateKind::ALL.into_iter().filter(|_| !state.owned.is_empty()) {
+                let range = state.held(kind);
+                let (buffer, place) = state.locate(kind, &range)?;
+                let frozen = self.device.freeze(buffer, place)?;
+                parts.push(FrozenPart {
+                    layer,
+                    kind,
+                    range,
+                    frozen,
+                });
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Reserves one spare for every buffer that updates replace, so that the state before an update can be held through it.
+    ///
+    /// # Errors
+    /// When the device has no such memory.
+    pub fn reserve_whole(&mut self) -> Result<()> {
+        let mut lens = Vec::new();
+        for &layer in &self.ids {
+            lens.extend(self.state(layer)?.spare_lens().into_iter().filter(|len| *len > 0));
+        }
+        Ok(self.device.reserve_spares(&lens)?)
+    }
+
     /// Reserves spare buffers of at most `pool_bytes` for updates of frozen layers; nothing is allocated for that later. Returns the bytes reserved.
     ///
     /// A layer is updated out of place only when all three of its buffers have spares, so whole layers are reserved for, and from the last one

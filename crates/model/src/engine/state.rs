@@ -28,9 +28,9 @@ impl<D: Device> LayerState<D> {
     pub fn new(device: &D, layout: LayerLayout, shard: Option<(u32, u32)>) -> Result<Self> {
         let owned = shard.map_or(0..0, |(lanes, lane)| shard_range(layout.numel(), lanes, lane));
         Ok(Self {
-            weights: device.alloc(layout.numel())?,
-            exp_avg: device.alloc(owned.len())?,
-            exp_avg_sq: device.alloc(owned.len())?,
+            weights: device.alloc_state(layout.numel())?,
+            exp_avg: device.alloc_state(owned.len())?,
+            exp_avg_sq: device.alloc_state(owned.len())?,
             layout,
             owned,
             gaps: Gaps::default(),
@@ -55,7 +55,8 @@ impl<D: Device> LayerState<D> {
         Ok(())
     }
 
-    fn held(&self, kind: StateKind) -> Range<usize> {
+    /// The elements of a kind that are here.
+    pub fn held(&self, kind: StateKind) -> Range<usize> {
         match kind {
             StateKind::Weights => 0..self.layout.numel(),
             StateKind::ExpAvg | StateKind::ExpAvgSq => self.owned.clone(),
