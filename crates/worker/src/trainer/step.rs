@@ -54,6 +54,8 @@ impl Trainer {
         let sums = self.commit(sums, step)?;
         let norm = sums.squares.norm();
         let lr = learning_rate(&self.context.spec, step);
+        // State that will be saved is hashed by the update that leaves it, while it is in the cache.
+        self.engine.set_hashing(sums.save > 0 && self.saver.is_some());
         self.update(
             step,
             lr,
