@@ -232,9 +232,7 @@ fn saving_block(
     saved: &mut Saved,
 ) -> Result<(), Error> {
     let writer = Writer::start(local(folder)?, options.writer())?;
-    training
-        .stage
-        .set_hashing(options.get("hash-in-update", 1) > 0);
+    training.stage.set_hashing(options.get("hash-in-update", 1) > 0);
     training.save(&writer)?;
     training.stage.take_update_wait();
     for _ in 0..steps {

@@ -30,7 +30,7 @@ pub struct HeldPart {
     /// Their bytes in little-endian order. Dropped as soon as the file they are in is durable or given up.
     pub held: Arc<dyn Held>,
     /// The digest of each chunk of them, if whoever made the bytes made these at the same time: then they are only read to be written. One for
-    /// each chunk of a [`rekindle_types::Section`] of this span.
+    /// each chunk of a [`rekindle_types::Section`] of this span; taken on trust, a reader finds out if they are wrong.
     pub digests: Option<Arc<[StateDigest]>>,
 }
 

@@ -43,7 +43,7 @@ pub fn adam<'a, T: Float>(
     let source = source.map(|view| read("adamw", view)).transpose()?;
     expect_len("adamw", what, target.len(), len)?;
     expect_len("adamw", what, source.map_or(len, <[T]>::len), len)?;
-    Ok(Operand { source, target })
+    Ok(Operand::new(source, target))
 }
 
 /// Parts that don't cover `len` elements in order, and hashes that aren't one a block, are refused.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rekindle_compute::Hashing;
+use rekindle_compute::{BlockHash, Hashing};
 use rekindle_types::checkpoint::chunk_elements;
 use rekindle_types::{BLOCK, StateDigest};
 
@@ -19,7 +19,8 @@ impl Blocks {
         Self(std::array::from_fn(|_| vec![0; elements.div_ceil(BLOCK)]))
     }
 
-    pub fn hashing<'a>(&'a mut self, hash: &'a (dyn Fn(usize, usize, &[u8]) -> u128 + Sync)) -> Hashing<'a> {
+    /// Where an update puts them.
+    pub fn hashing<'a>(&'a mut self, hash: &'a BlockHash<'a>) -> Hashing<'a> {
         Hashing {
             block: BLOCK,
             hash,

@@ -89,7 +89,7 @@ impl<D: Device> Stage<D> {
     }
 
     /// Whether the updates from now on make digests of what they leave, for [`Stage::freeze_state`]: state is hashed while it is in the cache,
-    /// by all threads, which costs half of what it costs a checkpoint's writer later. Switch it on for the update of a step that is saved.
+    /// by all threads, which costs a fraction of what it costs a checkpoint's writer later. Switch it on for the update of a step that is saved.
     pub fn set_hashing(&mut self, on: bool) {
         self.hashing = on;
     }

@@ -48,12 +48,12 @@ impl<D: Device> LayerState<D> {
     }
 
     pub fn init(&mut self, device: &D, seed: u64, config: &ModelConfig) -> Result<()> {
+        self.digests = None;
         for (index, spec) in self.layout.tensors.iter().enumerate() {
             let values = init::tensor(seed, self.layout.layer, index, spec, config.initializer_range);
             let values: Vec<D::Float> = values.into_iter().map(rekindle_compute::Float::of_f32).collect();
             device.write(part_mut(&mut self.weights, spec.range()), &values)?;
         }
-        self.digests = None;
         let zeroes = vec![<D::Float as rekindle_compute::Float>::ZERO; self.owned.len()];
         device.write(part_mut(&mut self.exp_avg, 0..self.owned.len()), &zeroes)?;
         device.write(part_mut(&mut self.exp_avg_sq, 0..self.owned.len()), &zeroes)?;
@@ -110,12 +110,10 @@ impl<D: Device> LayerState<D> {
         if kind == StateKind::Weights {
             self.gaps.fill(range);
         }
-        if range.start < self.owned.end && range.end > self.owned.start {
-            self.digests = None;
-        }
     }
 
-    /// As [`LayerState::locate`], to be written; report the write with [`LayerState::written`].
+    /// As [`LayerState::locate`], to be written; report the write with [`LayerState::written`]. Digests of what may change are forgotten here,
+    /// so that a write that fails half-way leaves none behind.
     pub fn locate_mut(
         &mut self,
         kind: StateKind,
@@ -123,6 +121,9 @@ impl<D: Device> LayerState<D> {
     ) -> Result<(&mut D::Buffer, Range<usize>)> {
         let held = self.held(kind);
         check(self.layout.layer, range, &held)?;
+        if range.start < self.owned.end && range.end > self.owned.start {
+            self.digests = None;
+        }
         let buffer = match kind {
             StateKind::Weights => &mut self.weights,
             StateKind::ExpAvg => &mut self.exp_avg,
@@ -144,6 +145,23 @@ impl<D: Device> LayerState<D> {
         Ok(before)
     }
 
+    /// The owned part of each tensor.
+    fn parts(&self, optimizer: &AdamW) -> Vec<AdamPart> {
+        let Range { start, end } = self.owned;
+        let tensors = self.layout.tensors.iter();
+        tensors
+            .filter(|spec| spec.range().end > start && spec.range().start < end)
+            .map(|spec| AdamPart {
+                end: spec.range().end.min(end) - start,
+                weight_decay: if spec.is_matrix() {
+                    optimizer.weight_decay
+                } else {
+                    0.0
+                },
+            })
+            .collect()
+    }
+
     /// AdamW on the owned shard (weight decay is for matrices only). With `hash`, the digests of what it leaves are kept, if the device
     /// makes hashes.
     pub fn update(
@@ -156,20 +174,7 @@ impl<D: Device> LayerState<D> {
         hash: bool,
     ) -> Result<()> {
         let Range { start, end } = self.owned;
-        let parts: Vec<AdamPart> = self
-            .layout
-            .tensors
-            .iter()
-            .filter(|spec| spec.range().end > start && spec.range().start < end)
-            .map(|spec| AdamPart {
-                end: spec.range().end.min(end) - start,
-                weight_decay: if spec.is_matrix() {
-                    optimizer.weight_decay
-                } else {
-                    0.0
-                },
-            })
-            .collect();
+        let parts = self.parts(optimizer);
         let source = before.source(&self.owned);
         let target = AdamTarget {
             weights: part_mut(&mut self.weights, self.owned.clone()),
@@ -178,6 +183,7 @@ impl<D: Device> LayerState<D> {
         };
         let layer = self.layout.layer;
         let (_, sums) = gradients.sums(layer)?;
+        // Shards begin at a block, so blocks counted from the shard's start are the layer's.
         let mut blocks = Blocks::new(if hash { end - start } else { 0 });
         let digest = |kind: usize, block: usize, bytes: &[u8]| {
             let (kind, element) = (StateKind::ALL[kind], size_of::<D::Float>());

@@ -1,16 +1,14 @@
-//! xxh3_128 with the widest vectors this processor has.
+//! xxh3_128 of inputs of more than 240 bytes with AVX-512 or AVX2, on x86-64.
 //!
-//! The library is compiled for the vectors that every processor has. State is hashed in bulk, much of it while it is in the cache, and there
-//! wider ones are twice as fast. The loops follow the specification (Collet, `doc/xxhash_spec.md` of the xxHash project, XXH3 for inputs of
-//! more than 240 bytes); shorter inputs go to the library. A test holds both equal over lengths and seeds.
+//! Plain loops, compiled for each of the two and chosen at run time. They follow the specification (Collet, `doc/xxhash_spec.md` of the xxHash
+//! project, XXH3 for inputs of more than 240 bytes); a test holds them equal to the library's over lengths and seeds.
 
-use std::sync::OnceLock;
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 use xxhash_rust::const_xxh3::const_custom_default_secret;
-use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-/// Longest input that is hashed in another way.
-const SHORT: usize = 240;
+use super::Hash;
+
 /// Bytes that are mixed in at once, and the state's size.
 const STRIPE: usize = 64;
 const LANES: usize = STRIPE / size_of::<u64>();
@@ -20,7 +18,7 @@ const STEP: usize = 8;
 /// Stripes until the secret begins anew.
 const STRIPES: usize = (SECRET - STRIPE) / STEP;
 /// How far ahead memory is asked for.
-const AHEAD: usize = 8192;
+pub(super) const AHEAD: usize = 8192;
 
 const DEFAULT_SECRET: [u8; SECRET] = const_custom_default_secret(0);
 const PRIME32_1: u64 = 0x9E37_79B1;
@@ -35,21 +33,8 @@ const PRIME_MX1: u64 = 0x1656_6791_9E37_79F9;
 
 type Stripe = [u8; STRIPE];
 type State = [u64; LANES];
-/// Block, seed, and whether more is to come from memory.
-type Hash = fn(&[u8], u64, bool) -> u128;
-
-/// xxh3_128 of a block, with a seed, and the bytes after it that will be hashed next: memory that is far away is asked for in time.
-pub(crate) fn xxh3_128(block: &[u8], seed: u64, next: usize) -> u128 {
-    static BEST: OnceLock<Hash> = OnceLock::new();
-    if block.len() <= SHORT {
-        xxh3_128_with_seed(block, seed)
-    } else {
-        BEST.get_or_init(best)(block, seed, next >= AHEAD)
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn best() -> Hash {
+/// With the widest vectors there are; none where the library does as well.
+pub(super) fn best() -> Option<Hash> {
     #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
     fn avx512(block: &[u8], seed: u64, far: bool) -> u128 {
         long(block, seed, far)
@@ -63,18 +48,13 @@ fn best() -> Hash {
         && is_x86_feature_detected!("avx512vl");
     if has_avx512 {
         // SAFETY: the processor has just been asked for exactly these features.
-        |block, seed, far| unsafe { avx512(block, seed, far) }
+        Some(|block, seed, far| unsafe { avx512(block, seed, far) })
     } else if is_x86_feature_detected!("avx2") {
         // SAFETY: as above.
-        |block, seed, far| unsafe { avx2(block, seed, far) }
+        Some(|block, seed, far| unsafe { avx2(block, seed, far) })
     } else {
-        long
+        None
     }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn best() -> Hash {
-    long
 }
 
 #[inline(always)]
@@ -144,16 +124,11 @@ fn merge(state: &State, secret: &Stripe, start: u64) -> u64 {
 /// Tells the processor that what lies ahead of this will be read soon.
 #[inline(always)]
 fn announce(data: &Stripe) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint reads nothing and takes any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(AHEAD).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = data;
+    // SAFETY: a hint reads nothing and takes any address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(AHEAD).cast()) };
 }
 
+/// The hash of a block of more than [`SHORT`] bytes.
 #[inline(always)]
 fn long(block: &[u8], seed: u64, far: bool) -> u128 {
     let (secret, len) = (secret_of(seed), block.len());
@@ -187,31 +162,18 @@ fn long(block: &[u8], seed: u64, far: bool) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{SHORT, tests::each_case};
     use super::*;
 
     #[test]
-    fn hashes_are_those_of_the_library() {
-        let bytes: Vec<u8> = (0..20_000_u32)
-            .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
-            .collect();
-        let lengths = (0..1300).chain([2047, 2048, 4095, 4096, 4097, 8192, 16_384, 20_000]);
-        for len in lengths {
-            for seed in [0, 1, 0xDEAD_BEEF_0123_4567, u64::MAX] {
-                let want = xxh3_128_with_seed(&bytes[..len], seed);
-                let next = bytes.len() - len;
-                assert_eq!(
-                    xxh3_128(&bytes[..len], seed, next),
-                    want,
-                    "{len} bytes, seed {seed}"
-                );
-                if len > SHORT {
-                    assert_eq!(
-                        long(&bytes[..len], seed, false),
-                        want,
-                        "{len} bytes, seed {seed}, plain code"
-                    );
+    fn loops_hash_as_the_library_whatever_they_are_compiled_for() {
+        each_case(|bytes, seed, want, case| {
+            if bytes.len() > SHORT {
+                assert_eq!(long(bytes, seed, false), want, "{case}, plain code");
+                if let Some(hash) = best() {
+                    assert_eq!(hash(bytes, seed, false), want, "{case}");
                 }
             }
-        }
+        });
     }
 }
