@@ -22,7 +22,7 @@ mod error;
 mod float;
 mod frozen;
 
-pub use adam::{AdamSource, AdamStep, AdamTarget};
+pub use adam::{AdamPart, AdamSource, AdamStep, AdamTarget, BlockHash, Hashing};
 #[doc(hidden)]
 pub use cpu::Tile;
 pub use cpu::{Aligned, Cpu, CpuBuffer, CpuFrozen, CpuSums, Spent, StateMemory, Work};

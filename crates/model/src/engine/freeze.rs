@@ -13,13 +13,14 @@
 //! ([`super::EngineError::Incomplete`]). A mirror and a layer of which this rank owns nothing are never frozen, so they never change places.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rekindle_compute::Device;
 use rekindle_types::LayerId;
 
 use super::{Result, Stage};
-use crate::StateKind;
+use crate::{StateDigest, StateKind};
 
 /// How long an update waits for its layer's handles unless told otherwise: longer than a checkpoint's writer tries.
 pub(super) const PATIENCE: Duration = Duration::from_secs(900);
@@ -34,6 +35,8 @@ pub struct FrozenPart<D: Device> {
     pub range: Range<usize>,
     /// Their bytes. Dropping it lets the next update run in place.
     pub frozen: D::Frozen,
+    /// The digest of each chunk of them (see [`rekindle_types::Section`]), if the last update made them ([`Stage::set_hashing`]).
+    pub digests: Option<Arc<[StateDigest]>>,
 }
 
 impl<D: Device> Stage<D> {
@@ -47,13 +50,17 @@ impl<D: Device> Stage<D> {
         for &layer in &self.ids {
             let state = self.state(layer)?;
             state.complete()?;
-            for kind in StateKind::ALL.into_iter().filter(|_| !state.owned.is_empty()) {
+            for (n, kind) in StateKind::ALL.into_iter().enumerate() {
+                if state.owned.is_empty() {
+                    continue;
+                }
                 let (buffer, place) = state.locate(kind, &state.owned)?;
                 parts.push(FrozenPart {
                     layer,
                     kind,
                     range: state.owned.clone(),
                     frozen: self.device.freeze(buffer, place)?,
+                    digests: state.digests.as_ref().map(|kinds| Arc::clone(&kinds[n])),
                 });
             }
         }
@@ -79,6 +86,7 @@ impl<D: Device> Stage<D> {
                     kind,
                     range,
                     frozen,
+                    digests: None,
                 });
             }
         }
@@ -116,6 +124,12 @@ impl<D: Device> Stage<D> {
         let lens = spares(&layers, pool_bytes / element);
         self.device.reserve_spares(&lens)?;
         Ok(lens.iter().map(|len| *len as u64 * element).sum())
+    }
+
+    /// Whether the updates from now on make digests of what they leave, for [`Stage::freeze_state`]: state is hashed while it is in the cache,
+    /// by all threads, which costs a fraction of what it costs a checkpoint's writer later. Switch it on for the update of a step that is saved.
+    pub fn set_hashing(&mut self, on: bool) {
+        self.hashing = on;
     }
 
     /// How long updates have waited for frozen layers since the last call.

@@ -83,6 +83,8 @@ impl Trainer {
         if let Some(local) = &mut self.local {
             local.make_room(step);
         }
+        // State that will be saved is hashed by the update that leaves it, while it is in the cache.
+        self.engine.set_hashing(sums.save > 0 && self.saver.is_some());
         self.update(
             step,
             lr,
