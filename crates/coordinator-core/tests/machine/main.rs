@@ -5,6 +5,7 @@ mod desk;
 mod failures;
 mod gang;
 mod incidents;
+mod odd_events;
 mod properties;
 mod requests;
 mod restart;
