@@ -10,7 +10,7 @@ use common::{Cluster, Job, children, final_digest, metrics, reaches, signal, tra
 use disk::Disk;
 use serde_json::Value;
 
-const STEPS: u64 = 900;
+const STEPS: u64 = 400;
 
 #[test]
 fn a_second_worker_of_a_living_ones_name_waits_and_takes_over_when_that_dies() {
