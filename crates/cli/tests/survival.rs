@@ -19,7 +19,7 @@ use common::{
     Cluster, Job, LIMIT, Line, Service, children, metrics, reaches, signal, train, try_signal, until,
 };
 
-const STEPS: u64 = 400;
+const STEPS: u64 = 350;
 /// Runs by default: each kind comes first in one of them.
 const RUNS: u64 = 10;
 /// Runs at once: they wait for leases most of the time.
@@ -79,6 +79,12 @@ enum Mend {
     Worker(usize),
 }
 
+/// When the next fault comes.
+enum Next {
+    Step(u64),
+    Time(Instant),
+}
+
 /// One run: its cluster, what is to be mended when, and what was done, for whoever has to find out why it failed.
 struct Run {
     random: Random,
@@ -94,8 +100,8 @@ struct Run {
 
 impl Run {
     fn tell(&mut self, what: String) {
-        let at = self.started.elapsed().as_secs_f64();
-        self.told.push(format!("{at:>7.2} s  {what}"));
+        let (at, step) = (self.started.elapsed().as_secs_f64(), last_step(&self.folder));
+        self.told.push(format!("{at:>7.2} s, step {step:>3}: {what}"));
     }
 
     /// How long a fault lasts that lasts: mostly short, once a run longer than a lease.
@@ -240,6 +246,23 @@ impl Run {
         text.lines().find(|line| of(line)).map(str::to_owned)
     }
 
+    /// Mostly some steps later, so that the whole run is hit; now and then soon, whatever goes on: a recovery is hit as well.
+    fn next(&mut self) -> Next {
+        if self.random.below(3) == 0 {
+            let wait = self.random.within(50, 1_500);
+            return Next::Time(Instant::now() + Duration::from_millis(wait));
+        }
+        let last = last_step(&self.folder);
+        Next::Step(last + self.random.within(5, 60))
+    }
+
+    fn is_due(&self, next: &Next) -> bool {
+        match next {
+            Next::Step(step) => last_step(&self.folder) >= *step,
+            Next::Time(at) => *at <= Instant::now(),
+        }
+    }
+
     /// Lets so many faults happen until the job has ended, then mends everything.
     fn disturb(&mut self, first: Kind, faults: u64) -> Result<(), String> {
         let kinds: Vec<Kind> = KINDS
@@ -247,7 +270,7 @@ impl Run {
             .filter(|kind| !kind.cuts() || self.cluster.net.is_some())
             .collect();
         let mut left = faults;
-        let mut next = Instant::now();
+        let mut next = Next::Step(self.random.within(2, 40));
         loop {
             self.tend();
             if let Some(end) = self.end() {
@@ -260,10 +283,10 @@ impl Run {
             if self.started.elapsed() > LIMIT {
                 return Err("the job didn't end".to_owned());
             }
-            if left > 0 && next <= Instant::now() {
+            if left > 0 && self.is_due(&next) {
                 let drawn = *self.random.pick(&kinds).unwrap();
                 self.inject(if left == faults { first } else { drawn });
-                next = Instant::now() + Duration::from_millis(self.random.within(50, 1_500));
+                next = self.next();
                 left -= 1;
             }
             for (n, worker) in self.cluster.workers.iter_mut().enumerate() {
@@ -289,6 +312,17 @@ impl Run {
             (watched.is_empty() && !self.cluster.workers.iter().any(with_trainers)).then_some(())
         });
     }
+}
+
+/// The step of the last whole line of a run's metrics.jsonl.
+fn last_step(run: &Path) -> u64 {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let last = whole
+        .lines()
+        .next_back()
+        .map(serde_json::from_str::<serde_json::Value>);
+    last.map_or(0, |line| line.unwrap()["step"].as_u64().unwrap())
 }
 
 /// Whether a trainer has this id: not a dead one, nor another process that got its number.
@@ -317,7 +351,7 @@ fn survive(
     let net =
         netns.then(|| Net::make(&format!("rk{}-{seed}", std::process::id()), workers as usize).unwrap());
     let cluster = Cluster::start_on(net, &here, workers, &[], &[]);
-    let mut job = Job::new(STEPS).over(stages, lanes).saving(random.within(1, 40));
+    let mut job = Job::new(STEPS).over(stages, lanes).saving(random.within(1, 25));
     job.more += "[recovery]\nmax_restarts = 1000\n";
     let _ = cluster.submit(&job.write(folder, &name));
     let mut run = Run {
@@ -338,7 +372,7 @@ fn survive(
     if first.cuts() && !netns {
         first = Kind::KillTrainer;
     }
-    let faults = run.random.within(3, 7);
+    let faults = run.random.within(3, 8);
     let mut end = run.disturb(first, faults);
     if end.is_ok() {
         run.settle();
