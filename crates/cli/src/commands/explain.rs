@@ -4,7 +4,7 @@
 
 use clap::Args;
 use rekindle_types::{
-    CausalRole, Failure, Incident, IncidentDurations, IncidentState, JobId, NotedFailure, StateSource,
+    CausalRole, Incident, IncidentDurations, IncidentState, JobId, NotedFailure, StateSource,
 };
 use serde::Serialize;
 
@@ -64,44 +64,6 @@ pub fn explained(incident: &Incident) -> Explained<'_> {
         steps_again: incident.steps_again(),
         durations: incident.durations(),
     }
-}
-
-/// What was lost, in how many milliseconds it was back, and where the state came from.
-#[must_use]
-pub fn in_one_line(incident: &Incident) -> String {
-    let lost = incident
-        .initiating()
-        .map_or_else(|| "a part".to_owned(), |noted| lost(&noted.failure));
-    let at = match incident.last_step {
-        Some(step) => format!(" at step {step}"),
-        None => String::new(),
-    };
-    let took = match incident.durations().total {
-        Some(ms) => format!("back in {ms} ms"),
-        None => incident.state.to_string(),
-    };
-    let exact = if incident.exact { "exact" } else { "approximate" };
-    let from = match (incident.source, incident.resumed_step) {
-        (Some(source), Some(step)) => format!(", {exact}, from {source} as of step {step}"),
-        _ => String::new(),
-    };
-    let again = match incident.steps_again() {
-        Some(steps) => format!(", {steps} steps run again"),
-        None => String::new(),
-    };
-    format!("{lost}{at}: {took}{from}{again}")
-}
-
-/// The rank and its worker, and what became of them.
-fn lost(failure: &Failure) -> String {
-    let rank = failure
-        .rank
-        .map_or_else(|| "a part".to_owned(), |rank| rank.to_string());
-    let worker = failure
-        .worker
-        .as_ref()
-        .map_or_else(String::new, |worker| format!(" on {worker}"));
-    format!("{rank}{worker} ({})", failure.class)
 }
 
 /// All incidents as text.
@@ -235,7 +197,7 @@ fn phases(incident: &Incident) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use rekindle_types::{Epoch, FailureClass, IncidentTimes, RankId, WorkerId};
+    use rekindle_types::{Epoch, Failure, FailureClass, IncidentTimes, RankId, WorkerId};
 
     use super::*;
 
@@ -275,19 +237,6 @@ mod tests {
                 rejoined: Some(2_000),
             },
         }
-    }
-
-    #[test]
-    fn one_line_says_what_was_lost_whence_it_came_back_and_how_fast() {
-        let mut told = incident(1);
-        assert_eq!(
-            in_one_line(&told),
-            "rank 1 (WORKER_CRASH) at step 9: back in 1000 ms, exact, from checkpoint as of step 4, 5 steps run again"
-        );
-        told.times.rejoined = None;
-        told.state = IncidentState::Failed;
-        (told.source, told.resumed_step) = (None, None);
-        assert_eq!(in_one_line(&told), "rank 1 (WORKER_CRASH) at step 9: FAILED");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rekindle_client::{Client, ClientError, WatchUpdate};
 use rekindle_types::{Fault, FaultKind, FaultTarget, Incident, JobId};
 
-use crate::commands::explain;
+use crate::follow::loss_text;
 use crate::output;
 use crate::problem::Problem;
 use crate::remote;
@@ -43,7 +43,7 @@ pub async fn all(client: &Client, job: &JobId, kills: &[Kill]) -> Result<(), Pro
         let Some(incident) = overcome(client, job, known).await.map_err(lost)? else {
             return Ok(());
         };
-        output::say(&format!("lost {}", explain::in_one_line(&incident)));
+        output::say(&format!("lost {}", loss_text(&incident)));
     }
     Ok(())
 }

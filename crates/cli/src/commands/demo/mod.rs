@@ -237,7 +237,7 @@ fn print(summary: &DemoSummary<'_>, incidents: &[Incident]) -> Result<(), Proble
         ),
     );
     for incident in incidents {
-        row("lost", explain::in_one_line(incident));
+        row("lost", crate::follow::loss_text(incident));
     }
     if let Some(digest) = &run.state_digest {
         row("state digest", digest.clone());
