@@ -23,7 +23,7 @@ const STEPS: u64 = 350;
 /// Runs by default: each kind comes first in one of them.
 const RUNS: u64 = 10;
 /// Runs at once: they wait for leases most of the time.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 5;
 /// Longer than a lease (10 s) and than connections of a cut network are believed in (13 s).
 const LONG: (u64, u64) = (11_000, 15_000);
 
@@ -70,7 +70,7 @@ impl Kind {
 }
 
 /// What is done later: the end of a fault.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Mend {
     Continue(Vec<u32>),
     Join(usize),
@@ -207,7 +207,7 @@ impl Run {
                     _ => node % workers + 1,
                 };
                 net.part(node, other, true);
-                Mend::Meet(node, other)
+                Mend::Meet(node.min(other), node.max(other))
             }
         };
         self.later(hold, mend);
@@ -215,13 +215,20 @@ impl Run {
 
     fn mend(&mut self, mend: Mend) {
         self.tell(format!("{mend:?}"));
+        // What two faults hold down comes back with the later end.
+        let held = |wanted: &Mend| self.mends.iter().any(|(_, mend)| mend == wanted);
+        let stopped = |pid: &u32| {
+            let stops = |(_, mend): &(_, Mend)| matches!(mend, Mend::Continue(pids) if pids.contains(pid));
+            self.mends.iter().any(stops)
+        };
         let net = self.cluster.net.as_ref();
         match mend {
             Mend::Continue(pids) => {
-                for pid in pids {
+                for pid in pids.into_iter().filter(|pid| !stopped(pid)) {
                     try_signal(pid, "CONT");
                 }
             }
+            Mend::Join(_) | Mend::Meet(..) if held(&mend) => {}
             Mend::Join(node) => net.unwrap().cut(node, false),
             Mend::Meet(a, b) => net.unwrap().part(a, b, false),
             Mend::Coordinator => self.cluster.new_coordinator(),
@@ -302,7 +309,7 @@ impl Run {
 
     /// Ends all faults and waits until no trainer is left.
     fn settle(&mut self) {
-        for (_, mend) in std::mem::take(&mut self.mends) {
+        while let Some((_, mend)) = self.mends.pop() {
             self.mend(mend);
         }
         let mut watched = self.orphans.clone();
