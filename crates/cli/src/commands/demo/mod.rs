@@ -236,6 +236,12 @@ fn print(summary: &DemoSummary<'_>, incidents: &[Incident]) -> Result<(), Proble
             summary.unigram_entropy
         ),
     );
+    if incidents.is_empty() && summary.undisturbed.is_some() {
+        row(
+            "lost",
+            "nothing: the run was over before anything was killed".to_owned(),
+        );
+    }
     for incident in incidents {
         row("lost", crate::follow::loss_text(incident));
     }
