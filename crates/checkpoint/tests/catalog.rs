@@ -36,6 +36,7 @@ fn policy(keep_last: u32) -> Policy {
     Policy {
         keep_last,
         protect: Vec::new(),
+        writer: None,
         sweep_older_than_ms: 0,
         now_unix_ms: u64::MAX,
     }
@@ -148,6 +149,13 @@ async fn leftovers_go_when_they_are_old() {
     };
     let done = gc(&store, &young, false).await.unwrap();
     assert_eq!((done.swept.len(), steps(&store).await), (0, vec![10, 20]));
+    // A clock that jumped ahead makes them look old; who still writes is known by name.
+    let at_work = Policy {
+        writer: Some("test-1-e3-19b76daa800".to_owned()),
+        ..policy(1)
+    };
+    let done = gc(&store, &at_work, true).await.unwrap();
+    assert_eq!(done.swept, ["step-00000010/test-1-e2-abc"]);
     let done = gc(&store, &policy(1), false).await.unwrap();
     assert_eq!(
         done.swept,

@@ -8,9 +8,7 @@ mod common;
 use std::path::Path;
 use std::process::Stdio;
 
-use common::{
-    Cluster, Job, Service, call, children, final_digest, metrics, reaches, rekindle, tagged, train, until,
-};
+use common::{Cluster, Job, Service, call, final_digest, metrics, reaches, rekindle, tagged, train, until};
 use serde_json::Value;
 
 const ALLOW: &[&str] = &["--allow-chaos"];
@@ -138,14 +136,6 @@ fn state(pid: u32) -> Option<char> {
     stat.rsplit(") ").next()?.chars().next()
 }
 
-fn trainers(cluster: &Cluster) -> Vec<u32> {
-    cluster
-        .workers
-        .iter()
-        .flat_map(|worker| children(worker.pid()))
-        .collect()
-}
-
 /// Whether every worker is connected.
 fn connected(cluster: &Cluster) -> Vec<bool> {
     let done = cluster.call(&["workers", "-o", "json"]);
@@ -161,7 +151,7 @@ fn each_fault_does_what_it_says() {
     let run = folder.path().join("hit");
     let _ = cluster.submit(&sturdy(1_000_000).write(folder.path(), "hit"));
     reaches(&run, 3);
-    let before = trainers(&cluster);
+    let before = cluster.trainers();
     assert_eq!(before.len(), 2);
 
     let line = inject(&cluster, folder.path(), "0,stop-trainer,3");
@@ -170,7 +160,7 @@ fn each_fault_does_what_it_says() {
         before.iter().copied().find(|pid| state(*pid) == Some('T'))
     });
     until("its going on", || (state(still) != Some('T')).then_some(()));
-    assert_eq!(trainers(&cluster), before, "nobody was started again");
+    assert_eq!(cluster.trainers(), before, "nobody was started again");
 
     let line = inject(&cluster, folder.path(), "0,cut-session,3");
     assert_eq!(line["outcome"], "injected", "{line}");
@@ -180,7 +170,7 @@ fn each_fault_does_what_it_says() {
     until("its return", || {
         (connected(&cluster) == [true, true]).then_some(())
     });
-    assert_eq!(trainers(&cluster), before, "training went on without it");
+    assert_eq!(cluster.trainers(), before, "training went on without it");
 
     let line = inject(&cluster, folder.path(), "0,kill-trainer");
     assert_eq!(line["outcome"], "injected", "{line}");

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use common::random::Random;
 use common::{
-    Cluster, Job, Line, Service, call, final_digest, metrics, reaches, rekindle, signal, tagged, train, until,
+    Cluster, Job, Line, Service, call, final_digest, metrics, reaches, rekindle, signal, tagged, train,
+    try_signal, until,
 };
 use serde_json::Value;
 
@@ -355,18 +357,6 @@ fn kills() -> u64 {
     wanted.unwrap_or(12)
 }
 
-/// A small generator, so that a failing sequence can be run again (Marsaglia 2003, xorshift64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
-
 #[test]
 fn whatever_is_killed_while_it_saves_the_run_ends_with_the_undisturbed_bits() {
     const STEPS: u64 = 1_500;
@@ -399,10 +389,7 @@ fn whatever_is_killed_while_it_saves_the_run_ends_with_the_undisturbed_bits() {
             }
             let pick = random.below(victims.len() as u64) as usize;
             let (pid, _) = victims[pick];
-            let sent = std::process::Command::new("kill")
-                .args(["-KILL", &pid.to_string()])
-                .status();
-            if sent.is_ok_and(|s| s.success()) {
+            if try_signal(pid, "KILL") {
                 here += 1;
                 done += 1;
             }

@@ -180,7 +180,6 @@ fn a_job_that_cant_go_on_is_explained_also_after_the_coordinators_restart() {
     assert_eq!(before[0]["last_step"], last["step"]);
     signal(cluster.coordinator.pid(), "KILL");
     cluster.coordinator.ended();
-    let listen = cluster.address.trim_start_matches("http://").to_owned();
-    (cluster.coordinator, _) = common::coordinator(&cluster.state_dir, &listen);
+    cluster.new_coordinator();
     assert_eq!(explain(&cluster, &id), before);
 }

@@ -9,8 +9,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::{
-    Cluster, Job, Service, children, coordinator, final_digest, metrics, reaches, rekindle, signal, tagged,
-    ticks, train, until,
+    Cluster, Job, Service, final_digest, metrics, reaches, rekindle, signal, tagged, ticks, train,
+    try_signal, until,
 };
 
 #[test]
@@ -30,7 +30,7 @@ fn a_killed_coordinator_comes_back_and_the_run_is_undisturbed() {
         "the coordinator died too late to matter: {at_death}"
     );
     // Training goes on without it: the same processes compute, though nobody writes their steps down now.
-    let trainers: Vec<u32> = cluster.workers.iter().flat_map(|w| children(w.pid())).collect();
+    let trainers = cluster.trainers();
     assert_eq!(trainers.len(), 2);
     for pid in &trainers {
         let before = ticks(*pid);
@@ -38,12 +38,9 @@ fn a_killed_coordinator_comes_back_and_the_run_is_undisturbed() {
             (ticks(*pid) >= before + 10).then_some(())
         });
     }
-    let listen = cluster.address.trim_start_matches("http://").to_owned();
-    let (again, address) = coordinator(&cluster.state_dir, &listen);
-    cluster.coordinator = again;
-    assert_eq!(address, cluster.address);
+    cluster.new_coordinator();
     reaches(&run, at_death + 1);
-    let after: Vec<u32> = cluster.workers.iter().flat_map(|w| children(w.pid())).collect();
+    let after = cluster.trainers();
     assert_eq!(after, trainers, "nothing was started again");
     let waited = cluster.call(&["wait", &id]);
     assert_eq!(waited.code, 0, "{}", waited.stderr);
@@ -161,9 +158,7 @@ fn ctrl_c_twice_ends_at_once_and_leaves_nobody() {
     let mut run = endless_run(folder.path(), "twice", &tag);
     signal(run.pid(), "INT");
     std::thread::sleep(Duration::from_millis(5));
-    let _ = std::process::Command::new("kill")
-        .args(["-INT", &run.pid().to_string()])
-        .status();
+    let _ = try_signal(run.pid(), "INT");
     let code = run.ended();
     // The first may have been enough already.
     assert!([101, 103].contains(&code), "{code}");

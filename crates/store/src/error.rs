@@ -8,7 +8,7 @@ use rekindle_coordinator_core::Seq;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has it open.
-    #[error("{path} is in use by another coordinator; stop that one or choose another --data-dir")]
+    #[error("{path} is in use by another coordinator; stop that one or choose another --state-dir")]
     Locked {
         /// The file.
         path: PathBuf,

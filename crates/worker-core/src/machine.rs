@@ -173,11 +173,18 @@ impl Worker {
 
     fn refused(&mut self, message: String, fatal: bool) {
         let now = self.mono();
+        let first = self.link.refused_since.is_none();
         let since = *self.link.refused_since.get_or_insert(now);
         if fatal || now >= since + self.config.refused_limit {
             self.leave(ExitReason::Refused { message });
-        } else {
-            self.closed(&message);
+            return;
+        }
+        self.closed(&message);
+        if first {
+            let seconds = self.config.refused_limit / 1_000;
+            let message =
+                format!("the coordinator refuses this worker; asking again for {seconds} s: {message}");
+            self.out.push(Effect::Warn { message });
         }
     }
 

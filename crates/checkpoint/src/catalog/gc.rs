@@ -3,7 +3,8 @@
 //! In: a location, a [`Policy`], the time. Out: a [`GcReport`]; with `dry_run` nothing is touched.
 //!
 //! Whoever commits checkpoints should be the one to clean up, or the policy's age be longer than any checkpoint takes: files of an
-//! unfinished checkpoint are only told from leftovers by their age.
+//! unfinished checkpoint are only told from leftovers by their age, which a clock that jumps or a machine that was suspended makes
+//! of any length; and so those of the policy's own writer are never taken for leftovers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub struct Policy {
     pub keep_last: u32,
     /// Steps in use (runs start from them).
     pub protect: Vec<u64>,
+    /// Who writes here now: its files are no leftovers, however old they look.
+    pub writer: Option<String>,
     /// What no manifest names goes when it is older, milliseconds.
     pub sweep_older_than_ms: u64,
     /// The time, milliseconds since 1970.
@@ -156,7 +159,8 @@ impl Run<'_> {
                 .map(|entry| entry.modified_unix_ms)
                 .max()
                 .unwrap_or(0);
-            if committed.as_deref() == Some(writer) || newest >= self.oldest {
+            let living = self.policy.writer.as_deref() == Some(writer);
+            if living || committed.as_deref() == Some(writer) || newest >= self.oldest {
                 continue;
             }
             let folder = format!("{}/{writer}", step_folder(step));

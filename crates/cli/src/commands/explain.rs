@@ -26,7 +26,7 @@ pub struct ExplainArgs {
 
 /// An incident with what follows from it.
 #[derive(Debug, Serialize)]
-struct Explained<'a> {
+pub struct Explained<'a> {
     #[serde(flatten)]
     incident: &'a Incident,
     /// Steps that are run again.
@@ -56,7 +56,9 @@ pub async fn run(args: ExplainArgs, format: Format) -> Result<Exit, Problem> {
     Ok(Exit::Ok)
 }
 
-fn explained(incident: &Incident) -> Explained<'_> {
+/// An incident as it is printed for programs.
+#[must_use]
+pub fn explained(incident: &Incident) -> Explained<'_> {
     Explained {
         incident,
         steps_again: incident.steps_again(),

@@ -87,7 +87,7 @@ pub async fn run(args: RunArgs, format: Format) -> Result<Exit, Problem> {
     }
     let options = cluster_options(&spec, &folder, args.workers, args.threads, &args.children)?;
     let shutdown = Shutdown::listen()?;
-    let outcome = local::train(spec.clone(), folder, options, &shutdown).await?;
+    let outcome = local::train(spec.clone(), folder, options, &[], &shutdown).await?;
     let summary = summary(&spec, &outcome);
     if args.json || format == Format::Json {
         output::json(&summary)?;

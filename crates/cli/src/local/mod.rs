@@ -13,10 +13,12 @@
 mod child;
 mod cluster;
 mod folder;
+mod kills;
 mod session;
 
 pub use cluster::ClusterOptions;
 pub use folder::RunFolder;
+pub use kills::Kill;
 pub use session::{Outcome, train};
 
 /// Processor cores this process may use.

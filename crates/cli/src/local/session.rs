@@ -4,10 +4,10 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use rekindle_client::{Cancel, Client, JobStatus, Options, Submission};
-use rekindle_types::{JobId, JobSpec};
+use rekindle_types::{Incident, JobId, JobSpec};
 
-use super::RunFolder;
 use super::cluster::{ClusterOptions, LocalCluster};
+use super::{Kill, RunFolder, kills};
 use crate::follow::follow;
 use crate::problem::Problem;
 use crate::shutdown::Shutdown;
@@ -27,9 +27,11 @@ pub struct Outcome {
     pub job: Option<JobStatus>,
     /// From the submission to the end, seconds.
     pub seconds: f64,
+    /// What it lost on the way.
+    pub incidents: Vec<Incident>,
 }
 
-/// Trains `spec` on a cluster that is started for it and stopped after it.
+/// Trains `spec` on a cluster that is started for it and stopped after it, and does `kills` on the way (which `options` have to allow).
 ///
 /// # Errors
 /// The cluster can't be started, keeps dying, or refuses the job.
@@ -37,6 +39,7 @@ pub async fn train(
     spec: JobSpec,
     folder: RunFolder,
     options: ClusterOptions,
+    kills: &[Kill],
     shutdown: &Shutdown,
 ) -> Result<Outcome, Problem> {
     let (mut first, mut second) = (shutdown.clone(), shutdown.clone());
@@ -44,21 +47,29 @@ pub async fn train(
     let (cluster, client, job) = tokio::select! {
         started = start(spec, &folder, options) => started?,
         // Nothing to cancel yet: dropping the start kills the children.
-        () = first.asked(1) => return Ok(Outcome { job: None, seconds: started.elapsed().as_secs_f64() }),
+        () = first.asked(1) => {
+            return Ok(Outcome { job: None, seconds: started.elapsed().as_secs_f64(), incidents: Vec::new() });
+        }
     };
     let mut session = Session { cluster, client, job };
     let job = tokio::select! {
-        job = session.run(shutdown) => job?,
+        job = session.run(kills, shutdown) => job?,
         () = second.asked(2) => None,
     };
     let seconds = started.elapsed().as_secs_f64();
+    let mut incidents = Vec::new();
     if job.is_some() {
+        incidents = session.incidents().await;
         tokio::select! {
             () = session.cluster.stop() => {}
             () = second.asked(2) => {}
         }
     }
-    Ok(Outcome { job, seconds })
+    Ok(Outcome {
+        job,
+        seconds,
+        incidents,
+    })
 }
 
 struct Session {
@@ -111,15 +122,29 @@ async fn start(
 }
 
 impl Session {
+    /// What the job lost. A coordinator that can't tell any more spoils no run.
+    async fn incidents(&self) -> Vec<Incident> {
+        self.client.explain(&self.job).await.unwrap_or_else(|error| {
+            output::say(&format!("can't tell what was lost on the way: {error}"));
+            Vec::new()
+        })
+    }
+
     /// Follows the job to its end and keeps the children alive meanwhile.
-    async fn run(&mut self, shutdown: &Shutdown) -> Result<Option<JobStatus>, Problem> {
+    async fn run(&mut self, kills: &[Kill], shutdown: &Shutdown) -> Result<Option<JobStatus>, Problem> {
         let mut first = shutdown.clone();
         let (client, job) = (self.client.clone(), self.job.clone());
         let mut following = pin!(follow(&client, &job));
+        let mut killing = pin!(kills::all(&client, &job, kills));
+        let mut all_killed = false;
         let mut tend = tokio::time::interval(TEND_EVERY);
         loop {
             tokio::select! {
                 ended = &mut following => return ended.map(Some),
+                done = &mut killing, if !all_killed => {
+                    done?;
+                    all_killed = true;
+                }
                 _ = tend.tick() => self.cluster.tend().await?,
                 () = first.asked(1) => break,
             }

@@ -3,11 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub mod net;
+pub mod random;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use net::Net;
 
 /// No single wait in a test is longer; hit only when something hangs.
 pub const LIMIT: Duration = Duration::from_secs(240);
@@ -15,7 +20,17 @@ pub const LIMIT: Duration = Duration::from_secs(240);
 /// The binary under test, quiet about colours and without the caller's settings.
 #[must_use]
 pub fn rekindle(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rekindle"));
+    rekindle_in(None, args)
+}
+
+/// The same in a network namespace.
+#[must_use]
+pub fn rekindle_in(namespace: Option<&str>, args: &[&str]) -> Command {
+    let binary = env!("CARGO_BIN_EXE_rekindle");
+    let mut command = Command::new(if namespace.is_some() { "ip" } else { binary });
+    if let Some(namespace) = namespace {
+        command.args(["netns", "exec", namespace, binary]);
+    }
     command.args(args).stdin(Stdio::null());
     for key in ["REKINDLE_COORDINATOR", "RUST_LOG", "NO_COLOR"] {
         command.env_remove(key);
@@ -75,11 +90,14 @@ pub fn call(args: &[&str]) -> Finished {
 
 /// Sends a signal by name.
 pub fn signal(pid: u32, name: &str) {
-    let sent = Command::new("kill")
-        .args([&format!("-{name}"), &pid.to_string()])
-        .status()
-        .unwrap();
-    assert!(sent.success(), "no process {pid} to send {name} to");
+    assert!(try_signal(pid, name), "no process {pid} to send {name} to");
+}
+
+/// Sends a signal by name to a process that may be gone; whether it was there.
+pub fn try_signal(pid: u32, name: &str) -> bool {
+    let mut kill = Command::new("kill");
+    kill.args([&format!("-{name}"), &pid.to_string()]);
+    kill.stderr(Stdio::null()).status().unwrap().success()
 }
 
 /// Waits until `ready` gives something, within [`LIMIT`].
@@ -366,10 +384,14 @@ pub struct Cluster {
     pub workers: Vec<Service>,
     /// Where the coordinator listens.
     pub address: String,
-    /// Its folder.
+    /// Its folder; beside it are the logs, `coordinator.log`, `w1.log`, …
     pub state_dir: PathBuf,
+    /// Further arguments of the coordinator.
+    pub coordinator_args: Vec<String>,
     /// Further arguments of every worker.
     pub worker_args: Vec<String>,
+    /// The network they are on; none: this machine's loopback. After the processes, so that these go first.
+    pub net: Option<Net>,
 }
 
 impl Cluster {
@@ -382,14 +404,43 @@ impl Cluster {
     /// The same with further arguments of the coordinator and of every worker.
     #[must_use]
     pub fn start_with(folder: &Path, workers: u32, coordinator: &[&str], worker: &[&str]) -> Self {
+        Self::start_on(None, folder, workers, coordinator, worker)
+    }
+
+    /// The same on a network of their own.
+    #[must_use]
+    pub fn start_on(
+        net: Option<Net>,
+        folder: &Path,
+        workers: u32,
+        coordinator: &[&str],
+        worker: &[&str],
+    ) -> Self {
         let state_dir = folder.join("state");
-        let (coordinator, address) = coordinator_with(&state_dir, "127.0.0.1:0", coordinator);
+        let insecure = net.as_ref().map(|_| "--insecure");
+        let owned = |args: &[&str]| {
+            args.iter()
+                .chain(&insecure)
+                .map(|arg| (*arg).to_owned())
+                .collect()
+        };
+        let (coordinator_args, worker_args): (Vec<String>, _) = (owned(coordinator), owned(worker));
+        let namespace = net.as_ref().map(|net| net.namespace(net::COORDINATOR));
+        let host = host(net.as_ref(), net::COORDINATOR);
+        let (coordinator, address) = start_coordinator(
+            namespace.as_deref(),
+            &state_dir,
+            &format!("{host}:0"),
+            &coordinator_args,
+        );
         let mut cluster = Self {
-            worker_args: worker.iter().map(|arg| (*arg).to_owned()).collect(),
             workers: Vec::new(),
             coordinator,
             address,
             state_dir,
+            coordinator_args,
+            worker_args,
+            net,
         };
         for _ in 0..workers {
             cluster.add_worker();
@@ -399,7 +450,7 @@ impl Cluster {
 
     /// Starts another worker.
     pub fn add_worker(&mut self) {
-        let worker = self.worker(self.workers.len());
+        let worker = self.new_worker(self.workers.len());
         self.workers.push(worker);
     }
 
@@ -407,11 +458,14 @@ impl Cluster {
     pub fn kill_worker(&mut self, n: usize) {
         signal(self.workers[n].pid(), "KILL");
         self.workers[n].ended();
-        self.workers[n] = self.worker(n);
+        self.workers[n] = self.new_worker(n);
     }
 
-    fn worker(&self, n: usize) -> Service {
+    /// Starts a process in the name of worker `n`.
+    #[must_use]
+    pub fn new_worker(&self, n: usize) -> Service {
         let name = format!("w{}", n + 1);
+        let host = host(self.net.as_ref(), n + 1);
         let worker = [
             "worker",
             "--coordinator",
@@ -420,11 +474,31 @@ impl Cluster {
             &name,
             "--threads",
             "1",
+            "--data-host",
+            &host,
         ];
-        let mut command = rekindle(&worker);
-        command.args(&self.worker_args);
-        command.stderr(Stdio::null()).stdout(Stdio::null());
+        let mut command = rekindle_in(self.namespace(n + 1).as_deref(), &worker);
+        command.args(&self.worker_args).stdout(Stdio::null());
+        command.stderr(log(&self.state_dir.with_file_name(format!("{name}.log"))));
         Service::start(command)
+    }
+
+    fn namespace(&self, node: usize) -> Option<String> {
+        self.net.as_ref().map(|net| net.namespace(node))
+    }
+
+    /// Starts a coordinator in the place of one that has ended.
+    pub fn new_coordinator(&mut self) {
+        let listen = self.address.trim_start_matches("http://").to_owned();
+        let namespace = self.namespace(net::COORDINATOR);
+        let (again, address) = start_coordinator(
+            namespace.as_deref(),
+            &self.state_dir,
+            &listen,
+            &self.coordinator_args,
+        );
+        self.coordinator = again;
+        assert_eq!(address, self.address);
     }
 
     /// Runs a command against the coordinator.
@@ -432,7 +506,7 @@ impl Cluster {
     pub fn call(&self, args: &[&str]) -> Finished {
         let mut all = args.to_vec();
         all.extend(["--coordinator", &self.address]);
-        call(&all)
+        finish(rekindle_in(self.namespace(net::COORDINATOR).as_deref(), &all))
     }
 
     /// Submits a job; its id.
@@ -451,6 +525,15 @@ impl Cluster {
         value["job"].as_str().unwrap().to_owned()
     }
 
+    /// All running trainers.
+    #[must_use]
+    pub fn trainers(&self) -> Vec<u32> {
+        self.workers
+            .iter()
+            .flat_map(|worker| children(worker.pid()))
+            .collect()
+    }
+
     /// A running trainer of worker `n`.
     #[must_use]
     pub fn trainer(&self, n: usize) -> u32 {
@@ -459,26 +542,42 @@ impl Cluster {
     }
 }
 
-/// Starts a coordinator and says where it listens.
-#[must_use]
-pub fn coordinator(state_dir: &Path, listen: &str) -> (Service, String) {
-    coordinator_with(state_dir, listen, &[])
+/// The file that a process logs to, behind what is there already.
+fn log(path: &Path) -> std::fs::File {
+    let folder = path.parent().unwrap();
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .unwrap()
 }
 
-/// The same with further arguments.
-#[must_use]
-pub fn coordinator_with(state_dir: &Path, listen: &str, more: &[&str]) -> (Service, String) {
-    let state_dir = state_dir.display().to_string();
-    let mut command = rekindle(&[
+/// Where a node of a network is reached.
+fn host(net: Option<&Net>, node: usize) -> String {
+    net.map_or_else(|| "127.0.0.1".to_owned(), |net| net.address(node))
+}
+
+/// Starts a coordinator and says where it listens.
+fn start_coordinator(
+    namespace: Option<&str>,
+    state_dir: &Path,
+    listen: &str,
+    more: &[String],
+) -> (Service, String) {
+    let place = state_dir.display().to_string();
+    let coordinator = [
         "coordinator",
         "-o",
         "json",
         "--listen",
         listen,
         "--state-dir",
-        &state_dir,
-    ]);
-    command.args(more).stdout(Stdio::piped()).stderr(Stdio::null());
+        &place,
+    ];
+    let mut command = rekindle_in(namespace, &coordinator);
+    command.args(more).stdout(Stdio::piped());
+    command.stderr(log(&state_dir.with_file_name("coordinator.log")));
     let mut service = Service::start(command);
     let mut line = String::new();
     BufReader::new(service.0.stdout.take().unwrap())

@@ -6,6 +6,7 @@ mod failures;
 mod gang;
 mod incidents;
 mod memory;
+mod odd_events;
 mod properties;
 mod requests;
 mod restart;

@@ -107,6 +107,7 @@ async fn clean_up(order: &Commit, store: &Opened) -> Notes {
     let policy = Policy {
         keep_last: order.spec.checkpoint.keep_last,
         protect: protect.chain([order.step]).collect(),
+        writer: Some(order.writer.clone()),
         sweep_older_than_ms: SWEEP_AFTER,
         now_unix_ms: clock::now(),
     };

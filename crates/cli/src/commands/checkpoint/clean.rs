@@ -41,6 +41,7 @@ pub fn run(args: &GcArgs, format: Format) -> Result<Exit, Problem> {
     let policy = Policy {
         keep_last: args.keep_last,
         protect: Vec::new(),
+        writer: None,
         sweep_older_than_ms: (hours * 3.6e6) as u64,
         now_unix_ms: now(),
     };

@@ -17,8 +17,8 @@ pub struct DemoJob<'a> {
 }
 
 impl DemoJob<'_> {
-    /// The job file's text. About 1.3 million parameters: large enough to learn what the text looks like, small enough for two
-    /// minutes on two processor cores.
+    /// The job file's text. About 1.3 million parameters: large enough to learn what the text looks like, small enough for a
+    /// minute on two processor cores. State is saved often enough that a loss costs few steps, however short the run is.
     #[must_use]
     pub fn toml(&self) -> String {
         let mut data = String::new();
@@ -30,6 +30,7 @@ impl DemoJob<'_> {
         let output = serde_json::Value::from(self.output.display().to_string());
         let (steps, stages) = (self.steps, self.stages);
         let warmup = (steps / 10).min(20);
+        let every = (steps / 20).clamp(1, 20);
         format!(
             r#"# Written by `rekindle demo`. Run it again with another output: rekindle run job.toml --workers {stages}
 [job]
@@ -67,7 +68,7 @@ min_lr_ratio = 0.1
 pipeline = {stages}
 
 [checkpoint]
-every = 50
+every = {every}
 "#
         )
     }

@@ -1,6 +1,8 @@
-//! `rekindle demo`: a cluster, a small model, text this machine has, a sample of what was learned.
+//! `rekindle demo`: a cluster, a small model, text this machine has, processes that are killed on the way, the comparison with a run that
+//! nobody disturbed, a sample of what was learned.
 
 mod job;
+mod proof;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -9,22 +11,24 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 use rekindle_data::Corpus;
 use rekindle_model::generate::Sampling;
-use rekindle_types::{JobSpec, JobState};
+use rekindle_types::{Incident, JobSpec, JobState};
 use serde::Serialize;
 
+use crate::commands::explain::{self, Explained};
 use crate::commands::run::{self, ChildArgs, Summary};
 use crate::commands::{generate, plan};
 use crate::exit::Exit;
-use crate::local::RunFolder;
+use crate::local::{Outcome, RunFolder};
 use crate::output::{self, Format};
 use crate::problem::Problem;
 use crate::progress::duration;
 use crate::shutdown::Shutdown;
 use crate::{job_file, local};
 use job::DemoJob;
+use proof::Undisturbed;
 
-/// Chosen so that the demo takes less than two minutes on two processor cores.
-const STEPS: u64 = 550;
+/// Chosen so that the demo takes less than two minutes on two processor cores, the undisturbed run included.
+const STEPS: u64 = 500;
 const PROMPT: &str = "The ";
 const SAMPLE: Sampling = Sampling {
     tokens: 320,
@@ -50,14 +54,20 @@ pub struct DemoArgs {
     /// The run's folder (default: a new one under ./runs)
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Kill nobody on the way, and leave out the undisturbed run that is compared with
+    #[arg(long)]
+    no_kill: bool,
     #[command(flatten)]
     children: ChildArgs,
 }
 
 #[derive(Serialize)]
-struct DemoSummary {
+struct DemoSummary<'a> {
     #[serde(flatten)]
     run: Summary,
+    /// What was lost on the way, as `rekindle explain` tells it.
+    incidents: Vec<Explained<'a>>,
+    undisturbed: Option<Undisturbed>,
     parameters: u64,
     workers: u32,
     text_bytes: u64,
@@ -89,9 +99,19 @@ pub async fn run(args: DemoArgs, format: Format) -> Result<Exit, Problem> {
         output::say(plan::report(&spec, args.workers)?.to_string().trim_end());
     }
     let run_folder = RunFolder::take(&spec)?;
-    let options = run::cluster_options(&spec, &run_folder, args.workers, None, &args.children)?;
+    let mut options = run::cluster_options(&spec, &run_folder, args.workers, None, &args.children)?;
     let shutdown = Shutdown::listen()?;
-    let outcome = local::train(spec.clone(), run_folder, options, &shutdown).await?;
+    let kills = if args.no_kill {
+        Vec::new()
+    } else {
+        proof::kills(args.steps)
+    };
+    options.allow_chaos |= !kills.is_empty();
+    let outcome = local::train(spec.clone(), run_folder, options, &kills, &shutdown).await?;
+    let undisturbed = match args.no_kill {
+        true => None,
+        false => proof::compare(&spec, &outcome, &args.children, &shutdown).await?,
+    };
     let run = run::summary(&spec, &outcome);
     let sample = run
         .hf
@@ -106,13 +126,28 @@ pub async fn run(args: DemoArgs, format: Format) -> Result<Exit, Problem> {
         trained_tokens: run.step * spec.tokens_per_step(),
         sample,
         run,
+        incidents: outcome.incidents.iter().map(explain::explained).collect(),
+        undisturbed,
     };
     if json {
         output::json(&summary)?
     } else {
-        print(&summary)?
+        print(&summary, &outcome.incidents)?
     }
-    Ok(run::exit(&outcome))
+    exit(&outcome, summary.undisturbed.as_ref())
+}
+
+/// The exit status of the run, if the other run ended in the same state.
+fn exit(outcome: &Outcome, undisturbed: Option<&Undisturbed>) -> Result<Exit, Problem> {
+    match undisturbed {
+        Some(other) if other.state_digest.is_none() => Ok(Exit::JobUnfinished),
+        Some(other) if !other.same => Err(Problem::new(
+            "the disturbed run ended in another state than the undisturbed one",
+        )
+        .cause("a defect of Rekindle: what was lost didn't come back exactly")
+        .fix("compare metrics.jsonl of both runs; the first step that differs says where")),
+        _ => Ok(run::exit(outcome)),
+    }
 }
 
 /// Writes the job file into the run's folder and reads it back as any job's.
@@ -160,7 +195,20 @@ fn seconds() -> u64 {
         .map_or(0, |d| d.as_secs())
 }
 
-fn print(summary: &DemoSummary) -> Result<(), Problem> {
+fn told(other: &Undisturbed) -> String {
+    let took = duration(other.seconds);
+    match &other.state_digest {
+        Some(digest) if other.same => {
+            format!("{digest}, the same, from a run of {took} on one worker that was left alone")
+        }
+        Some(digest) => {
+            format!("{digest}, which is ANOTHER, from a run of {took} on one worker that was left alone")
+        }
+        None => "not known, as that run was stopped".to_owned(),
+    }
+}
+
+fn print(summary: &DemoSummary<'_>, incidents: &[Incident]) -> Result<(), Problem> {
     let run = &summary.run;
     let mut rows = Vec::new();
     let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
@@ -188,6 +236,21 @@ fn print(summary: &DemoSummary) -> Result<(), Problem> {
             summary.unigram_entropy
         ),
     );
+    if incidents.is_empty() && summary.undisturbed.is_some() {
+        row(
+            "lost",
+            "nothing: the run was over before anything was killed".to_owned(),
+        );
+    }
+    for incident in incidents {
+        row("lost", crate::follow::loss_text(incident));
+    }
+    if let Some(digest) = &run.state_digest {
+        row("state digest", digest.clone());
+    }
+    if let Some(other) = &summary.undisturbed {
+        row("undisturbed", told(other));
+    }
     row("took", duration(run.seconds));
     row("run", run.output.display().to_string());
     if let Some(hf) = &run.hf {
