@@ -8,7 +8,10 @@ mod common;
 use std::path::Path;
 use std::process::Stdio;
 
-use common::{Cluster, Job, Service, call, final_digest, metrics, reaches, rekindle, tagged, train, until};
+use common::{
+    Cluster, Job, Service, assert_same_metrics, call, final_digest, metrics, reaches, rekindle, tagged,
+    train, until,
+};
 use serde_json::Value;
 
 const ALLOW: &[&str] = &["--allow-chaos"];
@@ -82,7 +85,7 @@ fn a_run_under_seeded_chaos_ends_with_the_undisturbed_bits_and_every_second_acco
         until("the end of every process", || {
             tagged(&tag).is_empty().then_some(())
         });
-        assert_eq!(metrics(&run), undisturbed, "seed {seed}");
+        assert_same_metrics(&run, &undisturbed, &format!("seed {seed}"));
         assert_eq!(
             final_digest(&run),
             final_digest(&folder.path().join("undisturbed"))

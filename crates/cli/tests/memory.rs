@@ -6,7 +6,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Cluster, Job, final_digest, metrics, reaches, signal, train, until};
+use common::{Cluster, Job, assert_same_metrics, final_digest, metrics, reaches, signal, train, until};
 use serde_json::Value;
 
 const LOCAL: &str = r#"["local"]"#;
@@ -49,7 +49,7 @@ fn assert_undisturbed(run: &Path, steps: u64, job: Job, folder: &Path) {
         1,
         1,
     );
-    assert_eq!(metrics(run), alone);
+    assert_same_metrics(run, &alone, "disturbed");
     assert_eq!(metrics(run).len() as u64, steps);
     assert_eq!(final_digest(run), final_digest(&folder.join("undisturbed")));
 }

@@ -359,3 +359,7 @@ impl Worker {
 #[cfg(test)]
 #[path = "tests.rs"]
 pub(crate) mod tests;
+
+#[cfg(test)]
+#[path = "tests_long.rs"]
+mod tests_long;

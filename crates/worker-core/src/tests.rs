@@ -377,28 +377,3 @@ fn a_taken_name_is_tried_again_then_given_up() {
     assert!((30_000..40_000).contains(&now), "{now}");
     assert!((10..60).contains(&attempts), "{attempts}");
 }
-
-#[test]
-fn a_clock_that_jumps_ends_nothing() {
-    let mut worker = open_worker();
-    worker.handle(1, start(1, 0));
-    worker.handle(2, Event::Spawned { key: key(1, 0) });
-    let harmless = |effects: Vec<Effect>| {
-        let beats = effects.iter().all(|effect| matches!(effect, Effect::Heartbeat));
-        assert!(beats, "{effects:?}");
-    };
-    let jump = 10 * 3_600_000;
-    harmless(worker.handle(jump, Event::Tick));
-    harmless(worker.handle(3, Event::Tick));
-    // Nor does it keep what is due from coming: without a coordinator the bound counts from here, in steps.
-    let closed = Event::SessionClosed {
-        message: "gone".to_owned(),
-    };
-    worker.handle(4, closed);
-    let terminates = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Terminate { .. }));
-    let effects = worker.handle(jump, Event::Tick);
-    assert!(
-        !terminates(&effects),
-        "hours by the clock aren't hours: {effects:?}"
-    );
-}

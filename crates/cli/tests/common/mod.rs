@@ -308,6 +308,20 @@ fn line(text: &str) -> (u64, Line) {
     (value["step"].as_u64().unwrap(), line)
 }
 
+/// Compares what a run measured with what it should have, step by step.
+pub fn assert_same_metrics(run: &Path, wanted: &BTreeMap<u64, Line>, what: &str) {
+    let got = metrics(run);
+    let mut all: Vec<u64> = got.keys().chain(wanted.keys()).copied().collect();
+    all.sort_unstable();
+    all.dedup();
+    let differ = all.into_iter().filter(|step| got.get(step) != wanted.get(step));
+    let differ: Vec<String> = differ
+        .take(4)
+        .map(|step| format!("step {step}: {:?}, not {:?}", got.get(&step), wanted.get(&step)))
+        .collect();
+    assert!(differ.is_empty(), "{what}: {}", differ.join("\n"));
+}
+
 /// The digest after the last step of a run.
 #[must_use]
 pub fn final_digest(run: &Path) -> String {
