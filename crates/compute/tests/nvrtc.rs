@@ -8,7 +8,7 @@ use rekindle_compute::cuda::kernels::{MODULES, PLATFORM, WIDEST_HEAD};
 use rekindle_compute::cuda::nvrtc::{available, compile, compile_source, version};
 
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90", "sm_100"];
-const HEADS: [usize; 4] = [16, 64, 96, WIDEST_HEAD];
+const HEADS: [usize; 3] = [16, 64, WIDEST_HEAD];
 
 /// Whether there is a compiler; it must be there where it is required.
 fn here() -> bool {

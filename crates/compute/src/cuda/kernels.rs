@@ -123,6 +123,9 @@ pub enum AttentionPass {
     Backward,
 }
 
+/// Rows of a block of `norm_backward_*`: the launch has one block, and `partial` one row, for each group of so many.
+pub const NORM_ROWS: usize = 16;
+
 /// Rows of a tile that a block of attention owns: the launch has one block for each.
 pub const ATTENTION_ROWS: usize = 64;
 

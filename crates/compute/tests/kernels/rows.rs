@@ -1,7 +1,7 @@
 //! Norms, SwiGLU, rotary embedding, rows of an embedding, sums, casts.
 
 use rekindle_compute::conformance::Random;
-use rekindle_compute::cuda::kernels::MODULES;
+use rekindle_compute::cuda::kernels::{MODULES, NORM_ROWS};
 use rekindle_compute::{AttentionShape, Device};
 
 use crate::emulator::{Arg, Emulator, Launch, Session};
@@ -113,7 +113,7 @@ fn norm_backward<E: Element>(
         all_mut(&mut dweight),
     )
     .unwrap();
-    let groups = rows.div_ceil(32);
+    let groups = rows.div_ceil(NORM_ROWS);
     let args = vec![
         E::buffer(x, skip),
         E::buffer(weight, skip),

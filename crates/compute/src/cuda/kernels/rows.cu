@@ -6,7 +6,7 @@
 const int ROW_WARPS = 4;
 const int ROW_THREADS = 32 * ROW_WARPS;
 // Rows whose gradient of a norm's weight is summed by one block.
-const int NORM_ROWS = 32;
+const int NORM_ROWS = 16;
 
 // x + delta (where there is a delta, rounded and written to `sum`), the root of its mean square, and the normed row.
 template <class T>
@@ -85,6 +85,7 @@ template <class T> DEVICE void sum_partials(const float *partial, T *out, int gr
     const int i = blockIdx.x * ROW_THREADS + threadIdx.x;
     if (i >= width) return;
     float sum = 0.0f;
+#pragma unroll 8
     for (int g = 0; g < groups; g++) sum += partial[static_cast<u64>(g) * width + i];
     out[i] = narrow<T>(sum);
 }
