@@ -39,7 +39,11 @@ fn capture(state: &State, plan: &Plan, rank: RankId, step: u64) -> Capture {
     let part = |span: Span| {
         let bytes: Vec<u8> = state.of(&span).iter().flat_map(|v| v.to_le_bytes()).collect();
         let held = Arc::new(bytes);
-        HeldPart { span, held }
+        HeldPart {
+            span,
+            held,
+            digests: None,
+        }
     };
     let spans = owned_spans(&state.config, plan, rank);
     Capture {

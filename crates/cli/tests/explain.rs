@@ -50,7 +50,10 @@ fn a_killed_trainer_is_named_as_the_cause_though_its_peers_are_heard_first() {
     let folder = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(folder.path(), 3);
     let run = folder.path().join("explained");
-    let job = Job::new(STEPS).over(3, 1).saving(20);
+    let job = Job::new(STEPS)
+        .over(3, 1)
+        .saving(20)
+        .recovering(r#"["checkpoint"]"#);
     let id = cluster.submit(&job.write(folder.path(), "explained"));
     until("a checkpoint", || {
         (!of_kind(&run, "checkpoint.committed").is_empty()).then_some(())
@@ -156,7 +159,12 @@ fn a_job_that_cant_go_on_is_explained_also_after_the_coordinators_restart() {
     assert_eq!(cluster.call(&["explain", "nobody"]).code, 102);
     assert_eq!(cluster.call(&["explain", "No such id!"]).code, 2);
     let run = folder.path().join("ended");
-    let id = cluster.submit(&Job::new(1_000_000).over(2, 1).write(folder.path(), "ended"));
+    let id = cluster.submit(
+        &Job::new(1_000_000)
+            .over(2, 1)
+            .recovering(r#"["checkpoint"]"#)
+            .write(folder.path(), "ended"),
+    );
     reaches(&run, 3);
     signal(*children(cluster.workers[0].pid()).first().unwrap(), "KILL");
     assert_eq!(cluster.call(&["wait", &id]).code, 100);

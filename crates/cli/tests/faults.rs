@@ -60,7 +60,12 @@ fn a_killed_trainer_fails_the_job_by_name_and_soon() {
     let folder = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(folder.path(), 3);
     let run = folder.path().join("crash");
-    let id = cluster.submit(&Job::new(1_000_000).over(3, 1).write(folder.path(), "crash"));
+    let id = cluster.submit(
+        &Job::new(1_000_000)
+            .over(3, 1)
+            .recovering("[]")
+            .write(folder.path(), "crash"),
+    );
     reaches(&run, 3);
     signal(cluster.trainer(1), "KILL");
     let since = Instant::now();

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::{AdamSource, AdamStep, AdamTarget, Float, Frozen, Result};
+use crate::{AdamPart, AdamSource, AdamStep, AdamTarget, Float, Frozen, Hashing, Result};
 
 /// The accumulator value that says "not finite". It stays, whatever is added.
 pub const POISON: i64 = i64::MIN;
@@ -150,6 +150,10 @@ pub trait Device: Send + Sync + Sized + 'static {
 
     /// A zeroed buffer.
     fn alloc(&self, len: usize) -> Result<Self::Buffer>;
+    /// A zeroed buffer for weights or moments, which may lie in memory of its own kind (one that outlives the process, for instance).
+    fn alloc_state(&self, len: usize) -> Result<Self::Buffer> {
+        self.alloc(len)
+    }
     /// Number of elements.
     fn len(&self, buffer: &Self::Buffer) -> usize;
     /// The elements, on the host.
@@ -305,7 +309,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     /// The mean gradient, rounded to the device's float.
     fn mean(&self, sums: &Self::Sums, range: Range<usize>, tokens: u64) -> Result<Vec<Self::Float>>;
     /// AdamW (Loshchilov & Hutter 2019) with the mean gradient of accumulators `at`, which are zeroed. Starts from `source`, and gives the
-    /// same bits whatever of that is the target itself.
+    /// same bits whatever of that is the target itself. `parts` cover all elements. Returns whether `hashing` was done: a device may
+    /// leave that to whoever reads the bytes.
     fn adamw(
         &self,
         target: AdamTarget<'_, Self::Buffer>,
@@ -313,7 +318,9 @@ pub trait Device: Send + Sync + Sized + 'static {
         sums: &mut Self::Sums,
         at: Range<usize>,
         step: &AdamStep,
-    ) -> Result<()>;
+        parts: &[AdamPart],
+        hashing: Option<Hashing<'_>>,
+    ) -> Result<bool>;
 
     /// Holds on to what the elements are now, whatever is written to the buffer later. Copies nothing on the caller's time. Until the
     /// handle is dropped, writing to the buffer fails with [`crate::ComputeError::Frozen`] or leaves the handle's bytes alone.

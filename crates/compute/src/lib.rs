@@ -23,10 +23,10 @@ mod error;
 mod float;
 mod frozen;
 
-pub use adam::{AdamSource, AdamStep, AdamTarget};
+pub use adam::{AdamPart, AdamSource, AdamStep, AdamTarget, BlockHash, Hashing};
 #[doc(hidden)]
 pub use cpu::Tile;
-pub use cpu::{Aligned, Cpu, CpuBuffer, CpuFrozen, CpuSums, Spent, Work};
+pub use cpu::{Aligned, Cpu, CpuBuffer, CpuFrozen, CpuSums, Spent, StateMemory, Work};
 pub use device::{
     AttentionShape, Device, POISON, Product, Residual, SumKind, View, ViewMut, part, part_mut, whole,
     whole_mut,

@@ -6,13 +6,22 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rekindle_compute::{
-    AdamSource, AdamStep, AdamTarget, ComputeError, Cpu, CpuBuffer, Device, Frozen, SumKind, part_mut, whole,
-    whole_mut,
+    AdamPart, AdamSource, AdamStep, AdamTarget, ComputeError, Cpu, CpuBuffer, Device, Frozen, Hashing,
+    SumKind, part_mut, whole, whole_mut,
 };
 
 const LEN: usize = 3000;
 const SOON: Duration = Duration::from_millis(2);
 const LATE: Duration = Duration::from_secs(60);
+
+const STEP: AdamStep = AdamStep {
+    lr: 0.1,
+    betas: [0.9, 0.9],
+    eps: 1e-8,
+    step: 1,
+    tokens: 1,
+    clip: 1.0,
+};
 
 fn device() -> Cpu<f32> {
     Cpu::new(1).unwrap()
@@ -50,19 +59,23 @@ fn every_kind_of_write_to_a_frozen_buffer_is_refused_by_name() {
         exp_avg: whole_mut(&mut m, LEN),
         exp_avg_sq: whole_mut(&mut v, LEN),
     };
-    let step = AdamStep {
-        lr: 0.1,
-        betas: [0.9, 0.9],
-        eps: 1e-8,
+    let part = AdamPart {
+        end: LEN,
         weight_decay: 0.0,
-        step: 1,
-        tokens: 1,
-        clip: 1.0,
     };
     let mut sums = cpu.alloc_sums(SumKind::Float, LEN).unwrap();
     refused(
         "adamw",
-        cpu.adamw(target, AdamSource::default(), &mut sums, 0..LEN, &step),
+        cpu.adamw(
+            target,
+            AdamSource::default(),
+            &mut sums,
+            0..LEN,
+            &STEP,
+            &[part],
+            None,
+        )
+        .map(|_| ()),
     );
     assert_eq!(handle.bytes().unwrap(), 1.0_f32.to_ne_bytes().repeat(10));
     drop(handle);
@@ -161,4 +174,48 @@ fn handles_outlive_their_buffer() {
     let handles: Vec<_> = (0..3).map(|n| cpu.freeze(&buffer, n..LEN).unwrap()).collect();
     drop((buffer, cpu));
     assert_eq!(handles[2].bytes().unwrap(), 4.0_f32.to_ne_bytes().repeat(LEN - 2));
+}
+
+#[test]
+fn parts_and_hashes_that_do_not_fit_are_refused() {
+    let cpu = device();
+    let refused = |parts: &[AdamPart], block: usize, blocks: usize, what: &str| {
+        let mut state = [0.0, 0.0, 0.0].map(|value| filled(&cpu, LEN, value));
+        let [w, m, v] = &mut state;
+        let target = AdamTarget {
+            weights: whole_mut(w, LEN),
+            exp_avg: whole_mut(m, LEN),
+            exp_avg_sq: whole_mut(v, LEN),
+        };
+        let mut sums = cpu.alloc_sums(SumKind::Float, LEN).unwrap();
+        let mut hashes = [0, 1, 2].map(|_| vec![0; blocks]);
+        let hashing = Hashing {
+            block,
+            hash: &|_, _, _| 1,
+            out: hashes.each_mut().map(Vec::as_mut_slice),
+        };
+        let result = cpu.adamw(
+            target,
+            AdamSource::default(),
+            &mut sums,
+            0..LEN,
+            &STEP,
+            parts,
+            Some(hashing),
+        );
+        assert!(
+            matches!(result, Err(ComputeError::Shape { op: "adamw", what: found, .. }) if found == what),
+            "{what}: {result:?}"
+        );
+    };
+    let part = |end| AdamPart {
+        end,
+        weight_decay: 0.0,
+    };
+    refused(&[], 1024, 3, "parts");
+    refused(&[part(LEN - 1)], 1024, 3, "parts");
+    refused(&[part(5), part(4), part(LEN)], 1024, 3, "parts");
+    refused(&[part(LEN)], 0, 3, "block");
+    refused(&[part(LEN)], 1000, 3, "block");
+    refused(&[part(LEN)], 1024, 2, "hashes");
 }

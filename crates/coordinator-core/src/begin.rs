@@ -1,10 +1,13 @@
 //! Which state a job starts from: asked for before a plan is made, so that every rank is told the same.
 
 use rekindle_types::clock::Mono;
-use rekindle_types::{Epoch, Failure, FailureClass, JobId, JobState, StartPoint};
+use rekindle_types::spec::RecoverySource;
+use rekindle_types::{Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartPoint};
 
+use crate::durable_job::{DurableJob, FromMemory};
 use crate::machine::Coordinator;
-use crate::{Effect, NotFound, StartSearch};
+use crate::run::RankRun;
+use crate::{Change, Effect, NotFound, StartSearch};
 
 /// How far the search for a job's first state is. Not journalled: after a restart it is made again.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +26,25 @@ pub(crate) enum Search {
     },
     /// It has looked: this state, or none but the job's first weights; the epoch has to be newer than this.
     Found(Option<StartPoint>, Epoch),
+}
+
+/// Why a job can't go on whose state only workers had.
+pub(crate) const MEMORY_LOST: &str =
+    "its state is in nobody's memory any more; with [checkpoint] in the job file the job could go on";
+
+/// The newest step that all ranks have in memory and whose report was heard: a step that was committed but never reported is run again, so
+/// that its line is written. Where no such step is there, the newest that all have.
+fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<u64> {
+    let allowed = job.spec.recovery.sources.contains(&RecoverySource::Local);
+    let start = job.start.as_ref().map_or(0, |start| start.step);
+    let everywhere = |step: &u64| ranks.iter().all(|rank| rank.in_memory.contains(step));
+    let first = ranks.first().filter(|_| allowed)?;
+    let all = || {
+        let steps = first.in_memory.iter().copied();
+        steps.filter(|step| *step >= start).filter(everywhere)
+    };
+    let heard = |step: &u64| job.reached.is_some_and(|reached| *step <= reached);
+    all().filter(heard).max().or_else(|| all().max())
 }
 
 impl Coordinator {
@@ -59,6 +81,43 @@ impl Coordinator {
             after,
         });
         None
+    }
+
+    /// What the trainers of a plan start from, once all are ready: a step that every one of them has in memory, else what the plan says.
+    /// Decided once an epoch, and durable before anybody is told. None: the job fails, as its state can't be had.
+    pub(crate) fn decide_start(&mut self, id: &JobId, plan: &Plan) -> Option<FromMemory> {
+        let job = self.live.job(id)?;
+        if let Some(decided) = job.connected {
+            return Some(decided);
+        }
+        let run = self.runs.get(id)?;
+        let local = in_every_memory(job, &run.ranks);
+        if local.is_none() && job.lives_in_memory() {
+            let missing = run.ranks.iter().position(|rank| rank.in_memory.is_empty());
+            self.refuse_to_begin_again(id, plan, missing);
+            return None;
+        }
+        let save = local.is_some_and(|step| job.owes_checkpoint(step));
+        self.record(Change::Connected {
+            job: id.clone(),
+            epoch: plan.epoch,
+            local,
+            save,
+        });
+        Some(FromMemory { step: local, save })
+    }
+
+    /// Steps are committed, and nothing that may be used has their state: it is never silently trained again from the beginning.
+    fn refuse_to_begin_again(&mut self, id: &JobId, plan: &Plan, missing: Option<usize>) {
+        let rank = missing.and_then(|rank| u32::try_from(rank).ok()).map(RankId);
+        let worker = rank.and_then(|rank| plan.workers.get(rank.0 as usize)).cloned();
+        let failure = Failure {
+            class: FailureClass::WorkerLost,
+            rank,
+            worker,
+            message: MEMORY_LOST.to_owned(),
+        };
+        self.end(id, JobState::Failed, Some(failure));
     }
 
     pub(crate) fn start_found(

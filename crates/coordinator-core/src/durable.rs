@@ -3,16 +3,14 @@
 //! In: records, in order. Out: jobs, and one line of history per record. Invariant CO-2 rests on [`Durable::apply`] being
 //! the only way to change anything here.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rekindle_types::{
-    Epoch, Failure, JobEvent, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StepReport, WorkerId,
-};
+use rekindle_types::{JobEvent, JobId, JobSpec, JobState};
 
+use crate::durable_job::{DurableJob, FromMemory};
 use crate::notes::note;
-use crate::story::Story;
-use crate::{Change, CommittedCheckpoint, Config, Millis, Record};
+use crate::{Change, Config, Millis, Record};
 
 /// A record that doesn't fit the records before it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,104 +20,6 @@ pub struct FoldError {
     pub job: JobId,
     /// What doesn't fit.
     pub why: &'static str,
-}
-
-/// A job as the journal knows it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DurableJob {
-    /// Counts submissions; the queue's order.
-    pub number: u64,
-    /// The request that made it; empty: none.
-    pub request_id: String,
-    /// What it runs.
-    pub spec: Arc<JobSpec>,
-    /// Whether it is to go on from the newest valid checkpoint in its place.
-    pub resume: bool,
-    /// Where it stands.
-    pub state: JobState,
-    /// The newest plan.
-    pub plan: Option<Plan>,
-    /// Names the plan's trainers in the keys of checkpoint files.
-    pub writer: String,
-    /// The state the plan's trainers started from.
-    pub start: Option<StartPoint>,
-    /// The newest committed checkpoint.
-    pub checkpoint: Option<CommittedCheckpoint>,
-    /// Checkpoints that failed since the last that didn't.
-    pub failed_saves: u32,
-    /// Why the last one failed.
-    pub save_failure: Option<String>,
-    /// Plans that ended badly since the last checkpoint.
-    pub restarts: u32,
-    /// Plans that ended badly.
-    pub losses: u32,
-    /// URLs of checkpoints that turned out to be damaged.
-    pub refused: BTreeSet<String>,
-    /// Whether a cancelled job's state is to be saved before its trainers are stopped.
-    pub save_first: bool,
-    /// Incarnations of the plan's workers.
-    pub members: BTreeMap<WorkerId, u64>,
-    /// Ranks of the plan that are through.
-    pub finished: BTreeSet<RankId>,
-    /// What went wrong under the plan, in order, until the verdict.
-    pub failures: Vec<Failure>,
-    /// What was lost so far, and what became of it.
-    pub story: Story,
-    /// The verdict.
-    pub failure: Option<Failure>,
-    /// The last committed step, known at the end.
-    pub last_step: Option<StepReport>,
-    /// When it was submitted.
-    pub submitted_at: Millis,
-    /// When its first plan was made.
-    pub started_at: Option<Millis>,
-    /// When it ended.
-    pub ended_at: Option<Millis>,
-    /// Counts ends; the order of eviction.
-    pub end_number: u64,
-    /// The newest lines of its history.
-    pub events: VecDeque<JobEvent>,
-    /// Number of lines of its history.
-    pub event_count: u64,
-}
-
-impl DurableJob {
-    /// Epoch of the newest plan, 0 before the first.
-    #[must_use]
-    pub fn epoch(&self) -> Epoch {
-        self.plan.as_ref().map_or(Epoch(0), |plan| plan.epoch)
-    }
-
-    /// Mean time between failures at `now`, seconds: the time the job has run and the time that was expected to pass without a
-    /// failure before any was seen, by one more than the failures.
-    #[must_use]
-    pub fn mtbf_seconds(&self, now: Millis) -> f64 {
-        let ran = now.saturating_sub(self.started_at.unwrap_or(now)) as f64 / 1e3;
-        (ran + self.spec.checkpoint.mtbf_hours * 3600.0) / f64::from(self.losses + 1)
-    }
-
-    /// Whether trainers of the plan are wanted.
-    #[must_use]
-    pub fn is_training(&self) -> bool {
-        matches!(self.state, JobState::Starting | JobState::Running)
-    }
-
-    /// Whether the state after the last step is in a committed checkpoint, if the job saves any.
-    #[must_use]
-    pub fn is_saved(&self) -> bool {
-        let steps = self.spec.training.steps;
-        let saved = self.checkpoint.as_ref().map(|checkpoint| checkpoint.step);
-        let loaded = self.start.as_ref().map(|start| start.step);
-        !self.spec.checkpoint.is_on() || saved.max(loaded).is_some_and(|step| step >= steps)
-    }
-
-    /// Whether every rank of the plan is through.
-    #[must_use]
-    pub fn all_finished(&self) -> bool {
-        self.plan
-            .as_ref()
-            .is_some_and(|plan| plan.ranks().all(|rank| self.finished.contains(&rank)))
-    }
 }
 
 /// The fold of a journal.
@@ -239,35 +139,9 @@ impl Durable {
         }
         while self.jobs.len() >= self.max_jobs && self.evict_one() {}
         self.submitted += 1;
-        let job = DurableJob {
-            number: self.submitted,
-            request_id: request.to_owned(),
-            spec: Arc::new(spec.clone()),
-            resume,
-            state: JobState::Queued,
-            plan: None,
-            writer: String::new(),
-            start: None,
-            checkpoint: None,
-            failed_saves: 0,
-            save_failure: None,
-            restarts: 0,
-            losses: 0,
-            refused: BTreeSet::new(),
-            save_first: false,
-            members: BTreeMap::new(),
-            finished: BTreeSet::new(),
-            failures: Vec::new(),
-            story: Story::default(),
-            failure: None,
-            last_step: None,
-            submitted_at: at,
-            started_at: None,
-            ended_at: None,
-            end_number: 0,
-            events: VecDeque::new(),
-            event_count: 0,
-        };
+        let mut job = DurableJob::new(self.submitted, Arc::new(spec.clone()), at);
+        job.request_id = request.to_owned();
+        job.resume = resume;
         self.jobs.insert(id.clone(), job);
         Ok(())
     }
@@ -309,15 +183,28 @@ impl Durable {
                 job.members.clone_from(members);
                 job.writer.clone_from(writer);
                 job.start.clone_from(start);
+                job.connected = None;
                 job.finished.clear();
                 job.failures.clear();
                 job.started_at.get_or_insert(at);
                 job.state = JobState::Starting;
             }
+            Change::Connected {
+                epoch, local, save, ..
+            } => {
+                check(job.epoch() == *epoch, "it is of another epoch")?;
+                let (step, save) = (*local, *save);
+                job.connected = Some(FromMemory { step, save });
+            }
             Change::Running { epoch, .. } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
                 check(job.state == JobState::Starting, "the job isn't starting")?;
                 job.state = JobState::Running;
+                job.ran = true;
+                // From memory nothing is run again, so this step is one that no epoch before had reached.
+                if job.connected.is_some_and(|from| from.step.is_some()) {
+                    job.restarts = 0;
+                }
             }
             Change::RankFinished { epoch, rank, .. } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
@@ -344,7 +231,12 @@ impl Durable {
                 job.failed_saves += 1;
                 job.save_failure = Some(message.clone());
             }
-            Change::Requeued { epoch, refused, .. } => {
+            Change::Requeued {
+                epoch,
+                refused,
+                last_step,
+                ..
+            } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
                 check(job.is_training(), "the job has no trainers to give up")?;
                 job.state = JobState::Recovering;
@@ -354,6 +246,7 @@ impl Durable {
                 job.restarts += 1;
                 job.losses += 1;
                 job.refused.extend(refused.clone());
+                job.reached = last_step.or(job.reached);
             }
             Change::Reloaded { epoch, .. } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;

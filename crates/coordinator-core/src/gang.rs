@@ -7,6 +7,7 @@ use rekindle_types::{
     Command, Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartPoint, StartTrainer, WorkerId,
 };
 
+use crate::durable_job::DurableJob;
 use crate::machine::Coordinator;
 use crate::registry::Occupant;
 use crate::run::{Goal, Run};
@@ -14,10 +15,17 @@ use crate::{Change, RankPhase};
 
 impl Coordinator {
     /// Starts jobs from the head of the queue as long as there is room, those first that lost a part. A job that doesn't fit holds
-    /// up the ones behind it, so that a large one isn't passed over for ever.
+    /// up the ones behind it, so that a large one isn't passed over for ever; not so one that needs its old places back, which are kept
+    /// for it anyway.
     pub(crate) fn place_queue(&mut self) {
-        self.queue_note = None;
-        let mut queue = self.in_state(JobState::Recovering);
+        self.queue_notes.clear();
+        let (bound, mut queue): (Vec<_>, Vec<_>) = self
+            .in_state(JobState::Recovering)
+            .into_iter()
+            .partition(|job| self.live.job(job).is_some_and(DurableJob::lives_in_memory));
+        for job in bound {
+            self.place_one(&job);
+        }
         queue.extend(self.in_state(JobState::Queued));
         for job in queue {
             if !self.place_one(&job) {
@@ -39,21 +47,30 @@ impl Coordinator {
         };
         let spec = job.spec.clone();
         let epoch = job.epoch().next();
-        let slots = self.registry.free_slots();
-        if let Some(why) = self.regroups(id, slots.len()) {
-            self.queue_note = Some((id.clone(), why.to_owned()));
+        let slots = self.slots_for(id);
+        if let Some(why) = self.regroups(id, &slots) {
+            self.queue_notes.insert(id.clone(), why.to_owned());
             return false;
         }
-        match place(id, epoch, &spec, &slots) {
+        let placed = match self.same_again(id, &slots) {
+            Some(plan) => Ok(plan),
+            None if job.state == JobState::Recovering && job.lives_in_memory() => {
+                self.fail_without_memory(id);
+                return true;
+            }
+            None => place(id, epoch, &spec, &slots),
+        };
+        match placed {
             Ok(plan) => {
                 let Some((start, epoch)) = self.start_point(id) else {
-                    self.queue_note = Some((id.clone(), "looks for the state to start from".to_owned()));
+                    let why = "looks for the state to start from";
+                    self.queue_notes.insert(id.clone(), why.to_owned());
                     return false;
                 };
                 self.start_plan(Plan { epoch, ..plan }, start);
             }
             Err(error @ rekindle_plan::PlaceError::NotEnoughWorkers { .. }) => {
-                self.queue_note = Some((id.clone(), error.to_string()));
+                self.queue_notes.insert(id.clone(), error.to_string());
                 return false;
             }
             Err(error) => {
@@ -124,6 +141,9 @@ impl Coordinator {
         let Some((waiting, peers)) = self.runs.get(job).and_then(Run::to_connect) else {
             return;
         };
+        let Some(from) = self.decide_start(job, &plan) else {
+            return;
+        };
         for rank in waiting {
             let Some(worker) = plan.workers.get(rank.0 as usize) else {
                 continue;
@@ -140,6 +160,8 @@ impl Coordinator {
                 job: job.clone(),
                 epoch: plan.epoch,
                 peers: peers.clone(),
+                local: from.step,
+                save: from.save,
             };
             self.send(worker, command);
             if let Some(state) = self.runs.get_mut(job).and_then(|run| run.rank_mut(rank)) {

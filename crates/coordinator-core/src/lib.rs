@@ -35,12 +35,13 @@
 //! - CO-9 Every failure of a job that trains belongs to exactly one incident; once decided, exactly one of an incident's failures is
 //!   INITIATING.
 //!
-//! Deliberately absent: recovery of a single trainer while the others go on (all go back to the newest checkpoint), anything about
-//! steps beyond counting them.
+//! Deliberately absent: recovery of a single trainer while the others go on (all start again together), anything about steps beyond
+//! counting them.
 
 mod begin;
 mod config;
 mod durable;
+mod durable_job;
 mod effect;
 mod event;
 mod gang;
@@ -64,7 +65,8 @@ mod verdict;
 mod view;
 
 pub use config::Config;
-pub use durable::{Durable, DurableJob, FoldError};
+pub use durable::{Durable, FoldError};
+pub use durable_job::{DurableJob, FromMemory};
 pub use effect::{Answer, CloseReason, Commit, Effect, Rejection, SessionTerms, StartSearch, Update};
 pub use event::{CancelMode, Event, NotFound, Submission};
 pub use machine::{Coordinator, RestoreError};

@@ -52,8 +52,8 @@ pub struct Coordinator {
     pub(crate) searches: BTreeMap<JobId, Search>,
     /// Until when recovering jobs wait for the slots they had.
     pub(crate) regroups: BTreeMap<JobId, Mono>,
-    /// Why the first job of the queue waits.
-    pub(crate) queue_note: Option<(JobId, String)>,
+    /// Why jobs wait that were looked at when the queue was last served.
+    pub(crate) queue_notes: BTreeMap<JobId, String>,
     pub(crate) stats: Stats,
     halted: Option<String>,
     pub(crate) booted: bool,
@@ -75,7 +75,7 @@ impl Coordinator {
             runs: BTreeMap::new(),
             searches: BTreeMap::new(),
             regroups: BTreeMap::new(),
-            queue_note: None,
+            queue_notes: BTreeMap::new(),
             stats: Stats::default(),
             halted: None,
             booted: false,

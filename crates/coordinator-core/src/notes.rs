@@ -11,6 +11,9 @@ pub(crate) fn note(change: &Change) -> (String, String, String) {
             request_id, resume, ..
         } => ("client", "job.submitted", submitted(request_id, *resume)),
         Change::Planned { plan, start, .. } => ("coordinator", "plan.durable", planned(plan, start.as_ref())),
+        Change::Connected {
+            epoch, local, save, ..
+        } => ("coordinator", "plan.connected", connected(*epoch, *local, *save)),
         Change::Running { epoch, .. } => (
             "coordinator",
             "job.running",
@@ -38,7 +41,7 @@ pub(crate) fn note(change: &Change) -> (String, String, String) {
         Change::Reloaded { epoch, .. } => (
             "coordinator",
             "recovery.loaded",
-            format!("all trainers of {epoch} hold their state and were told to connect"),
+            format!("all trainers of {epoch} are ready and were told to connect"),
         ),
         Change::IncidentClosed { summary, .. } => ("coordinator", "incident.closed", summary.clone()),
         Change::CancelRequested { save, .. } => (
@@ -132,4 +135,13 @@ fn ended(state: JobState, failure: Option<&rekindle_types::Failure>) -> String {
         None if state == JobState::Succeeded => "all ranks are through".to_owned(),
         None => "ended on the user's wish".to_owned(),
     }
+}
+
+fn connected(epoch: rekindle_types::Epoch, local: Option<u64>, save: bool) -> String {
+    let from = match local {
+        Some(step) => format!(" and go on from the state of step {step} in their workers' memory"),
+        None => String::new(),
+    };
+    let first = if save { ", which they save first" } else { "" };
+    format!("{epoch}: all trainers are ready{from}{first}")
 }

@@ -3,7 +3,8 @@
 use rekindle_types::spec::Cadence;
 use rekindle_types::{Incident, JobEvent, JobId, JobState};
 
-use crate::durable::{Durable, DurableJob};
+use crate::durable::Durable;
+use crate::durable_job::DurableJob;
 use crate::machine::Coordinator;
 use crate::run::Run;
 use crate::view::{JobView, RankPhase, RankView, Stats, WorkerView};
@@ -111,12 +112,20 @@ impl Coordinator {
         &self.visible
     }
 
+    /// The first job that holds up the queue.
+    fn queue_head(&self) -> Option<&JobId> {
+        let order = self.live.in_order();
+        order.into_iter().find(|job| self.queue_notes.contains_key(*job))
+    }
+
     fn reason(&self, id: &JobId, job: &DurableJob, run: Option<&Run>) -> String {
         match job.state {
-            JobState::Queued | JobState::Recovering => match &self.queue_note {
-                Some((head, why)) if head == id => why.clone(),
-                Some((head, _)) => format!("waits behind {head}"),
-                None => "waits for its turn".to_owned(),
+            JobState::Queued | JobState::Recovering => match self.queue_notes.get(id) {
+                Some(why) => why.clone(),
+                None => match self.queue_head() {
+                    Some(head) => format!("waits behind {head}"),
+                    None => "waits for its turn".to_owned(),
+                },
             },
             JobState::Planning => "a plan is being made durable".to_owned(),
             JobState::Starting => run.map_or_else(String::new, |run| {

@@ -82,6 +82,17 @@ pub enum Change {
         #[serde(default)]
         start: Option<StartPoint>,
     },
+    /// All trainers are ready and are told whom to connect to and what to start from.
+    Connected {
+        /// The job.
+        job: JobId,
+        /// The epoch.
+        epoch: Epoch,
+        /// The step whose state all of them have in their workers' memory; none: they start from the plan's start.
+        local: Option<u64>,
+        /// Whether they are to save that state first.
+        save: bool,
+    },
     /// The first step was committed: the job runs.
     Running {
         /// The job.
@@ -199,6 +210,7 @@ impl Change {
         match self {
             Self::Planned { plan, .. } => &plan.job,
             Self::Submitted { job, .. }
+            | Self::Connected { job, .. }
             | Self::Running { job, .. }
             | Self::RankFinished { job, .. }
             | Self::FailureNoted { job, .. }

@@ -1,12 +1,14 @@
 //! A job that lost a part: whether it may go on, and from when on it is placed again (CO-8).
 //!
 //! All its trainers are stopped; it waits in state RECOVERING for the slots it had, for a while; then it goes on with what is there,
-//! under a new epoch, every rank from the newest valid checkpoint.
+//! under a new epoch, every rank from the same step: one that all have in memory, or the newest valid checkpoint.
 
+use rekindle_plan::Slot;
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{Failure, FailureClass, JobId, JobState};
+use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, WorkerId};
 
 use crate::Change;
+use crate::durable_job::DurableJob;
 use crate::machine::Coordinator;
 
 /// Losses that may be mended by starting again; the others would only come again.
@@ -21,7 +23,46 @@ fn passes(class: FailureClass) -> bool {
     )
 }
 
+fn has_room(plan: &Plan, worker: &WorkerId, slots: &[Slot]) -> bool {
+    let room = slots.iter().filter(|slot| slot.worker == *worker).count();
+    plan.ranks_of(worker).count() <= room
+}
+
 impl Coordinator {
+    /// Free slots, without those that other jobs need back because their state lies there.
+    pub(crate) fn slots_for(&self, id: &JobId) -> Vec<Slot> {
+        let mut free = self.registry.free_slots();
+        for worker in self
+            .live
+            .jobs()
+            .keys()
+            .filter(|job| *job != id)
+            .flat_map(|job| self.needs_back(job))
+        {
+            if let Some(at) = free.iter().position(|slot| slot.worker == worker) {
+                free.remove(at);
+            }
+        }
+        free
+    }
+
+    /// The workers of ranks that are gone while their state may be in memory there, one entry a rank.
+    fn needs_back(&self, id: &JobId) -> Vec<WorkerId> {
+        let lives = |job: &&DurableJob| job.lives_in_memory() && !job.state.is_terminal();
+        let Some(plan) = self.live.job(id).filter(lives).and_then(|job| job.plan.as_ref()) else {
+            return Vec::new();
+        };
+        let gone = |(rank, worker): &(RankId, &WorkerId)| {
+            let entry = self.registry.workers.get(*worker);
+            entry.is_some_and(|entry| !entry.occupants.contains_key(&(id.clone(), *rank)))
+        };
+        plan.ranks()
+            .zip(&plan.workers)
+            .filter(gone)
+            .map(|(_, worker)| worker.clone())
+            .collect()
+    }
+
     /// Why a job can't go on after this failure; None: it can.
     pub(crate) fn no_way_on(&self, id: &JobId, failure: &Failure) -> Option<String> {
         let Some(job) = self.live.job(id) else {
@@ -30,20 +71,22 @@ impl Coordinator {
         if !passes(failure.class) {
             return Some(String::new());
         }
-        if !job.spec.checkpoint.is_on() {
-            return Some(
-                "; the job saves no checkpoints to go on from (see [checkpoint] in the job file)".to_owned(),
-            );
-        }
-        if !job.spec.recovery.sources.contains(&RecoverySource::Checkpoint) {
-            return Some("; recovery.sources allows nothing to go on from".to_owned());
+        let sources = &job.spec.recovery.sources;
+        if !job.goes_back_to_checkpoints() && !sources.contains(&RecoverySource::Local) {
+            let why = match job.spec.checkpoint.is_on() {
+                true => "; recovery.sources allows nothing to go on from",
+                false => {
+                    "; the job saves no checkpoints to go on from (see [checkpoint] and [recovery] in the job file)"
+                }
+            };
+            return Some(why.to_owned());
         }
         if failure.class == FailureClass::CheckpointCorrupt && job.start.is_none() {
             return Some(String::new());
         }
         let most = job.spec.recovery.max_restarts;
         (job.restarts >= most).then(|| {
-            format!("; it was restarted {most} times since its last checkpoint (recovery.max_restarts)")
+            format!("; it was restarted {most} times without lasting progress (recovery.max_restarts)")
         })
     }
 
@@ -69,9 +112,24 @@ impl Coordinator {
         self.stop_holders(id, &reason);
     }
 
+    /// The plan a recovering job had, if every one of its workers has room for its ranks: they may have the state in memory.
+    pub(crate) fn same_again(&self, id: &JobId, slots: &[Slot]) -> Option<Plan> {
+        let job = self
+            .live
+            .job(id)
+            .filter(|job| job.state == JobState::Recovering)?;
+        let plan = job.plan.as_ref()?;
+        let fits = |worker: &WorkerId| has_room(plan, worker, slots);
+        let epoch = plan.epoch.next();
+        plan.workers.iter().all(fits).then(|| Plan {
+            epoch,
+            ..plan.clone()
+        })
+    }
+
     /// What a recovering job waits for before it is placed: its old trainers to be gone (or their worker lost), and for a while as
     /// many slots as it had.
-    pub(crate) fn regroups(&self, id: &JobId, free: usize) -> Option<&'static str> {
+    pub(crate) fn regroups(&self, id: &JobId, free: &[Slot]) -> Option<&'static str> {
         if self.state_of(id) != Some(JobState::Recovering) {
             return None;
         }
@@ -79,7 +137,28 @@ impl Coordinator {
             return Some("waits for its trainers to stop");
         }
         let by = *self.regroups.get(id)?;
-        let had = self.live.job(id)?.plan.as_ref()?.world() as usize;
-        (free < had && self.mono() < by).then_some("waits for its workers to come back")
+        let job = self.live.job(id)?;
+        let had = job.plan.as_ref()?.world() as usize;
+        // What lies in the memory of a worker that was killed is there when it is started again.
+        let lacks = free.len() < had || (job.lives_in_memory() && self.same_again(id, free).is_none());
+        (lacks && self.mono() < by).then_some("waits for its workers to come back")
+    }
+
+    /// The workers that have the state didn't come back in time.
+    pub(crate) fn fail_without_memory(&mut self, id: &JobId) {
+        let Some(plan) = self.live.job(id).and_then(|job| job.plan.as_ref()) else {
+            return;
+        };
+        let slots = self.slots_for(id);
+        let lacks = |worker: &&WorkerId| !has_room(plan, worker, &slots);
+        let worker = plan.workers.iter().find(lacks).cloned();
+        let rank = worker.as_ref().and_then(|worker| plan.ranks_of(worker).next());
+        let failure = Failure {
+            class: FailureClass::WorkerLost,
+            rank,
+            worker,
+            message: format!("its worker did not come back; {}", crate::begin::MEMORY_LOST),
+        };
+        self.end(id, JobState::Failed, Some(failure));
     }
 }

@@ -101,7 +101,10 @@ impl Coordinator {
             return;
         }
         match report {
-            Report::Ready { data_address } => self.ready(&job, rank, worker, data_address),
+            Report::Ready {
+                data_address,
+                in_memory,
+            } => self.ready(&job, rank, worker, data_address, in_memory),
             Report::Step(step) => self.step(&job, rank, worker, step),
             Report::Saved { part, interval } => self.saved(&job, rank, *part, interval),
             Report::SaveFailed { step, message } => self.save_failed(&job, rank, step, message),
@@ -112,7 +115,7 @@ impl Coordinator {
         }
     }
 
-    fn ready(&mut self, job: &JobId, rank: RankId, worker: &WorkerId, address: String) {
+    fn ready(&mut self, job: &JobId, rank: RankId, worker: &WorkerId, address: String, in_memory: Vec<u64>) {
         let Some(state) = self.runs.get_mut(job).and_then(|run| run.rank_mut(rank)) else {
             return;
         };
@@ -121,8 +124,13 @@ impl Coordinator {
             return;
         }
         state.phase = RankPhase::Ready;
-        let detail = format!("{rank} listens at {address}");
+        let memory = in_memory
+            .iter()
+            .max()
+            .map_or_else(String::new, |step| format!(", step {step} is in memory"));
+        let detail = format!("{rank} listens at {address}{memory}");
         state.address = Some(address);
+        state.in_memory = in_memory;
         self.record(Change::Noted {
             job: job.clone(),
             actor: format!("worker/{worker}"),

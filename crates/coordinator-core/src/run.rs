@@ -34,6 +34,8 @@ pub(crate) struct RankRun {
     pub(crate) phase: RankPhase,
     /// Where it listens.
     pub(crate) address: Option<String>,
+    /// Steps whose state its trainer found in memory.
+    pub(crate) in_memory: Vec<u64>,
     /// Its worker came back without it: by when its end must be reported.
     pub(crate) missing_by: Option<Mono>,
 }
@@ -77,6 +79,7 @@ impl Run {
         let rank = RankRun {
             phase: RankPhase::Starting,
             address: None,
+            in_memory: Vec::new(),
             missing_by: None,
         };
         Self {

@@ -1,6 +1,6 @@
 //! Workers coming, coming back and going: registration, adoption of running trainers, lost connections.
 
-use rekindle_types::{JobId, JobState, RankId, Registration, TrainerPhase, TrainerStatus, WorkerId};
+use rekindle_types::{Command, JobId, JobState, RankId, Registration, TrainerPhase, TrainerStatus, WorkerId};
 
 use crate::effect::{CloseReason, SessionTerms};
 use crate::machine::Coordinator;
@@ -30,11 +30,21 @@ impl Coordinator {
         for trainer in &registration.trainers {
             self.adopt(&worker, trainer);
         }
+        self.forget_ended(&worker, &registration.kept);
         let jobs: Vec<JobId> = self.runs.keys().cloned().collect();
         for job in jobs {
             self.reconcile(&job, &worker, registration.incarnation);
         }
         self.place_queue();
+    }
+
+    /// Has the worker let go of state that no job needs any more.
+    fn forget_ended(&mut self, worker: &WorkerId, kept: &[JobId]) {
+        for job in kept {
+            if self.state_of(job).is_none_or(JobState::is_terminal) {
+                self.send(worker, Command::Forget { job: job.clone() });
+            }
+        }
     }
 
     fn admissible(&self, session: SessionId, registration: &Registration) -> Result<(), CloseReason> {
@@ -147,6 +157,7 @@ impl Coordinator {
             return;
         };
         rank.address.clone_from(&trainer.data_address);
+        rank.in_memory.clone_from(&trainer.in_memory);
         rank.missing_by = None;
         rank.phase = match trainer.phase {
             TrainerPhase::Loading => RankPhase::Starting,

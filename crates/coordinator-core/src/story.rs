@@ -17,7 +17,7 @@ use rekindle_types::{
     StateSource, WorkerId,
 };
 
-use crate::durable::DurableJob;
+use crate::durable_job::DurableJob;
 use crate::telling::{failed, origin, restart};
 use crate::verdict::is_weak;
 use crate::{Change, Millis};
@@ -98,9 +98,9 @@ impl Story {
 impl DurableJob {
     /// Takes a record into the job's story. `was`: the job's state before it.
     pub(crate) fn follow(&mut self, was: Option<JobState>, at: Millis, change: &Change, most: usize) {
-        let (epoch, start) = (self.epoch(), self.start.clone());
+        let epoch = self.epoch();
         // Where no step of the epoch was committed, it is where it started.
-        let began = (was == Some(JobState::Starting)).then(|| step_of(start.as_ref()));
+        let began = (was == Some(JobState::Starting)).then(|| self.started_after());
         let story = &mut self.story;
         match change {
             Change::FailureNoted { failure, seen_by, .. } => {
@@ -118,13 +118,22 @@ impl DurableJob {
             } => {
                 if let Some(incident) = story.traced(at, epoch, most) {
                     decide(incident, at, failure, last_step.or(began));
-                    incident.decision = restart("the newest valid checkpoint", failure);
+                    incident.decision = restart("the newest state there is", failure);
                 }
                 story.close(IncidentState::Overtaken, IncidentState::Recovering);
             }
             Change::Planned { plan, start, .. } => {
                 if let Some(incident) = story.last_in(IncidentState::Recovering) {
                     place(incident, at, plan.epoch, start.as_ref());
+                }
+            }
+            Change::Connected {
+                epoch,
+                local: Some(step),
+                ..
+            } => {
+                if let Some(incident) = story.of_next(*epoch) {
+                    remember(incident, *step);
                 }
             }
             Change::Reloaded { epoch, .. } => {
@@ -265,6 +274,16 @@ fn place(incident: &mut Incident, at: Millis, epoch: Epoch, start: Option<&Start
         None => StateSource::Beginning,
     });
     incident.source_url = start.map(|start| start.url.clone());
+    if let Some(verdict) = incident.initiating().map(|noted| noted.failure.clone()) {
+        incident.decision = restart(&origin(incident), &verdict);
+    }
+}
+
+/// All ranks found the state of `step` in memory: the checkpoint isn't needed.
+fn remember(incident: &mut Incident, step: u64) {
+    incident.resumed_step = Some(step);
+    incident.source = Some(StateSource::Local);
+    incident.source_url = None;
     if let Some(verdict) = incident.initiating().map(|noted| noted.failure.clone()) {
         incident.decision = restart(&origin(incident), &verdict);
     }

@@ -18,6 +18,7 @@ pub(crate) fn failed(failure: &Failure) -> String {
 /// Where the state came from.
 pub(crate) fn origin(incident: &Incident) -> String {
     match (incident.source, incident.resumed_step) {
+        (Some(StateSource::Local), Some(step)) => format!("the state of step {step} in memory"),
         (Some(StateSource::Checkpoint), Some(step)) => format!("the checkpoint of step {step}"),
         _ => "the beginning".to_owned(),
     }

@@ -5,7 +5,7 @@
 //! plan is disconnected, hasn't been heard of since or has just come back, within a bound of three leases. A strong
 //! one ends the job at once.
 
-use rekindle_types::{Failure, FailureClass, JobId, JobState, RankId, WorkerId};
+use rekindle_types::{Command, Failure, FailureClass, JobId, JobState, RankId, WorkerId};
 
 use crate::Change;
 use crate::machine::Coordinator;
@@ -119,6 +119,15 @@ impl Coordinator {
         self.regroups.remove(id);
         self.forget_saves(id);
         self.stop_holders(id, &reason);
+        self.forget(id);
+    }
+
+    /// Nobody needs what workers keep in memory for an ended job. One that isn't connected hears of it when it comes back.
+    fn forget(&mut self, id: &JobId) {
+        let workers: Vec<WorkerId> = self.registry.workers.keys().cloned().collect();
+        for worker in workers {
+            self.send(&worker, Command::Forget { job: id.clone() });
+        }
     }
 
     /// A worker is gone: every job with unfinished ranks on it has lost them.

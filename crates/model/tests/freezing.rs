@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rekindle_compute::{ComputeError, Cpu, Frozen};
 use rekindle_model::{EngineError, FrozenPart, Stage, StateDigest, StateKind};
-use rekindle_types::{BLOCK, LayerId};
+use rekindle_types::{BLOCK, LayerId, Section};
 use support::{Cluster, Shape, samples, small_model};
 
 const STEPS: usize = 6;
@@ -20,14 +20,31 @@ fn digest(parts: &[Part]) -> StateDigest {
     parts.iter().fold(StateDigest::default(), |sum, part| {
         let bytes = part.frozen.bytes().unwrap();
         assert_eq!(bytes.len(), 4 * part.range.len());
-        sum.add(StateDigest::of_blocks(
-            part.layer,
-            part.kind,
-            part.range.start / BLOCK,
-            bytes,
-            4,
-        ))
+        let found = StateDigest::of_blocks(part.layer, part.kind, part.range.start / BLOCK, bytes, 4);
+        if let Some(digests) = &part.digests {
+            let section = section(part);
+            assert_eq!(digests.len() as u64, section.chunk_count());
+            for (n, digest) in digests.iter().enumerate() {
+                let chunk = section.chunk(n as u64);
+                let (start, end) = (chunk.start as usize, chunk.end as usize);
+                let bytes = &bytes[4 * (start - part.range.start)..4 * (end - part.range.start)];
+                let want = StateDigest::of_blocks(part.layer, part.kind, start / BLOCK, bytes, 4);
+                assert_eq!(*digest, want, "{} of {}, chunk {n}", part.kind, part.layer);
+            }
+        }
+        sum.add(found)
     })
+}
+
+fn section(part: &Part) -> Section {
+    Section {
+        layer: part.layer,
+        kind: part.kind,
+        start: part.range.start as u64,
+        end: part.range.end as u64,
+        offset: 0,
+        digests: Vec::new(),
+    }
 }
 
 fn freeze(cluster: &Cluster<f32>) -> Vec<Part> {
@@ -98,11 +115,15 @@ fn captures_hold_while_training_goes_on_and_leave_no_trace() {
         // Two captures in flight need the state twice.
         reserve(&mut cluster, ALL);
         reserve(&mut cluster, ALL);
+        for stage in cluster.stages.iter_mut().flatten() {
+            stage.set_hashing(true);
+        }
         let mut held = VecDeque::new();
         for (step, batch) in batches(&shape).iter().enumerate() {
             cluster.step(batch);
             assert_eq!(cluster.digest(), want[step], "{name}, step {step}");
             held.push_back((step, freeze(&cluster)));
+            assert!(held[held.len() - 1].1.iter().all(|part| part.digests.is_some()));
             if held.len() == 3 {
                 let (step, parts) = held.pop_front().unwrap();
                 assert_eq!(digest(&parts), want[step], "{name}: capture of step {step}");
@@ -229,4 +250,40 @@ fn open_weights_cannot_be_read_frozen_or_computed_with() {
         .unwrap();
     stage.weight_bytes(layer, 0..numel).unwrap();
     drop(held);
+}
+
+/// Digests are of what the update left: whatever is written afterwards takes them away, but for the other lanes' weights.
+#[test]
+fn digests_of_an_update_do_not_outlive_what_they_are_of() {
+    let shape = Shape {
+        lanes: 2,
+        ..Shape::single(small_model(false))
+    };
+    let batch = batches(&shape).remove(0);
+    let mut cluster = Cluster::<f32>::new(shape);
+    let has = |cluster: &Cluster<f32>| -> Vec<bool> {
+        let parts = cluster.stages[0][0].freeze_state().unwrap();
+        let embed = parts.iter().filter(|part| part.layer == LayerId::Embed);
+        embed.map(|part| part.digests.is_some()).collect()
+    };
+    assert_eq!(has(&cluster), [false; 3]);
+    cluster.stages[0][0].set_hashing(true);
+    cluster.step(&batch);
+    assert_eq!(has(&cluster), [true; 3]);
+    let owned = cluster.stages[0][0].owned(LayerId::Embed).unwrap();
+    let stage = &mut cluster.stages[0][0];
+    stage
+        .import(LayerId::Embed, StateKind::Weights, owned.end, &[0.5])
+        .unwrap();
+    assert_eq!(has(&cluster), [true; 3]);
+    let stage = &mut cluster.stages[0][0];
+    stage
+        .import(LayerId::Embed, StateKind::ExpAvg, owned.end - 1, &[0.5])
+        .unwrap();
+    assert_eq!(has(&cluster), [false; 3]);
+    cluster.step(&batch);
+    assert_eq!(has(&cluster), [true; 3]);
+    cluster.stages[0][0].set_hashing(false);
+    cluster.step(&batch);
+    assert_eq!(has(&cluster), [false; 3]);
 }

@@ -140,6 +140,7 @@ fn reports_survive_the_wire() {
     let all = [
         Report::Ready {
             data_address: "[::1]:5000".to_owned(),
+            in_memory: vec![7, 6],
         },
         Report::Step(step(5.545_177_444_479_562)),
         Report::Saved {
@@ -178,7 +179,17 @@ fn commands_survive_the_wire() {
             job: job.clone(),
             epoch: Epoch(3),
             peers: BTreeMap::from([(RankId(0), "a:1".to_owned()), (RankId(1), "b:2".to_owned())]),
+            local: Some(0),
+            save: true,
         },
+        Command::Connect {
+            job: job.clone(),
+            epoch: Epoch(3),
+            peers: BTreeMap::new(),
+            local: None,
+            save: false,
+        },
+        Command::Forget { job: job.clone() },
         Command::Stop {
             job,
             epoch: Epoch(3),
@@ -214,10 +225,23 @@ fn registrations_survive_the_wire() {
             phase: TrainerPhase::Training,
             data_address: None,
             step: 6,
+            in_memory: vec![5],
         }],
+        kept: vec![JobId::new("old-1").unwrap()],
     };
     let back: Registration = wire(&worker::Registration::from(&value)).try_into().unwrap();
     assert_eq!(back, value);
+}
+
+#[test]
+fn more_steps_in_memory_than_there_can_be_are_refused() {
+    let mut wire = worker::NumberedReport::from(&report(Report::Finished));
+    wire.report = Some(worker::numbered_report::Report::Ready(worker::TrainerReady {
+        data_address: "a:1".to_owned(),
+        steps_in_memory: vec![1, 2, 3],
+    }));
+    let error = NumberedReport::try_from(wire).unwrap_err();
+    assert!(error.to_string().contains("steps_in_memory"), "{error}");
 }
 
 #[test]

@@ -130,6 +130,18 @@ impl World {
             return;
         };
         self.blame_trainer(worker, &key);
+        // It may die in an update, before its state of the step is whole.
+        let trains = self.hosts[worker]
+            .processes
+            .get(&key)
+            .is_some_and(|process| process.training);
+        let in_update = trains && self.rng.one_in(2);
+        if let Some(kept) = self.hosts[worker].snapshots.get_mut(&(key.job.clone(), key.rank))
+            && in_update
+            && kept.len() > 1
+        {
+            kept.remove(0);
+        }
         let life = self.hosts[worker].life;
         self.dies(worker, life, &key, None, Some(11));
     }

@@ -9,8 +9,8 @@
 //! - SM-6 A step isn't reported twice with different content (but for the epoch, where it was run again), nor after the job's end.
 //! - SM-7 The fold of the journal is the durable state, and a restart can take it up.
 //! - SM-8 The coordinator never halts of itself.
-//! - SM-9 A job that lost a trainer names it; one that lost none and wasn't cancelled succeeds. A job that saves its state goes on after
-//!   a loss, as long as it may restart.
+//! - SM-9 A job that lost a trainer names it; one that lost none and wasn't cancelled succeeds. A job goes on after a loss as
+//!   long as it may restart; one that doesn't save its state may fail when a worker was lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -147,7 +147,8 @@ impl World {
                 let saves = self.ledger.saving.contains(job);
                 let given_up = failure.message.contains("recovery.max_restarts")
                     || failure.class == FailureClass::CheckpointIo;
-                explains(&causes, failure) && (!saves || given_up)
+                let memory_gone = causes.iter().any(|cause| matches!(cause, Cause::Worker(_)));
+                explains(&causes, failure) && (given_up || (!saves && memory_gone))
             }
             (JobState::Succeeded, None) => self.is_through(job),
             (JobState::Cancelled, None) => wished,

@@ -3,7 +3,7 @@
 //! ```text
 //!   seed --> faults, delays, jobs        clients --> Coordinator <== conns (delay, freeze, cut) ==> Worker machines
 //!                                                      | journal (survives)                           | trainers (scripts)
-//!            every event --> invariants SM-1 .. SM-12   trace --> hash: same seed, same bytes
+//!            every event --> invariants SM-1 .. SM-13   trace --> hash: same seed, same bytes
 //! ```
 //!
 //! In: a [`SimConfig`]. Out: a [`SimReport`] with the first rule that was broken, if any, and the command that shows it again.

@@ -92,22 +92,12 @@ impl World {
         {
             return;
         }
-        let start = self
-            .process(worker, life, key)
-            .and_then(|process| process.start.start.clone());
-        if self.is_damaged(&key.job, start.as_ref()) {
-            let failure = Failure {
-                class: FailureClass::CheckpointCorrupt,
-                rank: Some(key.rank),
-                worker: None,
-                message: "a block has another digest".to_owned(),
-            };
-            self.says(worker, key, FromTrainer::Failed(failure));
-            self.die_later(worker, key, 5, 1);
-            return;
-        }
         let data_address = format!("w{worker}:{}", key.rank.0);
-        self.says(worker, key, FromTrainer::Ready { data_address });
+        let ready = FromTrainer::Ready {
+            data_address,
+            in_memory: self.in_memory(worker, key),
+        };
+        self.says(worker, key, ready);
     }
 
     pub(crate) fn tell_trainer(&mut self, worker: usize, key: &TrainerKey, message: ToTrainer) {
@@ -123,15 +113,26 @@ impl World {
             gang.save = true;
             return;
         }
-        if !matches!(message, ToTrainer::Connect { .. }) {
+        let ToTrainer::Connect { local, save, .. } = message else {
+            return;
+        };
+        let start = process.start.start.clone();
+        if local.is_none() && self.is_damaged(&key.job, start.as_ref()) {
+            self.fails_to_load(worker, key);
             return;
         }
+        let from = local.or(start.map(|start| start.step)).unwrap_or(0);
+        self.check_memory(worker, key, local);
+        self.keeps(worker, key, from, false);
+        let Some(process) = self.process(worker, life, key) else {
+            return;
+        };
         process.training = true;
-        let from = process.start.start.as_ref().map_or(0, |start| start.step);
         let world = process.start.plan.world() as usize;
         let gang = self.gangs.entry((key.job.clone(), key.epoch)).or_default();
         gang.connected.insert(key.rank);
         gang.step = gang.step.max(from);
+        gang.owed |= save;
         let (broken, all) = (gang.broken, gang.connected.len() == world);
         if broken {
             let delay = self.rng.within(1, 300);
@@ -139,6 +140,22 @@ impl World {
             self.after(delay, Due::PeerLost { worker, life, key });
         } else if all {
             self.next_step(&key.job.clone(), key.epoch);
+        }
+    }
+
+    fn fails_to_load(&mut self, worker: usize, key: &TrainerKey) {
+        let failure = Failure {
+            class: FailureClass::CheckpointCorrupt,
+            rank: Some(key.rank),
+            worker: None,
+            message: "a block has another digest".to_owned(),
+        };
+        self.says(worker, key, FromTrainer::Failed(failure));
+        self.die_later(worker, key, 5, 1);
+        if let Some(process) = self.hosts[worker].processes.get_mut(key) {
+            process.failed = true;
+            let process = process.clone();
+            self.gang_lost(key, &process);
         }
     }
 
@@ -173,6 +190,7 @@ impl World {
             return;
         }
         let (before, wished) = (gang.step, std::mem::take(&mut gang.save));
+        let owed = std::mem::take(&mut gang.owed);
         let members = self.members(job, epoch);
         let spec = members
             .first()
@@ -180,13 +198,17 @@ impl World {
             .map(|process| process.start.spec.clone());
         let Some(spec) = spec else { return };
         let (steps, step) = (spec.training.steps, before + 1);
-        let mut saved_after = 1;
+        let mut saved_after = match owed {
+            true => self.save(job, before, &members),
+            false => 1,
+        };
         // A gang that starts from the last step has only its export to do.
         if before < steps {
             if let Some(gang) = self.gangs.get_mut(&(job.clone(), epoch)) {
                 gang.step = step;
             }
             for (worker, key) in &members {
+                self.keeps(*worker, key, step, true);
                 if key.rank == RankId(0) {
                     self.says(*worker, key, FromTrainer::Step(report(job, step, epoch)));
                 } else {

@@ -1,6 +1,8 @@
 //! The workers' shells in the virtual world: start, crash, effects.
 
-use rekindle_types::WorkerId;
+use std::collections::BTreeSet;
+
+use rekindle_types::{JobId, WorkerId};
 use rekindle_worker_core::{Effect, Event, Worker, WorkerConfig};
 
 use crate::world::{Due, Host, Up, World};
@@ -22,6 +24,7 @@ impl World {
                 version: 0,
                 conn: None,
                 processes: std::collections::BTreeMap::new(),
+                snapshots: std::collections::BTreeMap::new(),
                 saving: std::collections::BTreeMap::new(),
                 slowness,
                 slots,
@@ -39,7 +42,9 @@ impl World {
         let seed = self.rng.next();
         let host = &mut self.hosts[worker];
         host.life += 1;
+        let kept: BTreeSet<JobId> = host.snapshots.keys().map(|(job, _)| job.clone()).collect();
         let config = WorkerConfig {
+            kept: kept.into_iter().collect(),
             slots: host.slots,
             jitter_seed: seed,
             ..WorkerConfig::new(name_of(worker), u64::from(host.life))
@@ -50,7 +55,7 @@ impl World {
         self.tell_worker(worker, life, Event::Tick);
     }
 
-    /// The worker's process dies, and its trainers with it.
+    /// The worker's process dies, and its trainers with it; its machine as well every other time, and then what is in memory is gone.
     pub(crate) fn crash_worker(&mut self, worker: usize) {
         if self.hosts[worker].machine.take().is_none() {
             return;
@@ -62,6 +67,9 @@ impl World {
             self.gang_lost(&key, &process);
         }
         self.hosts[worker].starts.clear();
+        if self.rng.one_in(2) {
+            self.hosts[worker].snapshots.clear();
+        }
         if let Some(conn) = self.hosts[worker].conn.take() {
             self.cut(conn);
         }
@@ -127,6 +135,7 @@ impl World {
                 let life = self.hosts[worker].life;
                 self.dies(worker, life, &key, None, Some(9));
             }
+            Effect::Forget { job } => self.hosts[worker].snapshots.retain(|(of, _), _| *of != job),
             Effect::Warn { .. } => {}
             // Faults come from the world here, never by order.
             Effect::Suspend { .. }
@@ -137,6 +146,7 @@ impl World {
                 self.note(&format!("w{worker} leaves: {reason}"));
                 self.hosts[worker].machine = None;
                 self.hosts[worker].starts.clear();
+                self.hosts[worker].snapshots.clear();
                 let down = self.rng.within(200, 2_000);
                 self.after(down, Due::WorkerStart { worker });
             }

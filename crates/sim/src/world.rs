@@ -144,6 +144,8 @@ pub(crate) struct Host {
     pub(crate) version: u64,
     pub(crate) conn: Option<u64>,
     pub(crate) processes: BTreeMap<TrainerKey, Process>,
+    /// The steps whose state trainers left in memory, newest first, by job and rank.
+    pub(crate) snapshots: BTreeMap<(JobId, RankId), Vec<u64>>,
     /// When each trainer's last checkpoint is durable.
     pub(crate) saving: BTreeMap<TrainerKey, u64>,
     /// How many times slower than the others.
@@ -162,6 +164,8 @@ pub(crate) struct Gang {
     pub(crate) hung: bool,
     /// Save after the next step, whatever the cadence says.
     pub(crate) save: bool,
+    /// Save the state it starts from.
+    pub(crate) owed: bool,
     pub(crate) complete: bool,
 }
 

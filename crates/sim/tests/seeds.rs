@@ -9,7 +9,7 @@ fn seeds(range: std::ops::Range<u64>) -> Vec<SimReport> {
 
 #[test]
 fn no_rule_is_broken() {
-    let reports = seeds(0..300);
+    let reports = seeds(0..500);
     for report in &reports {
         let broken: Vec<String> = report.violations.iter().map(ToString::to_string).collect();
         assert!(

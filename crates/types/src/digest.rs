@@ -5,8 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_128_with_seed;
 
+use crate::xxh3::xxh3_128;
 use crate::{BLOCK, LayerId};
 
 /// What a flat buffer of a layer holds.
@@ -99,14 +99,13 @@ impl StateDigest {
         bytes: &[u8],
         element_bytes: usize,
     ) -> Self {
-        bytes
-            .chunks(BLOCK * element_bytes)
-            .enumerate()
-            .fold(Self::default(), |digest, (i, block)| {
-                let seed =
-                    u64::from(layer_code(layer)) << 40 | (kind as u64) << 36 | (first_block + i) as u64;
-                digest.add(Self(xxh3_128_with_seed(block, seed)))
-            })
+        let mut left = bytes.len();
+        let blocks = bytes.chunks(BLOCK * element_bytes).enumerate();
+        blocks.fold(Self::default(), |digest, (i, block)| {
+            left -= block.len();
+            let seed = u64::from(layer_code(layer)) << 40 | (kind as u64) << 36 | (first_block + i) as u64;
+            digest.add(Self(xxh3_128(block, seed, left)))
+        })
     }
 }
 

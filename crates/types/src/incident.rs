@@ -46,6 +46,8 @@ named_enum! {
 named_enum! {
     /// Where the state came from that a job went on with.
     StateSource {
+        /// The memory of the workers, in which dead trainers left it.
+        Local = "local",
         /// A committed checkpoint.
         Checkpoint = "checkpoint",
         /// The job's first weights: nothing was saved yet.

@@ -20,6 +20,7 @@ pub mod session;
 pub mod shard;
 pub mod spec;
 pub mod status;
+mod xxh3;
 
 pub use checkpoint::{CheckpointPart, FileEntry, Section, StartPoint};
 pub use clock::{Clock, Mono};

@@ -33,6 +33,8 @@ pub struct Registration {
     pub memory_bytes: u64,
     /// Trainers that are alive now.
     pub trainers: Vec<TrainerStatus>,
+    /// Jobs whose state lies in this machine's memory since before the worker process was started.
+    pub kept: Vec<JobId>,
 }
 
 /// A living trainer, as its worker sees it.
@@ -50,6 +52,8 @@ pub struct TrainerStatus {
     pub data_address: Option<String>,
     /// The last step it committed.
     pub step: u64,
+    /// As in [`Report::Ready`].
+    pub in_memory: Vec<u64>,
 }
 
 /// How far a trainer is.
@@ -76,6 +80,10 @@ pub enum Command {
         epoch: Epoch,
         /// Where each rank listens.
         peers: BTreeMap<RankId, String>,
+        /// Start from the state of this step in the worker's memory, not from [`StartTrainer::start`].
+        local: Option<u64>,
+        /// Save the state that the trainers start from: a checkpoint of it is owed.
+        save: bool,
     },
     /// End all trainers of the job up to and including this epoch.
     Stop {
@@ -94,6 +102,11 @@ pub enum Command {
         epoch: Epoch,
         /// The rank that is told; the others hear of it at the next commit.
         rank: RankId,
+    },
+    /// The job has ended: what is kept in memory for it can go.
+    Forget {
+        /// The job.
+        job: JobId,
     },
     /// Reports up to this number were taken over.
     Acknowledge {
@@ -137,10 +150,12 @@ pub struct NumberedReport {
 /// What happened to a trainer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Report {
-    /// It has loaded its state and listens at this address.
+    /// It listens at this address.
     Ready {
         /// `host:port`.
         data_address: String,
+        /// Steps whose state a trainer of this rank left in the worker's memory: two at most.
+        in_memory: Vec<u64>,
     },
     /// It committed a step. Sent by rank 0 only.
     Step(StepReport),

@@ -1,6 +1,6 @@
 //! Who the worker is, its time limits and bounds. All times in milliseconds.
 
-use rekindle_types::WorkerId;
+use rekindle_types::{JobId, WorkerId};
 
 use crate::Millis;
 
@@ -21,6 +21,8 @@ pub struct WorkerConfig {
     pub slots: u32,
     /// Memory of the machine, bytes; 0: unknown.
     pub memory_bytes: u64,
+    /// Jobs whose state was found in the machine's memory when the process started.
+    pub kept: Vec<JobId>,
     /// Seed of the jitter of reconnect waits: the machine draws nothing itself.
     pub jitter_seed: u64,
     /// An attempt to open a session may take this long.
@@ -59,6 +61,7 @@ impl WorkerConfig {
             threads: 1,
             slots: 1,
             memory_bytes: 0,
+            kept: Vec::new(),
             jitter_seed: incarnation,
             open_limit: 5_000,
             backoff_first: 100,

@@ -74,6 +74,11 @@ pub enum Effect {
     },
     /// End this very process with SIGKILL: an injected fault.
     KillSelf,
+    /// Remove what is kept in memory for a job that has ended.
+    Forget {
+        /// The job.
+        job: rekindle_types::JobId,
+    },
     /// Write a warning to the log.
     Warn {
         /// One sentence.

@@ -1,7 +1,5 @@
 //! What happens to trainers: start, connect, stop, what they say, how they end (WC-2, WC-4).
 
-use std::collections::BTreeMap;
-
 use rekindle_types::{Epoch, Failure, FailureClass, JobId, RankId, Report, StartTrainer, TrainerPhase};
 
 use crate::TrainerKey;
@@ -9,6 +7,7 @@ use crate::effect::Effect;
 use crate::event::Exit;
 use crate::machine::Worker;
 use crate::trainer_messages::{FromTrainer, ToTrainer};
+use crate::trainers::Orders;
 
 impl Worker {
     pub(crate) fn start(&mut self, start: StartTrainer) {
@@ -40,7 +39,7 @@ impl Worker {
         }
     }
 
-    pub(crate) fn connect(&mut self, job: &JobId, epoch: Epoch, peers: &BTreeMap<RankId, String>) {
+    pub(crate) fn connect(&mut self, job: &JobId, epoch: Epoch, orders: &Orders) {
         if !self.fences.pass(job, epoch) {
             return;
         }
@@ -50,7 +49,7 @@ impl Worker {
                 continue;
             }
             match trainer.phase {
-                TrainerPhase::Loading => trainer.peers = Some(peers.clone()),
+                TrainerPhase::Loading => trainer.orders = Some(orders.clone()),
                 TrainerPhase::Ready => {
                     trainer.phase = TrainerPhase::Training;
                     ready.push(key.clone());
@@ -59,7 +58,11 @@ impl Worker {
             }
         }
         for key in ready {
-            let message = ToTrainer::Connect { peers: peers.clone() };
+            let message = ToTrainer::Connect {
+                peers: orders.peers.clone(),
+                local: orders.local,
+                save: orders.save,
+            };
             self.out.push(Effect::ToTrainer { key, message });
         }
     }
@@ -84,6 +87,17 @@ impl Worker {
         self.fences.stop(job, epoch);
         self.end_up_to(job, epoch, reason);
         self.spawn_startable();
+    }
+
+    /// What is kept in memory for a job that has ended can go, as soon as none of its trainers is left that may add to it.
+    pub(crate) fn forget(&mut self, job: JobId) {
+        let of = |key: &TrainerKey| key.job == job;
+        if self.trainers.living.keys().any(of) {
+            self.to_forget.insert(job);
+        } else {
+            self.to_forget.remove(&job);
+            self.out.push(Effect::Forget { job });
+        }
     }
 
     pub(crate) fn stop_all(&mut self, reason: &str) {
@@ -153,13 +167,20 @@ impl Worker {
             return;
         }
         let report = match message {
-            FromTrainer::Ready { data_address } => {
+            FromTrainer::Ready {
+                data_address,
+                in_memory,
+            } => {
                 if trainer.phase != TrainerPhase::Loading {
                     return;
                 }
                 trainer.phase = TrainerPhase::Ready;
                 trainer.address = Some(data_address.clone());
-                Report::Ready { data_address }
+                trainer.in_memory.clone_from(&in_memory);
+                Report::Ready {
+                    data_address,
+                    in_memory,
+                }
             }
             FromTrainer::Step(step) => {
                 trainer.step = trainer.step.max(step.step);
@@ -183,15 +204,15 @@ impl Worker {
             trainer.kill_at.get_or_insert(kill_at);
         }
         let connect = trainer
-            .peers
+            .orders
             .take()
             .filter(|_| matches!(report, Report::Ready { .. }));
         if ends {
             self.fences.end(key);
         }
         self.report(key, report);
-        if let Some(peers) = connect {
-            self.connect(&key.job.clone(), key.epoch, &peers);
+        if let Some(orders) = connect {
+            self.connect(&key.job.clone(), key.epoch, &orders);
         }
     }
 
@@ -218,6 +239,9 @@ impl Worker {
                 })
             };
             self.report(key, report);
+        }
+        if self.to_forget.contains(&key.job) {
+            self.forget(key.job.clone());
         }
         self.spawn_startable();
     }

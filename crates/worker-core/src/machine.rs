@@ -1,6 +1,8 @@
 //! The machine itself: dispatch of events, the session, deadlines, leaving.
 
-use rekindle_types::{Command, Registration, Report, TrainerStatus};
+use std::collections::BTreeSet;
+
+use rekindle_types::{Command, JobId, Registration, Report, TrainerStatus};
 
 use crate::chaos::Faults;
 use crate::effect::{Effect, ExitReason};
@@ -8,7 +10,7 @@ use crate::event::Event;
 use crate::fence::Fences;
 use crate::link::{Link, State};
 use crate::outbox::Outbox;
-use crate::trainers::Trainers;
+use crate::trainers::{Orders, Trainers};
 use crate::{Millis, TrainerKey, WorkerConfig};
 use rekindle_types::clock::{Clock, Mono};
 
@@ -28,6 +30,8 @@ pub struct Worker {
     /// Step reports dropped that a warning was given about.
     warned_dropped: u64,
     pub(crate) faults: Faults,
+    /// Ended jobs whose state in memory goes with their last trainer here.
+    pub(crate) to_forget: BTreeSet<JobId>,
     started: bool,
     gone: bool,
     pub(crate) out: Vec<Effect>,
@@ -47,6 +51,7 @@ impl Worker {
             drain_until: None,
             warned_dropped: 0,
             faults: Faults::default(),
+            to_forget: BTreeSet::new(),
             started: false,
             gone: false,
             out: Vec::new(),
@@ -103,6 +108,7 @@ impl Worker {
             phase: trainer.phase,
             data_address: trainer.address.clone(),
             step: trainer.step,
+            in_memory: trainer.in_memory.clone(),
         };
         let queued = |key: &TrainerKey| TrainerStatus {
             job: key.job.clone(),
@@ -111,6 +117,7 @@ impl Worker {
             phase: rekindle_types::TrainerPhase::Loading,
             data_address: None,
             step: 0,
+            in_memory: Vec::new(),
         };
         let living = self
             .trainers
@@ -189,7 +196,14 @@ impl Worker {
     fn command(&mut self, command: Command) {
         match command {
             Command::Start(start) => self.start(*start),
-            Command::Connect { job, epoch, peers } => self.connect(&job, epoch, &peers),
+            Command::Connect {
+                job,
+                epoch,
+                peers,
+                local,
+                save,
+            } => self.connect(&job, epoch, &Orders { peers, local, save }),
+            Command::Forget { job } => self.forget(job),
             Command::Stop { job, epoch, reason } => self.stop(&job, epoch, &reason),
             Command::Save { job, epoch, rank } => self.save(&job, epoch, rank),
             Command::Acknowledge { up_to } => self.outbox.acknowledge(up_to),
@@ -327,6 +341,7 @@ impl Worker {
             slots: config.slots,
             memory_bytes: config.memory_bytes,
             trainers: self.trainers(),
+            kept: config.kept.clone(),
         };
         self.out.push(Effect::OpenSession {
             registration: Box::new(registration),

@@ -112,9 +112,20 @@ fn a_trainer_goes_from_start_to_finished() {
     );
     worker.handle(2, Event::Spawned { key: key(1, 0) });
     let data_address = "h:1".to_owned();
-    let effects = worker.handle(3, says(key(1, 0), FromTrainer::Ready { data_address }));
+    let effects = worker.handle(
+        3,
+        says(
+            key(1, 0),
+            FromTrainer::Ready {
+                data_address,
+                in_memory: vec![4],
+            },
+        ),
+    );
     assert!(matches!(reports(&effects)[..], [Report::Ready { .. }]));
     let connect = Command::Connect {
+        local: Some(4),
+        save: false,
         job: key(1, 0).job,
         epoch: Epoch(1),
         peers: [(RankId(0), "h:1".to_owned())].into(),

@@ -19,7 +19,7 @@ pub const MAX_LINE: usize = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToTrainer {
-    /// What to be; the first message. The trainer loads its state, listens, and says `Ready`.
+    /// What to be; the first message. The trainer looks for its state, listens, and says `Ready`.
     Begin {
         /// Rank, job and plan.
         start: Box<StartTrainer>,
@@ -27,11 +27,17 @@ pub enum ToTrainer {
         listen_host: String,
         /// Processor threads to use.
         threads: u32,
+        /// The worker's folder for state in shared memory, if it has one.
+        vault: Option<String>,
     },
-    /// All trainers of the epoch are ready: connect and train.
+    /// All trainers of the epoch are ready: load the state, connect and train.
     Connect {
         /// Where each rank listens, `host:port`.
         peers: BTreeMap<RankId, String>,
+        /// Start from the state of this step in the worker's memory.
+        local: Option<u64>,
+        /// Save the state it starts from.
+        save: bool,
     },
     /// Save the state after the step in flight, whatever the cadence says.
     Save,
@@ -43,10 +49,12 @@ pub enum ToTrainer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum FromTrainer {
-    /// State loaded; it listens at this address.
+    /// It listens at this address.
     Ready {
         /// `host:port`.
         data_address: String,
+        /// Steps whose state is in the worker's memory.
+        in_memory: Vec<u64>,
     },
     /// A step was committed (rank 0 says so).
     Step(StepReport),

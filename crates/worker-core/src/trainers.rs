@@ -19,8 +19,10 @@ pub(crate) struct Trainer {
     pub(crate) address: Option<String>,
     /// The last step it is known to have committed.
     pub(crate) step: u64,
-    /// Connect came before it was ready: whom to pass on.
-    pub(crate) peers: Option<BTreeMap<RankId, String>>,
+    /// Steps whose state it found in memory.
+    pub(crate) in_memory: Vec<u64>,
+    /// Connect came before it was ready: what to pass on.
+    pub(crate) orders: Option<Orders>,
     /// It was told to end, and why.
     pub(crate) stopping: Option<String>,
     /// It said Finished or Failed, or its failure was reported otherwise.
@@ -29,13 +31,25 @@ pub(crate) struct Trainer {
     pub(crate) kill_at: Option<Mono>,
 }
 
+/// What Connect says.
+#[derive(Debug, Clone)]
+pub(crate) struct Orders {
+    /// Where each rank listens.
+    pub(crate) peers: BTreeMap<RankId, String>,
+    /// The step to start from in memory.
+    pub(crate) local: Option<u64>,
+    /// Whether to save that state.
+    pub(crate) save: bool,
+}
+
 impl Trainer {
     fn new() -> Self {
         Self {
             phase: TrainerPhase::Loading,
             address: None,
             step: 0,
-            peers: None,
+            in_memory: Vec::new(),
+            orders: None,
             stopping: None,
             said_end: false,
             kill_at: None,

@@ -9,7 +9,7 @@ use rekindle_checkpoint::{HeldPart, Writer};
 
 use super::measure::{Runs, median, spread};
 use super::options::Options;
-use super::state::{capture, clean, durable, local, model, state};
+use super::state::{capture, clean, durable, hashed, local, model, state};
 use super::{Error, LONG, MIB};
 
 const GIB: f64 = (1 << 30) as f64;
@@ -28,14 +28,16 @@ pub fn persist(options: &Options) -> Result<(), Error> {
     for (hidden, layers) in [(512, 8), (1024, 7)] {
         let model = Arc::new(model(hidden, layers));
         let parts = state(&model)?;
+        let hashed = hashed(&parts)?;
         let bytes = 12.0 * model.parameters() as f64;
         let folder = options.folder()?;
         let names = [
             "plain O_DIRECT + fsync, 1 file",
             "plain buffered + fsync, 1 file",
-            "writer",
+            "writer, digests by the update",
+            "writer, digests by itself",
         ];
-        let mut runs = [Runs::default(), Runs::default(), Runs::default()];
+        let mut runs = names.map(|_| Runs::default());
         let mut files = 0;
         let writer = Writer::start(local(folder.path())?, options.writer())?;
         for round in 0..=rounds {
@@ -46,6 +48,7 @@ pub fn persist(options: &Options) -> Result<(), Error> {
                     0 => plain(&parts, folder.path(), true).map(|()| files),
                     1 => plain(&parts, folder.path(), false).map(|()| files),
                     _ => {
+                        let parts = if case == 2 { &hashed } else { &parts };
                         writer.begin(capture(&model, parts.clone(), round))?;
                         durable(writer.finish(LONG))
                     }
@@ -57,8 +60,8 @@ pub fn persist(options: &Options) -> Result<(), Error> {
         for (name, run) in names.iter().zip(&runs) {
             let rates: Vec<f64> = run.seconds.iter().map(|s| bytes / 1e6 / s).collect();
             let cpu: Vec<f64> = run.cpu.iter().map(|s| s / (bytes / GIB)).collect();
-            let name = if *name == "writer" {
-                format!("writer, {files} files")
+            let name = if name.starts_with("writer") {
+                format!("{name}, {files} files")
             } else {
                 (*name).to_owned()
             };

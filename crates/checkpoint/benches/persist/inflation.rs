@@ -86,6 +86,7 @@ impl Loop {
                 part.range.start as u64..part.range.end as u64,
             ),
             held: Arc::new(HeldState(part.frozen)),
+            digests: part.digests,
         };
         let parts = self.stage.freeze_state()?.into_iter().map(part).collect();
         writer.begin(capture(&self.model, parts, self.step))?;
@@ -232,6 +233,7 @@ fn saving_block(
     saved: &mut Saved,
 ) -> Result<(), Error> {
     let writer = Writer::start(local(folder)?, options.writer())?;
+    training.stage.set_hashing(options.get("hash-in-update", 1) > 0);
     training.save(&writer)?;
     training.stage.take_update_wait();
     for _ in 0..steps {
@@ -254,6 +256,7 @@ fn saving_block(
             saved.wait.push(wait);
         }
     }
+    training.stage.set_hashing(false);
     for outcome in writer.finish(LONG) {
         match outcome {
             Outcome::Durable(part) if keep => saved.persist.push(part.persist_seconds),

@@ -8,7 +8,8 @@ use std::time::Duration;
 use rekindle_checkpoint::store::open;
 use rekindle_checkpoint::{Capture, Held, HeldPart, Location, Outcome, Span, Store};
 use rekindle_compute::Aligned;
-use rekindle_types::{ModelConfig, RankId, StateKind};
+use rekindle_types::checkpoint::chunk_elements;
+use rekindle_types::{BLOCK, ModelConfig, RankId, StateDigest, StateKind};
 
 use super::Error;
 
@@ -53,10 +54,26 @@ pub fn state(model: &ModelConfig) -> Result<Vec<HeldPart>, Error> {
             parts.push(HeldPart {
                 span: Span::new(layer, kind, 0..numel as u64),
                 held: Arc::new(Values(values)),
+                digests: None,
             });
         }
     }
     Ok(parts)
+}
+
+/// The same with digests, as an update leaves them.
+pub fn hashed(parts: &[HeldPart]) -> Result<Vec<HeldPart>, Error> {
+    let digests = |part: &HeldPart| -> Result<HeldPart, Error> {
+        let Span { layer, kind, .. } = part.span;
+        let chunk = usize::try_from(chunk_elements(part.span.len()))?;
+        let chunks = part.held.bytes()?.chunks(chunk * 4).enumerate();
+        let digest = |(n, bytes)| StateDigest::of_blocks(layer, kind, n * chunk / BLOCK, bytes, 4);
+        Ok(HeldPart {
+            digests: Some(chunks.map(digest).collect()),
+            ..part.clone()
+        })
+    };
+    parts.iter().map(digests).collect()
 }
 
 pub fn capture(model: &Arc<ModelConfig>, parts: Vec<HeldPart>, step: u64) -> Capture {

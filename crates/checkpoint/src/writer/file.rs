@@ -2,12 +2,13 @@
 //!
 //! The hash and the write read the same memory at different times. That they see the same bytes follows from [`Held`]: what a handle gives
 //! never changes (on a CPU nobody can write memory that a handle shares, on a device the handle's copy is written once, before `bytes`
-//! returns).
+//! returns). Digests that came with the bytes were made by the update that wrote them; a bit that turned over in memory since then is
+//! found when the file is read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rekindle_types::{BLOCK, FileEntry, LayerId, StateDigest, StateKind};
+use rekindle_types::{BLOCK, FileEntry, LayerId, Section, StateDigest, StateKind};
 
 use super::capture::{Capture, Held, HeldPart};
 use super::group::{group_name, groups};
@@ -38,7 +39,7 @@ pub(super) struct Content {
     held: Vec<Arc<dyn Held>>,
 }
 
-/// Digests of the chunks that were read so far, by section.
+/// Digests of chunks, by section: those that came with the bytes, and those that were read so far.
 pub(super) struct Hasher(Vec<Vec<StateDigest>>);
 
 impl FileTask {
@@ -92,6 +93,27 @@ impl Content {
 }
 
 impl Hasher {
+    fn new(parts: &[HeldPart], layout: &FileLayout) -> Result<Self, FormatError> {
+        let given = |(part, section): (&HeldPart, &Section)| match &part.digests {
+            Some(digests) if digests.len() as u64 != section.chunk_count() => {
+                let (kind, layer, have, want) =
+                    (section.kind, section.layer, digests.len(), section.chunk_count());
+                let why = format!(
+                    "{kind} of {layer} came with {have} digests for {want} chunks (a defect of the caller)"
+                );
+                Err(FormatError::Parts(why))
+            }
+            Some(digests) => Ok(digests.to_vec()),
+            None => Ok(Vec::new()),
+        };
+        parts
+            .iter()
+            .zip(&layout.sections)
+            .map(given)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
     /// Hashes every chunk that starts before byte `end` of the file and wasn't hashed yet.
     pub fn until(&mut self, content: &Content, end: u64) -> Result<(), Broken> {
         for (n, digests) in self.0.iter_mut().enumerate() {
@@ -154,16 +176,16 @@ pub(super) fn plan(capture: Capture, group_bytes: u64) -> Result<Vec<FileTask>, 
         for parts in [parts(true), parts(false)] {
             let Some(first) = parts.first() else { continue };
             let path = part_path(&capture.writer, first.span.kind, &name);
-            let (spans, held): (Vec<Span>, Vec<_>) =
-                parts.into_iter().map(|part| (part.span, part.held)).unzip();
+            let spans: Vec<Span> = parts.iter().map(|part| part.span.clone()).collect();
+            let layout = FileLayout::new(&capture.model, capture.step, &capture.writer, &spans)?;
             files.push(FileTask {
-                hasher: Hasher(vec![Vec::new(); held.len()]),
+                hasher: Hasher::new(&parts, &layout)?,
                 content: Content {
                     number: files.len() as u64,
                     key: key_of(capture.step, &path),
                     path,
-                    layout: FileLayout::new(&capture.model, capture.step, &capture.writer, &spans)?,
-                    held,
+                    layout,
+                    held: parts.into_iter().map(|part| part.held).collect(),
                 },
             });
         }

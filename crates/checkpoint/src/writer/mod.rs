@@ -12,8 +12,8 @@
 //! Invariants
 //! - CK-20 A capture counts from the moment `begin` returns, and every one that was begun has exactly one outcome, whatever fails: the store, a
 //!   thread, the process's patience. What fails later changes nothing about captures before or after.
-//! - CK-21 Digests and files are made of the same bytes: both are read from memory that nobody may change while it is held. Bytes are
-//!   read once for each; nothing is copied but heads and tails that don't lie on a block.
+//! - CK-21 Digests and files are made of the same bytes: both are read from memory that nobody may change while it is held, or the digests
+//!   came with the bytes. Bytes are read once for each; nothing is copied but heads and tails that don't lie on a block.
 //! - CK-22 `Durable` is said after every file's content, length and name are synced, or the object store has answered for them.
 //! - CK-23 Memory is bounded: what captures hold, a buffer of 1 MiB a thread, requests in flight that share held memory.
 //! - CK-24 Every wait ends: attempts by the retry budget, requests by `hang_timeout`, closing by `close_timeout`. Held bytes are let go as soon

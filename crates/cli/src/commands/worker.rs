@@ -44,6 +44,9 @@ pub struct WorkerArgs {
     /// When asked to stop (SIGTERM, Ctrl-C): how long the coordinator has to save the state of what runs here and to stop it
     #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
     grace: u64,
+    /// Folder on a memory file system for trainers' state, so that one that dies loses nothing; empty: none
+    #[arg(long, default_value = "/dev/shm", value_name = "DIR")]
+    shared_memory: PathBuf,
     /// Let trainers listen where others on the network reach them: training traffic is not encrypted
     #[arg(long)]
     insecure: bool,
@@ -134,6 +137,7 @@ fn options(args: &WorkerArgs) -> Result<WorkerOptions, Problem> {
         coordinator: args.coordinator.clone(),
         tls_ca,
         trainer,
+        shared_memory: Some(args.shared_memory.clone()).filter(|folder| !folder.as_os_str().is_empty()),
     })
 }
 

@@ -174,6 +174,13 @@ impl Job {
         self
     }
 
+    /// That may go on from these sources only, as TOML.
+    #[must_use]
+    pub fn recovering(mut self, sources: &str) -> Self {
+        self.more += &format!("[recovery]\nsources = {sources}\n");
+        self
+    }
+
     /// Writes `name.toml` and its text into `folder`; the run's folder is `folder/name`.
     #[must_use]
     pub fn write(&self, folder: &Path, name: &str) -> PathBuf {
@@ -392,7 +399,19 @@ impl Cluster {
 
     /// Starts another worker.
     pub fn add_worker(&mut self) {
-        let name = format!("w{}", self.workers.len() + 1);
+        let worker = self.worker(self.workers.len());
+        self.workers.push(worker);
+    }
+
+    /// Kills worker `n` with SIGKILL and starts it again, as whoever watches over processes would.
+    pub fn kill_worker(&mut self, n: usize) {
+        signal(self.workers[n].pid(), "KILL");
+        self.workers[n].ended();
+        self.workers[n] = self.worker(n);
+    }
+
+    fn worker(&self, n: usize) -> Service {
+        let name = format!("w{}", n + 1);
         let worker = [
             "worker",
             "--coordinator",
@@ -405,7 +424,7 @@ impl Cluster {
         let mut command = rekindle(&worker);
         command.args(&self.worker_args);
         command.stderr(Stdio::null()).stdout(Stdio::null());
-        self.workers.push(Service::start(command));
+        Service::start(command)
     }
 
     /// Runs a command against the coordinator.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{Check, upload};
 use crate::{
-    AdamSource, AdamStep, AdamTarget, ComputeError, Device, Frozen, Result, SumKind, part, part_mut, whole,
+    AdamPart, AdamSource, AdamStep, AdamTarget, ComputeError, Device, Frozen, Hashing, Result, SumKind, part,
+    part_mut, whole, whole_mut,
 };
 
 /// Long enough for any copy to the host.
@@ -12,6 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Elements of an update at most: several tasks of a thread each.
 const MOST: usize = 40_000;
+
+/// Elements of a hashed block.
+const BLOCK: usize = 256;
 
 /// Weights, first and second moments.
 type State<D> = [<D as Device>::Buffer; 3];
@@ -21,7 +25,6 @@ fn step() -> AdamStep {
         lr: 0.02,
         betas: [0.9, 0.99],
         eps: 1e-8,
-        weight_decay: 0.1,
         step: 5,
         tokens: 7,
         clip: 0.9,
@@ -41,49 +44,66 @@ fn bytes<D: Device>(device: &D, state: &State<D>) -> Result<Vec<u8>> {
     Ok(all)
 }
 
-/// Two steps over the parts that `cuts` bound, as a layer's tensors do: the accumulators of part n are `at + n..`.
+/// A step over parts that end at `ends`; returns the hashes of the blocks, if the device makes them.
 fn update<D: Device>(
     device: &D,
     state: &mut State<D>,
     before: &[Option<D::Buffer>; 3],
     gradient: &D::Buffer,
     kind: SumKind,
-    cuts: &[usize],
-) -> Result<()> {
+    ends: &[usize],
+) -> Result<Option<[Vec<u128>; 3]>> {
     let len = device.len(gradient);
     let mut sums = device.alloc_sums(kind, len)?;
     device.accumulate(&mut sums, 0, whole(gradient, len))?;
+    let old = |n: usize| before[n].as_ref().map(|buffer| whole(buffer, len));
+    let source = AdamSource {
+        weights: old(0),
+        exp_avg: old(1),
+        exp_avg_sq: old(2),
+    };
     let [weights, exp_avg, exp_avg_sq] = state;
-    for range in cuts.windows(2).map(|cut| cut[0]..cut[1]) {
-        let old = |n: usize| before[n].as_ref().map(|buffer| part(buffer, range.clone()));
-        let source = AdamSource {
-            weights: old(0),
-            exp_avg: old(1),
-            exp_avg_sq: old(2),
-        };
-        let target = AdamTarget {
-            weights: part_mut(weights, range.clone()),
-            exp_avg: part_mut(exp_avg, range.clone()),
-            exp_avg_sq: part_mut(exp_avg_sq, range.clone()),
-        };
-        device.adamw(target, source, &mut sums, range, &step())?;
-    }
-    Ok(())
+    let target = AdamTarget {
+        weights: whole_mut(weights, len),
+        exp_avg: whole_mut(exp_avg, len),
+        exp_avg_sq: whole_mut(exp_avg_sq, len),
+    };
+    let part = |(n, &end): (usize, &usize)| AdamPart {
+        end,
+        weight_decay: n as f64 * 0.07,
+    };
+    let parts: Vec<AdamPart> = ends.iter().enumerate().map(part).collect();
+    let mut hashes: [Vec<u128>; 3] = std::array::from_fn(|_| vec![0; len.div_ceil(BLOCK)]);
+    let hashing = Hashing {
+        block: BLOCK,
+        hash: &hash,
+        out: hashes.each_mut().map(Vec::as_mut_slice),
+    };
+    let done = device.adamw(target, source, &mut sums, 0..len, &step(), &parts, Some(hashing))?;
+    Ok(done.then_some(hashes))
+}
+
+/// A hash that tells bytes, order and place.
+fn hash(kind: usize, block: usize, bytes: &[u8]) -> u128 {
+    let start = (kind * 1_000_003 + block) as u128;
+    bytes.iter().fold(start, |hash, byte| {
+        (hash ^ u128::from(*byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013B)
+    })
 }
 
 /// An update of frozen state: any of the three buffers may be held, and the handles show what was there before.
 pub fn updates<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
     let (device, r) = (check.device, &mut check.random);
     let len = r.size(1..=MOST);
-    let mut cuts = vec![0, r.size(0..=len), r.size(0..=len), len];
-    cuts.sort_unstable();
+    let mut ends = vec![r.size(0..=len), r.size(0..=len), len];
+    ends.sort_unstable();
     let squares = r.values(len).iter().map(|v| v.abs()).collect();
     let values = [r.values(len), r.values(len), squares];
     let gradient = upload(device, &r.values(len))?;
     for kind in [SumKind::Fixed { shift: 38 }, SumKind::Float] {
         let held = check.random.size(0..=7);
         let mut plain = state(device, &values)?;
-        update(device, &mut plain, &[None, None, None], &gradient, kind, &cuts)?;
+        update(device, &mut plain, &[None, None, None], &gradient, kind, &ends)?;
         let mut other = state(device, &values)?;
         let want = bytes(device, &other)?;
         let width = want.len() / 3;
@@ -93,11 +113,24 @@ pub fn updates<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
             .collect::<Result<_>>()?;
         device.reserve_spares(&vec![len; frozen.len()])?;
         let before = device.thaw(other.each_mut(), PATIENCE)?;
-        update(device, &mut other, &before, &gradient, kind, &cuts)?;
+        let hashes = update(device, &mut other, &before, &gradient, kind, &ends)?;
         drop(before);
         if bytes(device, &other)? != bytes(device, &plain)? {
             let what = format!("adamw out of place (buffers {held:03b}, {kind:?}) differs from in place");
             check.wrong.push(what);
+        }
+        for (n, hashes) in hashes.iter().flatten().enumerate() {
+            let bytes = device.bytes(whole(&other[n], len))?;
+            let blocks = bytes.chunks(BLOCK * size_of::<D::Float>()).enumerate();
+            if !blocks
+                .map(|(at, block)| hash(n, at, block))
+                .eq(hashes.iter().copied())
+            {
+                let what = format!(
+                    "hashes of buffer {n} aren't those of what the step left (buffers {held:03b} held)"
+                );
+                check.wrong.push(what);
+            }
         }
         for (n, handle) in &frozen {
             if handle.bytes()? != &want[n * width..(n + 1) * width] {

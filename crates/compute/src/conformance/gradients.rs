@@ -1,7 +1,9 @@
 //! Accumulators and the optimizer.
 
 use super::{Check, all, reference, upload};
-use crate::{AdamSource, AdamStep, AdamTarget, Device, Float, Product, Result, SumKind, part_mut, whole_mut};
+use crate::{
+    AdamPart, AdamSource, AdamStep, AdamTarget, Device, Float, Product, Result, SumKind, part_mut, whole_mut,
+};
 
 const TOKENS: u64 = 24;
 const BLOCK: usize = 64;
@@ -109,7 +111,6 @@ pub fn adamw<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
         lr: 0.01,
         betas: [0.9, 0.95],
         eps: 1e-8,
-        weight_decay: 0.1,
         step: 3,
         tokens: TOKENS,
         clip: 0.7,
@@ -122,7 +123,18 @@ pub fn adamw<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
         exp_avg: part_mut(&mut bm, 0..len),
         exp_avg_sq: part_mut(&mut bv, 0..len),
     };
-    device.adamw(target, AdamSource::default(), &mut sums, from..from + len, &step)?;
+    let cut = r.size(0..=len);
+    // Two parts, of which the second doesn't decay.
+    let parts = [(cut, 0.1), (len, 0.0)].map(|(end, weight_decay)| AdamPart { end, weight_decay });
+    device.adamw(
+        target,
+        AdamSource::default(),
+        &mut sums,
+        from..from + len,
+        &step,
+        &parts,
+        None,
+    )?;
     let mean: Vec<f64> = g[from..].iter().map(|g| g / TOKENS as f64 * step.clip).collect();
     let want_m: Vec<f64> = m.iter().zip(&mean).map(|(m, g)| 0.9 * m + 0.1 * g).collect();
     let want_v: Vec<f64> = v
@@ -133,7 +145,7 @@ pub fn adamw<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
     let (c1, c2) = (1.0 - 0.9f64.powi(3), 1.0 - 0.95f64.powi(3));
     let moved = |i: usize| want_m[i] / c1 / ((want_v[i] / c2).sqrt() + step.eps);
     let want_p: Vec<f64> = (0..len)
-        .map(|i| p[i] - step.lr * 0.1 * p[i] - step.lr * moved(i))
+        .map(|i| p[i] - step.lr * if i < cut { 0.1 } else { 0.0 } * p[i] - step.lr * moved(i))
         .collect();
     check.compare("exp_avg", &bm, &want_m)?;
     check.compare("exp_avg_sq", &bv, &want_v)?;

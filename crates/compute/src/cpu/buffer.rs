@@ -5,9 +5,11 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use bytemuck::Pod;
 
+use super::memory::StateMemory;
 use crate::{ComputeError, Result};
 
 const LINE: usize = 64;
@@ -20,6 +22,8 @@ const LARGE: usize = 2 << 20;
 pub struct Aligned<T> {
     start: NonNull<T>,
     len: usize,
+    /// Who provided the memory, where it isn't the system.
+    owner: Option<Arc<dyn StateMemory>>,
 }
 
 // SAFETY: an `Aligned` owns its memory as a `Vec` does, and plain values may be shared and sent.
@@ -33,6 +37,7 @@ impl<T: Pod> Aligned<T> {
         Self {
             start: NonNull::dangling(),
             len: 0,
+            owner: None,
         }
     }
 
@@ -61,7 +66,29 @@ impl<T: Pod> Aligned<T> {
         Ok(Self {
             start: start.cast(),
             len,
+            owner: None,
         })
+    }
+
+    /// As [`Aligned::zeroed`], in memory of `owner` where there is one.
+    ///
+    /// # Errors
+    /// [`ComputeError::Device`] when there is no such memory.
+    pub fn zeroed_in(owner: Option<&Arc<dyn StateMemory>>, len: usize) -> Result<Self> {
+        let Some(owner) = owner.filter(|_| len > 0 && size_of::<T>() > 0) else {
+            return Self::zeroed(len);
+        };
+        let bytes = len.checked_mul(size_of::<T>());
+        match bytes.and_then(|bytes| owner.take(bytes)) {
+            Some(start) => Ok(Self {
+                start: start.cast(),
+                len,
+                owner: Some(Arc::clone(owner)),
+            }),
+            None => Err(ComputeError::Device {
+                what: format!("no room for {len} elements of state in the memory reserved for it"),
+            }),
+        }
     }
 }
 
@@ -99,7 +126,8 @@ fn map(_bytes: usize) -> Option<NonNull<u8>> {
 
 impl<T> Drop for Aligned<T> {
     fn drop(&mut self) {
-        let Some(layout) = layout::<T>(self.len).filter(|_| self.len > 0) else {
+        let own = self.len > 0 && self.owner.is_none();
+        let Some(layout) = layout::<T>(self.len).filter(|_| own) else {
             return;
         };
         #[cfg(target_os = "linux")]

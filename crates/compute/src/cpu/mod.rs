@@ -9,6 +9,7 @@ mod held;
 mod lanes;
 mod loss;
 mod matmul;
+mod memory;
 mod meter;
 mod norm;
 mod operands;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 pub use buffer::Aligned;
 pub use held::{CpuBuffer, CpuFrozen};
+pub use memory::StateMemory;
 pub use meter::{Spent, Work};
 pub use sums::CpuSums;
 #[doc(hidden)]
@@ -50,9 +52,17 @@ impl<F: Float> Cpu<F> {
     /// # Errors
     /// [`crate::ComputeError::Device`] when the system gives no threads.
     pub fn new(threads: usize) -> Result<Self> {
+        Self::with_memory(threads, None)
+    }
+
+    /// As [`Cpu::new`], with the memory that state ([`crate::Device::alloc_state`]) and its spares are to lie in.
+    ///
+    /// # Errors
+    /// As [`Cpu::new`].
+    pub fn with_memory(threads: usize, memory: Option<Arc<dyn StateMemory>>) -> Result<Self> {
         Ok(Self {
             pool: pool::Pool::new(threads)?,
-            spares: Arc::new(spares::Spares::default()),
+            spares: Arc::new(spares::Spares::new(memory)),
             scratch: attention::Scratch::default(),
             meter: meter::Meter::default(),
             element: PhantomData,

@@ -5,7 +5,8 @@ use std::ops::Range;
 use super::CpuSums;
 use super::adamw::Operand;
 use super::held::CpuBuffer;
-use crate::{AttentionShape, ComputeError, Float, Product, Result, View, ViewMut};
+use super::sums::TASK;
+use crate::{AdamPart, AttentionShape, ComputeError, Float, Hashing, Product, Result, View, ViewMut};
 
 fn inside(op: &'static str, range: &Range<usize>, len: usize) -> Result<()> {
     if range.start <= range.end && range.end <= len {
@@ -42,7 +43,27 @@ pub fn adam<'a, T: Float>(
     let source = source.map(|view| read("adamw", view)).transpose()?;
     expect_len("adamw", what, target.len(), len)?;
     expect_len("adamw", what, source.map_or(len, <[T]>::len), len)?;
-    Ok(Operand { source, target })
+    Ok(Operand::new(source, target))
+}
+
+/// Parts that don't cover `len` elements in order, and hashes that aren't one a block, are refused.
+pub fn adam_parts(parts: &[AdamPart], hashing: Option<&Hashing<'_>>, len: usize) -> Result<()> {
+    let ordered = parts.windows(2).all(|pair| pair[0].end <= pair[1].end);
+    let end = parts.last().map_or(0, |part| part.end);
+    expect_len("adamw", "parts", if ordered { end } else { 0 }, len)?;
+    let Some(Hashing { block, out, .. }) = hashing else {
+        return Ok(());
+    };
+    if *block == 0 || !TASK.is_multiple_of(*block) {
+        return Err(ComputeError::Shape {
+            op: "adamw",
+            what: "block",
+            have: *block,
+            want: TASK,
+        });
+    }
+    out.iter()
+        .try_for_each(|out| expect_len("adamw", "hashes", out.len(), len.div_ceil(*block)))
 }
 
 /// Refuses an operand of the wrong length.

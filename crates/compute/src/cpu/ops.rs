@@ -11,8 +11,8 @@ use super::operands::{self, expect_len, read, write};
 use super::sums::CpuSums;
 use super::{Cpu, adamw, attention, embed, loss, matmul, norm, rope, sums, swiglu};
 use crate::{
-    AdamSource, AdamStep, AdamTarget, AttentionShape, ComputeError, Device, Float, Product, Residual, Result,
-    SumKind, View, ViewMut, part,
+    AdamPart, AdamSource, AdamStep, AdamTarget, AttentionShape, ComputeError, Device, Float, Hashing,
+    Product, Residual, Result, SumKind, View, ViewMut, part,
 };
 
 type Buf<F> = CpuBuffer<F>;
@@ -39,6 +39,10 @@ impl<F: Float> Device for Cpu<F> {
 
     fn alloc(&self, len: usize) -> Result<Buf<F>> {
         Ok(CpuBuffer::new(Aligned::zeroed(len)?, &self.spares))
+    }
+
+    fn alloc_state(&self, len: usize) -> Result<Buf<F>> {
+        Ok(CpuBuffer::new(self.spares.state(len)?, &self.spares))
     }
 
     fn len(&self, buffer: &Buf<F>) -> usize {
@@ -457,17 +461,20 @@ impl<F: Float> Device for Cpu<F> {
         sums: &mut CpuSums<F>,
         at: Range<usize>,
         step: &AdamStep,
-    ) -> Result<()> {
+        parts: &[AdamPart],
+        hashing: Option<Hashing<'_>>,
+    ) -> Result<bool> {
         operands::sums("adamw", sums, &at)?;
+        operands::adam_parts(parts, hashing.as_ref(), at.len())?;
         let operands = [
             operands::adam("weights", target.weights, source.weights, at.len())?,
             operands::adam("exp_avg", target.exp_avg, source.exp_avg, at.len())?,
             operands::adam("exp_avg_sq", target.exp_avg_sq, source.exp_avg_sq, at.len())?,
         ];
-        let bytes = at.len() * (6 * F::BYTES + 2 * sums.width());
+        let (bytes, hashed) = (at.len() * (6 * F::BYTES + 2 * sums.width()), hashing.is_some());
         let _meter = self.meter.start(Work::Other, 0, bytes);
-        adamw::update(&self.pool, operands, sums, at.start, step);
-        Ok(())
+        adamw::Step::new(step, parts, sums).run(&self.pool, operands, sums, at.start, hashing);
+        Ok(hashed)
     }
 
     fn freeze(&self, buffer: &Buf<F>, range: Range<usize>) -> Result<CpuFrozen<F>> {

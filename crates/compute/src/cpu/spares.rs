@@ -5,18 +5,21 @@
 //! allocated after [`Spares::reserve`].
 
 use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::buffer::Aligned;
+use super::memory::StateMemory;
 use crate::{Float, Result};
 
 /// Bytes between two touches that reach every page.
 const PAGE: usize = 4096;
 
 /// The spares of a device.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Spares<T> {
+    /// Where they come from, where that isn't the system.
+    memory: Option<Arc<dyn StateMemory>>,
     shelf: Mutex<Shelf<T>>,
     /// Notified when memory comes back and when a handle is dropped.
     changed: Condvar,
@@ -30,17 +33,34 @@ struct Pile<T> {
 }
 
 /// What lies ready, by length.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shelf<T>(BTreeMap<usize, Pile<T>>);
 
 impl<T: Float> Spares<T> {
+    /// None yet; they are to come from `memory`.
+    pub fn new(memory: Option<Arc<dyn StateMemory>>) -> Self {
+        Self {
+            memory,
+            shelf: Mutex::new(Shelf(BTreeMap::new())),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Memory for state, zeroed.
+    ///
+    /// # Errors
+    /// [`crate::ComputeError::Device`] when there is none.
+    pub fn state(&self, len: usize) -> Result<Aligned<T>> {
+        Aligned::zeroed_in(self.memory.as_ref(), len)
+    }
+
     /// Adds one spare of each of these lengths, every page touched.
     ///
     /// # Errors
     /// [`crate::ComputeError::Device`] when the system gives no memory.
     pub fn reserve(&self, lens: &[usize]) -> Result<()> {
         for &len in lens.iter().filter(|len| **len > 0) {
-            let mut memory = Aligned::<T>::zeroed(len)?;
+            let mut memory = self.state(len)?;
             let step = (PAGE / size_of::<T>().max(1)).max(1);
             // Zeroes again: a write is what makes the system provide the page.
             (0..len)

@@ -2,7 +2,7 @@
 
 use rekindle_compute::conformance::Random;
 use rekindle_compute::cuda::kernels::MODULES;
-use rekindle_compute::{AdamSource, AdamStep, AdamTarget, CpuSums, Device, POISON, SumKind};
+use rekindle_compute::{AdamPart, AdamSource, AdamStep, AdamTarget, CpuSums, Device, POISON, SumKind};
 
 use crate::emulator::{Arg, Emulator, Launch, Session};
 use crate::values::{
@@ -10,6 +10,8 @@ use crate::values::{
 };
 
 const SHIFT: u32 = 38;
+/// Weight decay of the one part of an update that a launch is for.
+const DECAY: f64 = 0.1;
 const SPECIAL: [f32; 10] = [
     f32::NAN,
     f32::INFINITY,
@@ -220,7 +222,7 @@ fn factors(step: &AdamStep) -> [f32; 10] {
     let [b1, b2] = step.betas;
     let power = |base: f64| (0..step.step).fold(1.0, |p, _| p * base);
     [
-        1.0 - step.lr * step.weight_decay,
+        1.0 - step.lr * DECAY,
         step.lr,
         b1,
         1.0 - b1,
@@ -243,7 +245,6 @@ fn adamw_is_the_cpus_to_the_bit_in_place_and_out_of_place() {
         lr: 0.01,
         betas: [0.9, 0.95],
         eps: 1e-8,
-        weight_decay: 0.1,
         step: 3,
         tokens: 24,
         clip: 0.7,
@@ -259,8 +260,20 @@ fn adamw_is_the_cpus_to_the_bit_in_place_and_out_of_place() {
             exp_avg: all_mut(&mut bm),
             exp_avg_sq: all_mut(&mut bv),
         };
-        cpu.adamw(target, AdamSource::default(), &mut sums, 0..len, &step)
-            .unwrap();
+        let parts = [AdamPart {
+            end: len,
+            weight_decay: DECAY,
+        }];
+        cpu.adamw(
+            target,
+            AdamSource::default(),
+            &mut sums,
+            0..len,
+            &step,
+            &parts,
+            None,
+        )
+        .unwrap();
         for in_place in [true, false] {
             let mut args = vec![
                 Single::buffer(&w, skip),

@@ -6,6 +6,7 @@ use rekindle_coordinator_core::{
     Answer, CancelMode, Change, CloseReason, Commit, CommittedCheckpoint, Config, Coordinator, Effect, Event,
     JobView, NotFound, Record, Rejection, Seq, SessionId, Submission, Token,
 };
+use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
     CheckpointPart, Command, Epoch, Failure, FailureClass, JobFile, JobId, JobSpec, JobState, NumberedReport,
     RankId, Registration, Report, StartPoint, StateDigest, StepReport, TrainerPhase, TrainerStatus, WorkerId,
@@ -27,7 +28,16 @@ pub fn spec(stages: u32, steps: u64) -> JobSpec {
          [optimizer]\nlr=0.1\n[parallelism]\npipeline={stages}\n"
     );
     let file = JobFile::parse(&text).expect("a good file");
-    file.into_spec(None).expect("a good job")
+    let mut spec = file.into_spec(None).expect("a good job");
+    spec.recovery.sources = vec![RecoverySource::Checkpoint];
+    spec
+}
+
+/// A job of two stages whose state only its workers' memory has.
+pub fn memory_spec(steps: u64) -> JobSpec {
+    let mut spec = spec(2, steps);
+    spec.recovery.sources = vec![RecoverySource::Local];
+    spec
 }
 
 /// A job of two stages that saves its state every step.
@@ -79,6 +89,7 @@ pub fn failure(class: FailureClass) -> Failure {
 pub fn status(job: &JobId, epoch: u64, rank: u32, phase: TrainerPhase) -> TrainerStatus {
     let listens = phase >= TrainerPhase::Ready;
     TrainerStatus {
+        in_memory: Vec::new(),
         job: job.clone(),
         epoch: Epoch(epoch),
         rank: RankId(rank),
@@ -284,9 +295,26 @@ impl Desk {
         slots: u32,
         trainers: Vec<TrainerStatus>,
     ) -> SessionId {
+        self.register_kept(name, incarnation, slots, trainers, Vec::new())
+    }
+
+    /// A new worker of one slot that found these jobs' state in its machine's memory.
+    pub fn register_with(&mut self, name: &str, kept: Vec<JobId>) -> SessionId {
+        self.register_kept(name, 1, 1, Vec::new(), kept)
+    }
+
+    fn register_kept(
+        &mut self,
+        name: &str,
+        incarnation: u64,
+        slots: u32,
+        trainers: Vec<TrainerStatus>,
+        kept: Vec<JobId>,
+    ) -> SessionId {
         let session = SessionId(self.next_session);
         self.next_session += 1;
         let registration = Registration {
+            kept,
             worker: worker(name),
             incarnation,
             version: "1".to_owned(),
@@ -352,7 +380,15 @@ impl Desk {
 
     pub fn ready(&mut self, name: &str, job: &JobId, rank: u32) {
         let data_address = format!("h:{rank}");
-        self.report(name, job, rank, Report::Ready { data_address });
+        self.report(
+            name,
+            job,
+            rank,
+            Report::Ready {
+                data_address,
+                in_memory: Vec::new(),
+            },
+        );
     }
 
     /// Two workers a, b and a job of two stages that trains on them.
@@ -389,16 +425,16 @@ impl Desk {
             .collect()
     }
 
-    /// The same as words: `start a 0`, `connect a`, `stop a`.
+    /// The same as words, without what is told to all about ended jobs: `start a 0`, `connect a`, `stop a`.
     pub fn orders(&mut self) -> Vec<String> {
         let word = |(worker, command): (String, Command)| match command {
-            Command::Start(start) => format!("start {worker} {}", start.rank.0),
-            Command::Connect { .. } => format!("connect {worker}"),
-            Command::Stop { .. } => format!("stop {worker}"),
-            Command::Save { .. } => format!("save {worker}"),
-            Command::Acknowledge { .. } => String::new(),
+            Command::Start(start) => Some(format!("start {worker} {}", start.rank.0)),
+            Command::Connect { .. } => Some(format!("connect {worker}")),
+            Command::Stop { .. } => Some(format!("stop {worker}")),
+            Command::Save { .. } => Some(format!("save {worker}")),
+            Command::Forget { .. } | Command::Acknowledge { .. } => None,
         };
-        self.commands().into_iter().map(word).collect()
+        self.commands().into_iter().filter_map(word).collect()
     }
 
     pub fn view(&self, job: &JobId) -> JobView {

@@ -56,6 +56,7 @@ fn a_job_goes_all_the_way() {
         "plan.durable",
         "trainer.ready",
         "trainer.ready",
+        "plan.connected",
         "job.running",
         "trainer.finished",
         "trainer.finished",

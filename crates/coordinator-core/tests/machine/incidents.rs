@@ -49,7 +49,17 @@ fn closing_lines(desk: &Desk, job: &JobId) -> Vec<String> {
 fn rejoin(desk: &mut Desk, job: &JobId, epoch: u64, number: u64, first: u64) {
     for (rank, name) in [(0, "a"), (1, "b")] {
         let data_address = format!("h:{rank}");
-        desk.report_as(name, number, job, epoch, rank, Report::Ready { data_address });
+        desk.report_as(
+            name,
+            number,
+            job,
+            epoch,
+            rank,
+            Report::Ready {
+                data_address,
+                in_memory: Vec::new(),
+            },
+        );
         desk.now += 100;
     }
     desk.report_as("a", number + 1, job, epoch, 0, Report::Step(step(first)));

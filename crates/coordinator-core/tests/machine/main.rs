@@ -5,6 +5,7 @@ mod desk;
 mod failures;
 mod gang;
 mod incidents;
+mod memory;
 mod properties;
 mod requests;
 mod restart;

@@ -134,8 +134,8 @@ fn events_are_bounded_and_keep_their_numbers() {
         .iter()
         .map(|event| event.seq)
         .collect();
-    assert_eq!(numbers, [3, 4, 5]);
-    assert_eq!(desk.machine.events(&job, 5).unwrap().len(), 1);
+    assert_eq!(numbers, [4, 5, 6]);
+    assert_eq!(desk.machine.events(&job, 6).unwrap().len(), 1);
     assert_eq!(desk.machine.events(&id("nobody"), 0), None);
 }
 

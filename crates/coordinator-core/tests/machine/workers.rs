@@ -146,7 +146,10 @@ fn a_stray_trainer_that_speaks_is_stopped_once_and_nothing_else_with_it() {
     let mut desk = Desk::new();
     let job = desk.training(9);
     let data_address = "h:9".to_owned();
-    let ready = Report::Ready { data_address };
+    let ready = Report::Ready {
+        data_address,
+        in_memory: Vec::new(),
+    };
     desk.report_as("a", 20, &job, 0, 1, ready.clone());
     let commands = desk.commands();
     let [(worker, Command::Stop { epoch, .. })] = &commands[..] else {

@@ -166,6 +166,7 @@ impl FakeWorker {
             threads: 1,
             slots,
             memory_bytes: 0,
+            kept: Vec::new(),
             trainers: Vec::new(),
         };
         Self::register(address, registration, 0).await
@@ -290,8 +291,16 @@ impl FakeWorker {
         let mut rank = first.rank.0;
         for started in 1..=ranks {
             let data_address = format!("127.0.0.1:{}", 5000 + rank);
-            self.report(&job, epoch, rank, Report::Ready { data_address })
-                .await;
+            self.report(
+                &job,
+                epoch,
+                rank,
+                Report::Ready {
+                    data_address,
+                    in_memory: Vec::new(),
+                },
+            )
+            .await;
             if started == ranks {
                 break;
             }
@@ -310,6 +319,7 @@ impl FakeWorker {
 
 pub fn trainer(job: &JobId, epoch: Epoch, rank: u32, step: u64) -> TrainerStatus {
     TrainerStatus {
+        in_memory: Vec::new(),
         job: job.clone(),
         epoch,
         rank: RankId(rank),

@@ -170,7 +170,6 @@ impl<D: Device> Stage<D> {
             lr,
             betas: optimizer.betas,
             eps: optimizer.eps,
-            weight_decay: 0.0,
             step,
             tokens: self.spec.tokens_per_step,
             clip,
@@ -182,7 +181,8 @@ impl<D: Device> Stage<D> {
         let began = Instant::now();
         let before = state.thaw(&*self.device, self.patience);
         self.update_wait += began.elapsed();
-        state.update(&*self.device, &before?, &mut self.gradients, &optimizer, &numbers)?;
+        let (gradients, hash) = (&mut self.gradients, self.hashing);
+        state.update(&*self.device, &before?, gradients, &optimizer, &numbers, hash)?;
         self.gradients.clear_rest(layer)?;
         if layer == LayerId::Head && self.mirror {
             self.gradients.clear_rest(LayerId::Embed)?;

@@ -13,13 +13,14 @@
 //! ([`super::EngineError::Incomplete`]). A mirror and a layer of which this rank owns nothing are never frozen, so they never change places.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rekindle_compute::Device;
 use rekindle_types::LayerId;
 
 use super::{Result, Stage};
-use crate::StateKind;
+use crate::{StateDigest, StateKind};
 
 /// How long an update waits for its layer's handles unless told otherwise: longer than a checkpoint's writer tries.
 pub(super) const PATIENCE: Duration = Duration::from_secs(900);
@@ -34,6 +35,8 @@ pub struct FrozenPart<D: Device> {
     pub range: Range<usize>,
     /// Their bytes. Dropping it lets the next update run in place.
     pub frozen: D::Frozen,
+    /// The digest of each chunk of them (see [`rekindle_types::Section`]), if the last update made them ([`Stage::set_hashing`]).
+    pub digests: Option<Arc<[StateDigest]>>,
 }
 
 impl<D: Device> Stage<D> {
@@ -47,17 +50,59 @@ impl<D: Device> Stage<D> {
         for &layer in &self.ids {
             let state = self.state(layer)?;
             state.complete()?;
-            for kind in StateKind::ALL.into_iter().filter(|_| !state.owned.is_empty()) {
+            for (n, kind) in StateKind::ALL.into_iter().enumerate() {
+                if state.owned.is_empty() {
+                    continue;
+                }
                 let (buffer, place) = state.locate(kind, &state.owned)?;
                 parts.push(FrozenPart {
                     layer,
                     kind,
                     range: state.owned.clone(),
                     frozen: self.device.freeze(buffer, place)?,
+                    digests: state.digests.as_ref().map(|kinds| Arc::clone(&kinds[n])),
                 });
             }
         }
         Ok(parts)
+    }
+
+    /// Takes hold of everything this rank holds of layers that it owns a part of, the other lanes' weights included; a mirror is left out.
+    /// Otherwise as [`Stage::freeze_state`].
+    ///
+    /// # Errors
+    /// As [`Stage::freeze_state`].
+    pub fn freeze_whole(&self) -> Result<Vec<FrozenPart<D>>> {
+        let mut parts = Vec::with_capacity(StateKind::ALL.len() * self.ids.len());
+        for &layer in &self.ids {
+            let state = self.state(layer)?;
+            state.complete()?;
+            for kind in StateKind::ALL.into_iter().filter(|_| !state.owned.is_empty()) {
+                let range = state.held(kind);
+                let (buffer, place) = state.locate(kind, &range)?;
+                let frozen = self.device.freeze(buffer, place)?;
+                parts.push(FrozenPart {
+                    layer,
+                    kind,
+                    range,
+                    frozen,
+                    digests: None,
+                });
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Reserves one spare for every buffer that updates replace, so that the state before an update can be held through it.
+    ///
+    /// # Errors
+    /// When the device has no such memory.
+    pub fn reserve_whole(&mut self) -> Result<()> {
+        let mut lens = Vec::new();
+        for &layer in &self.ids {
+            lens.extend(self.state(layer)?.spare_lens().into_iter().filter(|len| *len > 0));
+        }
+        Ok(self.device.reserve_spares(&lens)?)
     }
 
     /// Reserves spare buffers of at most `pool_bytes` for updates of frozen layers; nothing is allocated for that later. Returns the bytes reserved.
@@ -79,6 +124,12 @@ impl<D: Device> Stage<D> {
         let lens = spares(&layers, pool_bytes / element);
         self.device.reserve_spares(&lens)?;
         Ok(lens.iter().map(|len| *len as u64 * element).sum())
+    }
+
+    /// Whether the updates from now on make digests of what they leave, for [`Stage::freeze_state`]: state is hashed while it is in the cache,
+    /// by all threads, which costs a fraction of what it costs a checkpoint's writer later. Switch it on for the update of a step that is saved.
+    pub fn set_hashing(&mut self, on: bool) {
+        self.hashing = on;
     }
 
     /// How long updates have waited for frozen layers since the last call.

@@ -14,6 +14,7 @@
 
 mod api;
 mod block;
+mod blocks;
 mod error;
 mod evaluate;
 mod freeze;
@@ -64,6 +65,8 @@ pub struct Stage<D: Device> {
     /// How long an update waits for a frozen layer, and how long updates have waited.
     patience: Duration,
     update_wait: Duration,
+    /// Whether updates make digests for the next capture.
+    hashing: bool,
 }
 
 impl<D: Device> Stage<D> {
@@ -112,6 +115,7 @@ impl<D: Device> Stage<D> {
             rope,
             patience: freeze::PATIENCE,
             update_wait: Duration::ZERO,
+            hashing: false,
         })
     }
 

@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use rekindle_compute::{AdamSource, AdamStep, AdamTarget, Device, part, part_mut};
+use rekindle_compute::{AdamPart, AdamSource, AdamStep, AdamTarget, Device, part, part_mut, whole};
 use rekindle_types::{BLOCK, LayerLayout, ModelConfig, shard_range};
 
+use super::blocks::{Blocks, ChunkDigests};
 use super::gaps::Gaps;
 use super::gradients::{GradientSums, check};
 use super::{AdamW, EngineError, Result};
@@ -21,6 +22,8 @@ pub(super) struct LayerState<D: Device> {
     pub owned: Range<usize>,
     /// Weights that an update out of place left undefined.
     gaps: Gaps,
+    /// Of the owned elements as the last update left them, if it was told to make them and nothing was written since.
+    pub digests: Option<ChunkDigests>,
 }
 
 impl<D: Device> LayerState<D> {
@@ -28,12 +31,13 @@ impl<D: Device> LayerState<D> {
     pub fn new(device: &D, layout: LayerLayout, shard: Option<(u32, u32)>) -> Result<Self> {
         let owned = shard.map_or(0..0, |(lanes, lane)| shard_range(layout.numel(), lanes, lane));
         Ok(Self {
-            weights: device.alloc(layout.numel())?,
-            exp_avg: device.alloc(owned.len())?,
-            exp_avg_sq: device.alloc(owned.len())?,
+            weights: device.alloc_state(layout.numel())?,
+            exp_avg: device.alloc_state(owned.len())?,
+            exp_avg_sq: device.alloc_state(owned.len())?,
             layout,
             owned,
             gaps: Gaps::default(),
+            digests: None,
         })
     }
 
@@ -44,6 +48,7 @@ impl<D: Device> LayerState<D> {
     }
 
     pub fn init(&mut self, device: &D, seed: u64, config: &ModelConfig) -> Result<()> {
+        self.digests = None;
         for (index, spec) in self.layout.tensors.iter().enumerate() {
             let values = init::tensor(seed, self.layout.layer, index, spec, config.initializer_range);
             let values: Vec<D::Float> = values.into_iter().map(rekindle_compute::Float::of_f32).collect();
@@ -55,7 +60,8 @@ impl<D: Device> LayerState<D> {
         Ok(())
     }
 
-    fn held(&self, kind: StateKind) -> Range<usize> {
+    /// The elements of a kind that are here.
+    pub fn held(&self, kind: StateKind) -> Range<usize> {
         match kind {
             StateKind::Weights => 0..self.layout.numel(),
             StateKind::ExpAvg | StateKind::ExpAvgSq => self.owned.clone(),
@@ -107,7 +113,8 @@ impl<D: Device> LayerState<D> {
         }
     }
 
-    /// As [`LayerState::locate`], to be written; report the write with [`LayerState::written`].
+    /// As [`LayerState::locate`], to be written; report the write with [`LayerState::written`]. Digests of what may change are forgotten here,
+    /// so that a write that fails half-way leaves none behind.
     pub fn locate_mut(
         &mut self,
         kind: StateKind,
@@ -115,6 +122,9 @@ impl<D: Device> LayerState<D> {
     ) -> Result<(&mut D::Buffer, Range<usize>)> {
         let held = self.held(kind);
         check(self.layout.layer, range, &held)?;
+        if range.start < self.owned.end && range.end > self.owned.start {
+            self.digests = None;
+        }
         let buffer = match kind {
             StateKind::Weights => &mut self.weights,
             StateKind::ExpAvg => &mut self.exp_avg,
@@ -136,7 +146,25 @@ impl<D: Device> LayerState<D> {
         Ok(before)
     }
 
-    /// AdamW on the owned shard, tensor by tensor (weight decay is for matrices only).
+    /// The owned part of each tensor.
+    fn parts(&self, optimizer: &AdamW) -> Vec<AdamPart> {
+        let Range { start, end } = self.owned;
+        let tensors = self.layout.tensors.iter();
+        tensors
+            .filter(|spec| spec.range().end > start && spec.range().start < end)
+            .map(|spec| AdamPart {
+                end: spec.range().end.min(end) - start,
+                weight_decay: if spec.is_matrix() {
+                    optimizer.weight_decay
+                } else {
+                    0.0
+                },
+            })
+            .collect()
+    }
+
+    /// AdamW on the owned shard (weight decay is for matrices only). With `hash`, the digests of what it leaves are kept, if the device
+    /// makes hashes.
     pub fn update(
         &mut self,
         device: &D,
@@ -144,31 +172,28 @@ impl<D: Device> LayerState<D> {
         gradients: &mut GradientSums<D>,
         optimizer: &AdamW,
         step: &AdamStep,
+        hash: bool,
     ) -> Result<()> {
-        for spec in &self.layout.tensors {
-            let range = spec.range();
-            let range = range.start.max(self.owned.start)..range.end.min(self.owned.end);
-            if range.is_empty() {
-                continue;
-            }
-            let weight_decay = if spec.is_matrix() {
-                optimizer.weight_decay
-            } else {
-                0.0
-            };
-            let step = AdamStep {
-                weight_decay,
-                ..*step
-            };
-            let local = range.start - self.owned.start..range.end - self.owned.start;
-            let source = before.source(&range, &local);
-            let target = AdamTarget {
-                weights: part_mut(&mut self.weights, range.clone()),
-                exp_avg: part_mut(&mut self.exp_avg, local.clone()),
-                exp_avg_sq: part_mut(&mut self.exp_avg_sq, local),
-            };
-            let (_, sums) = gradients.sums(self.layout.layer)?;
-            device.adamw(target, source, sums, range, &step)?;
+        let Range { start, end } = self.owned;
+        let parts = self.parts(optimizer);
+        let source = before.source(&self.owned);
+        let target = AdamTarget {
+            weights: part_mut(&mut self.weights, self.owned.clone()),
+            exp_avg: part_mut(&mut self.exp_avg, 0..end - start),
+            exp_avg_sq: part_mut(&mut self.exp_avg_sq, 0..end - start),
+        };
+        let layer = self.layout.layer;
+        let (_, sums) = gradients.sums(layer)?;
+        // Shards begin at a block, so blocks counted from the shard's start are the layer's.
+        let mut blocks = Blocks::new(if hash { end - start } else { 0 });
+        let digest = |kind: usize, block: usize, bytes: &[u8]| {
+            let (kind, element) = (StateKind::ALL[kind], size_of::<D::Float>());
+            StateDigest::of_blocks(layer, kind, start / BLOCK + block, bytes, element).0
+        };
+        let hashing = hash.then(|| blocks.hashing(&digest));
+        self.digests = None;
+        if device.adamw(target, source, sums, start..end, step, &parts, hashing)? {
+            self.digests = Some(blocks.by_chunk(end - start));
         }
         Ok(())
     }
@@ -205,13 +230,12 @@ impl<D: Device> LayerState<D> {
 pub(super) struct Before<D: Device>([Option<D::Buffer>; 3]);
 
 impl<D: Device> Before<D> {
-    /// `range` of the weights, `local` of the moments.
-    fn source(&self, range: &Range<usize>, local: &Range<usize>) -> AdamSource<'_, D::Buffer> {
+    fn source(&self, owned: &Range<usize>) -> AdamSource<'_, D::Buffer> {
         let [weights, exp_avg, exp_avg_sq] = self.0.each_ref();
         AdamSource {
-            weights: weights.as_ref().map(|buffer| part(buffer, range.clone())),
-            exp_avg: exp_avg.as_ref().map(|buffer| part(buffer, local.clone())),
-            exp_avg_sq: exp_avg_sq.as_ref().map(|buffer| part(buffer, local.clone())),
+            weights: weights.as_ref().map(|buffer| part(buffer, owned.clone())),
+            exp_avg: exp_avg.as_ref().map(|buffer| whole(buffer, owned.len())),
+            exp_avg_sq: exp_avg_sq.as_ref().map(|buffer| whole(buffer, owned.len())),
         }
     }
 }

@@ -240,6 +240,10 @@ impl<F: Float> Cluster<F> {
                     .unwrap();
                 let bytes = home.weight_bytes(layer, range.clone()).unwrap().into_owned();
                 for stage in self.holders(layer) {
+                    // The owner has them.
+                    if stage.owned(layer).unwrap() == range {
+                        continue;
+                    }
                     stage.set_weight_bytes(layer, range.clone(), &bytes).unwrap();
                 }
             }

@@ -14,7 +14,7 @@ same_values!(
     "state",
     [Tracing, Recovering, Recovered, Overtaken, Failed, Cancelled]
 );
-same_values!(StateSource, StateSource, "source", [Checkpoint, Beginning]);
+same_values!(StateSource, StateSource, "source", [Local, Checkpoint, Beginning]);
 
 impl From<&NotedFailure> for pb::NotedFailure {
     fn from(noted: &NotedFailure) -> Self {

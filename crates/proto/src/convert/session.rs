@@ -22,6 +22,7 @@ impl From<&Registration> for pb::Registration {
             slots: r.slots,
             memory_bytes: r.memory_bytes,
             trainers: r.trainers.iter().map(Into::into).collect(),
+            kept_jobs: r.kept.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -47,6 +48,12 @@ impl TryFrom<pb::Registration> for Registration {
                 .map(TryInto::try_into)
                 .collect::<Result<_, ConvertError>>()
                 .map_err(|e| e.inside("trainers"))?,
+            kept: r
+                .kept_jobs
+                .iter()
+                .map(|id| job_id(id))
+                .collect::<Result<_, ConvertError>>()
+                .map_err(|e| e.inside("kept_jobs"))?,
         })
     }
 }
@@ -60,6 +67,7 @@ impl From<&TrainerStatus> for pb::TrainerStatus {
             phase: v1::TrainerPhase::from(t.phase).into(),
             data_address: t.data_address.clone().unwrap_or_default(),
             step: t.step,
+            steps_in_memory: t.in_memory.clone(),
         }
     }
 }
@@ -75,7 +83,19 @@ impl TryFrom<pb::TrainerStatus> for TrainerStatus {
             phase: enumeration::<v1::TrainerPhase, TrainerPhase>("phase", t.phase)?,
             data_address: optional(t.data_address),
             step: t.step,
+            in_memory: in_memory(t.steps_in_memory)?,
         })
+    }
+}
+
+/// Steps kept in memory by a trainer.
+fn in_memory(steps: Vec<u64>) -> Result<Vec<u64>, ConvertError> {
+    match steps.len() {
+        0..=2 => Ok(steps),
+        more => Err(ConvertError::new(
+            "steps_in_memory",
+            format!("has {more} entries, and a trainer keeps two steps at most"),
+        )),
     }
 }
 
@@ -88,8 +108,12 @@ impl From<&NumberedReport> for pb::NumberedReport {
             epoch: r.epoch.0,
             rank: r.rank.0,
             report: Some(match &r.report {
-                Report::Ready { data_address } => Wire::Ready(pb::TrainerReady {
+                Report::Ready {
+                    data_address,
+                    in_memory,
+                } => Wire::Ready(pb::TrainerReady {
                     data_address: data_address.clone(),
+                    steps_in_memory: in_memory.clone(),
                 }),
                 Report::Step(step) => Wire::Step(step.into()),
                 Report::Saved { part, interval } => Wire::Saved(pb::TrainerSaved {
@@ -122,6 +146,7 @@ impl TryFrom<pb::NumberedReport> for NumberedReport {
             }
             Wire::Ready(ready) => Report::Ready {
                 data_address: ready.data_address,
+                in_memory: in_memory(ready.steps_in_memory)?,
             },
             Wire::Step(step) => Report::Step(step.try_into().map_err(|e: ConvertError| e.inside("step"))?),
             Wire::Saved(saved) => Report::Saved {
@@ -176,7 +201,15 @@ pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
             start: start.start.as_ref().map(Into::into),
             mtbf_seconds: start.mtbf_seconds,
         }),
-        Command::Connect { job, epoch, peers } => Message::ConnectTrainers(pb::ConnectTrainers {
+        Command::Connect {
+            job,
+            epoch,
+            peers,
+            local,
+            save,
+        } => Message::ConnectTrainers(pb::ConnectTrainers {
+            local_step: *local,
+            save: *save,
             job_id: job.to_string(),
             epoch: epoch.0,
             peers: peers.iter().map(|(rank, at)| (rank.0, at.clone())).collect(),
@@ -190,6 +223,9 @@ pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
             job_id: job.to_string(),
             epoch: epoch.0,
             rank: rank.0,
+        }),
+        Command::Forget { job } => Message::ForgetJob(pb::ForgetJob {
+            job_id: job.to_string(),
         }),
         Command::Acknowledge { up_to } => Message::Acknowledge(pb::Acknowledge { up_to: *up_to }),
     };
@@ -212,6 +248,11 @@ impl TryFrom<pb::SessionResponse> for Command {
                 job: job_id(&c.job_id)?,
                 epoch: epoch(c.epoch),
                 peers: c.peers.into_iter().map(|(rank, at)| (RankId(rank), at)).collect(),
+                local: c.local_step,
+                save: c.save,
+            }),
+            Message::ForgetJob(f) => Ok(Self::Forget {
+                job: job_id(&f.job_id)?,
             }),
             Message::StopTrainers(s) => Ok(Self::Stop {
                 job: job_id(&s.job_id)?,

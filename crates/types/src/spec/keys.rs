@@ -159,12 +159,12 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     (
         "recovery",
         "sources",
-        "what lost state may come from (default [\"checkpoint\"])",
+        "what lost state may come from (default [\"local\", \"checkpoint\"])",
     ),
     (
         "recovery",
         "max_restarts",
-        "restarts without a checkpoint in between (default 8)",
+        "restarts without lasting progress in between (default 8)",
     ),
 ];
 

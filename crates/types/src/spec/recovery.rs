@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecoverySource {
+    /// A trainer that dies leaves its state in its worker's memory: all ranks go on from the last step that all of them have there, at
+    /// most the step in flight is run again. Exact. Costs as much memory again as weights and moments take.
+    Local,
     /// All ranks go back to the newest valid checkpoint (without one: to the beginning) and run the steps after it again. Exact.
     Checkpoint,
 }
@@ -14,10 +17,10 @@ pub enum RecoverySource {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecoverySpec {
-    /// What is allowed; empty: a loss fails the job. Without `[checkpoint]` there is nothing to go back to, and a loss fails the job.
+    /// What is allowed; empty: a loss fails the job. Without `[checkpoint]` a lost worker fails the job.
     #[serde(default = "defaults::sources")]
     pub sources: Vec<RecoverySource>,
-    /// Restarts without a checkpoint committed in between; one more loss fails the job.
+    /// Restarts without progress that lasts (a checkpoint, or a step committed from memory) in between; one more loss fails the job.
     #[serde(default = "defaults::max_restarts")]
     pub max_restarts: u32,
 }
@@ -35,7 +38,7 @@ mod defaults {
     use super::RecoverySource;
 
     pub(super) fn sources() -> Vec<RecoverySource> {
-        vec![RecoverySource::Checkpoint]
+        vec![RecoverySource::Local, RecoverySource::Checkpoint]
     }
     pub(super) fn max_restarts() -> u32 {
         8

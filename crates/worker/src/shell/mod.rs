@@ -13,6 +13,7 @@
 mod child;
 mod lines;
 mod session;
+mod vault;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use child::Child;
 use session::{Session, SessionOptions};
+use vault::VaultFolder;
 
 /// Events that wait for the machine.
 const QUEUE: usize = 1024;
@@ -50,6 +52,8 @@ pub struct WorkerOptions {
     pub tls_ca: Option<Vec<u8>>,
     /// How to start a trainer.
     pub trainer: TrainerProgram,
+    /// Folder on a memory file system, for the state of trainers; none: a trainer that dies loses its state.
+    pub shared_memory: Option<PathBuf>,
 }
 
 /// Why a worker ended other than by being asked to.
@@ -83,14 +87,21 @@ enum Incoming {
 pub async fn serve(options: WorkerOptions, shutdown: CancellationToken) -> Result<(), WorkerError> {
     let endpoint = session::endpoint(&options)?;
     let (sender, mut incoming) = mpsc::channel(QUEUE);
+    let vault = vault(&options);
+    let kept = vault.as_ref().map(VaultFolder::jobs).unwrap_or_default();
+    let config = WorkerConfig {
+        kept,
+        ..options.config.clone()
+    };
     let mut shell = Shell {
-        machine: Worker::new(options.config.clone()),
+        machine: Worker::new(config),
         worker: options.config.worker.to_string(),
         trainer: options.trainer,
         endpoint,
         session: None,
         generation: 0,
         children: BTreeMap::new(),
+        vault,
         sender,
         start: Instant::now(),
         left: None,
@@ -133,6 +144,12 @@ fn kill_self() {
     unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
 }
 
+fn vault(options: &WorkerOptions) -> Option<VaultFolder> {
+    let (name, incarnation) = (options.config.worker.as_str(), options.config.incarnation);
+    let parent = options.shared_memory.as_deref()?;
+    VaultFolder::make(parent, &options.coordinator, name, incarnation)
+}
+
 struct Shell {
     machine: Worker,
     worker: String,
@@ -141,6 +158,7 @@ struct Shell {
     session: Option<Session>,
     generation: u64,
     children: BTreeMap<TrainerKey, Child>,
+    vault: Option<VaultFolder>,
     sender: mpsc::Sender<Incoming>,
     start: Instant,
     left: Option<ExitReason>,
@@ -211,6 +229,11 @@ impl Shell {
                 return self.tell(|session| session.fault_answer(number, refusal));
             }
             Effect::KillSelf => kill_self(),
+            Effect::Forget { job } => {
+                if let Some(vault) = &self.vault {
+                    vault.forget(&job);
+                }
+            }
             Effect::Warn { message } => tracing::warn!("{message}"),
             Effect::Exit(reason) => self.left = Some(reason),
         }
@@ -245,6 +268,10 @@ impl Shell {
             start: Box::new(start),
             listen_host,
             threads,
+            vault: self
+                .vault
+                .as_ref()
+                .map(|vault| vault.path().display().to_string()),
         };
         match Child::spawn(&self.trainer, key.clone(), &log, self.sender.clone()) {
             Ok(child) => {

@@ -16,6 +16,8 @@ pub struct Context {
     pub rank: Rank,
     /// The state it starts from; none: the job's first weights.
     pub start: Option<StartPoint>,
+    /// The step whose state it took from the worker's memory instead.
+    pub memory_step: Option<u64>,
     /// Names this epoch's trainers in the keys of checkpoint files.
     pub writer: String,
     /// Mean time between failures as known at the start, seconds.
@@ -40,7 +42,8 @@ impl Context {
     /// The last step whose update is in the state it starts from.
     #[must_use]
     pub fn started_after(&self) -> u64 {
-        self.start.as_ref().map_or(0, |start| start.step)
+        let start = self.start.as_ref().map_or(0, |start| start.step);
+        self.memory_step.unwrap_or(start)
     }
 
     /// The moment a wait that begins now gives up.
@@ -59,6 +62,27 @@ impl Context {
     #[must_use]
     pub fn is_last_stage(&self) -> bool {
         self.rank.stage + 1 == self.plan.stage_count()
+    }
+
+    /// The layers of this stage, in pipeline order.
+    pub fn layers(&self) -> impl Iterator<Item = LayerId> + use<> {
+        let range = self
+            .plan
+            .stages
+            .get(self.rank.stage as usize)
+            .cloned()
+            .unwrap_or(0..0);
+        self.spec
+            .model
+            .layers()
+            .skip(range.start as usize)
+            .take(range.len())
+    }
+
+    /// Whether this stage computes with a copy of a tied embedding that the first stage owns.
+    #[must_use]
+    pub fn holds_mirror(&self) -> bool {
+        self.tied_peer().is_some() && self.is_last_stage()
     }
 
     /// The same lane's stage before this one.
@@ -193,6 +217,7 @@ mod tests {
             plan,
             rank,
             start: None,
+            memory_step: None,
             writer: "t".to_owned(),
             mtbf_seconds: 3600.0,
             patience: Duration::from_secs(1),

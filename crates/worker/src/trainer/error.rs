@@ -25,6 +25,14 @@ pub enum TrainerError {
     /// The checkpoint to start from can't be read, or isn't what was written.
     #[error(transparent)]
     Checkpoint(#[from] rekindle_checkpoint::StateError),
+    /// The state that was offered from the worker's memory can't be had.
+    #[error("the state of step {step} in the worker's memory can't be used: {why}")]
+    Lost {
+        /// The step.
+        step: u64,
+        /// What is wrong.
+        why: String,
+    },
     /// The place for checkpoints can't be used.
     #[error(transparent)]
     Store(#[from] rekindle_checkpoint::StoreError),
@@ -68,6 +76,7 @@ impl TrainerError {
             Self::HuggingFace(_) => FailureClass::OutputError,
             Self::Checkpoint(error) if is_damaged(error) => FailureClass::CheckpointCorrupt,
             Self::Checkpoint(_) => FailureClass::Network,
+            Self::Lost { .. } => FailureClass::WorkerLost,
             Self::Store(_) | Self::NotSaved { .. } => FailureClass::CheckpointIo,
             Self::NonFinite { .. } => FailureClass::NumericNan,
             Self::Protocol { .. } | Self::Pipe(_) => FailureClass::Internal,

@@ -1,8 +1,8 @@
 //! The trainer: the process that computes one rank of one epoch of a job.
 //!
 //! ```text
-//!   worker --Begin--> load layers and text, listen --Ready--> worker
-//!   worker --Connect--> meet the peers, then steps s+1..n --Step, Progress, Saved--> worker
+//!   worker --Begin--> read the text, see what state is in memory, listen --Ready--> worker
+//!   worker --Connect--> load the state, meet the peers, then steps s+1..n --Step, Progress, Saved--> worker
 //!   after the last step: export, Finished. At any error: Failed.
 //! ```
 //!
@@ -20,6 +20,7 @@ mod evaluate;
 mod export;
 mod lanes;
 mod load;
+pub(crate) mod local;
 mod pipe;
 mod pipeline;
 mod report;
@@ -29,6 +30,7 @@ mod step;
 mod storage;
 mod tied;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -41,6 +43,7 @@ use rekindle_worker_core::trainer_messages::{FromTrainer, ToTrainer};
 
 use context::{Context, SharedTransport};
 pub use error::TrainerError;
+use local::{Left, Local};
 use pipe::Pipe;
 use saver::Saver;
 use step::Trainer;
@@ -79,19 +82,29 @@ pub fn trainer_main() -> ExitCode {
 }
 
 fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
-    let (context, listen_host, threads) = begin(pipe)?;
+    let (context, listen_host, threads, vault) = begin(pipe)?;
     *rank = Some(context.id());
-    let mut engine = setup::engine(&context, threads)?;
-    let saver = Saver::new(&context, &mut engine)?;
+    let left = vault.as_deref().and_then(|folder| local::find(folder, &context));
+    let local = Local::new(vault.as_deref(), &context);
+    let mut engine = setup::engine(&context, threads, local.as_ref().map(Local::memory))?;
+    if local.is_some() {
+        engine.reserve_whole()?;
+    }
     let text = setup::text(&context)?;
     let endpoint = connect::listen(&listen_host)?;
     let data_address = connect::advertised(&endpoint, &listen_host);
     tracing::info!(rank = %context.rank, %data_address, threads, "ready");
-    pipe.tell(&FromTrainer::Ready { data_address })?;
-    let peers = match pipe.next(CONNECT_WAIT)? {
-        ToTrainer::Connect { peers } => peers,
+    let in_memory = left.as_ref().map(Left::steps).unwrap_or_default();
+    pipe.tell(&FromTrainer::Ready {
+        data_address,
+        in_memory,
+    })?;
+    let (peers, from, save) = match pipe.next(CONNECT_WAIT)? {
+        ToTrainer::Connect { peers, local, save } => (peers, local, save),
         other => return Err(unexpected("Connect", &other)),
     };
+    let context = load_state(context, &mut engine, left, from)?;
+    let saver = Saver::new(&context, &mut engine)?;
     let transport: SharedTransport = Arc::new(connect::meet(&endpoint, &context, &peers)?);
     tracing::info!(links = context.links().len(), "connected");
     let to_worker = Rc::clone(pipe);
@@ -102,8 +115,10 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
         text,
         saver,
         told: Box::new(move |message| to_worker.tell(message)),
+        local,
         last_commit: Instant::now(),
     };
+    trainer.begin(save)?;
     train(pipe, &mut trainer)?;
     export::export(&trainer)?;
     // Says goodbye to the peers, so that they don't take the end of this process for a loss.
@@ -111,13 +126,39 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     pipe.tell(&FromTrainer::Finished)
 }
 
-fn begin(pipe: &Pipe) -> Result<(Context, String, u32), TrainerError> {
+/// Fills the engine from the worker's memory, or with what the plan starts from. What was left there isn't needed after that.
+fn load_state(
+    mut context: Context,
+    engine: &mut Engine,
+    left: Option<Left>,
+    from: Option<u64>,
+) -> Result<Context, TrainerError> {
+    match (from, left) {
+        (None, _) => setup::fill(engine, &context)?,
+        (Some(step), Some(left)) => {
+            left.load(engine, step)?;
+            context.memory_step = Some(step);
+            tracing::info!(step, "goes on from the worker's memory");
+        }
+        (Some(step), None) => {
+            let why = "nothing was found".to_owned();
+            return Err(TrainerError::Lost { step, why });
+        }
+    }
+    Ok(context)
+}
+
+fn begin(pipe: &Pipe) -> Result<(Context, String, u32, Option<PathBuf>), TrainerError> {
     match pipe.next(BEGIN_WAIT)? {
         ToTrainer::Begin {
             start,
             listen_host,
             threads,
-        } => Ok((setup::context(*start, PATIENCE)?, listen_host, threads.max(1))),
+            vault,
+        } => {
+            let context = setup::context(*start, PATIENCE)?;
+            Ok((context, listen_host, threads.max(1), vault.map(PathBuf::from)))
+        }
         other => Err(unexpected("Begin", &other)),
     }
 }

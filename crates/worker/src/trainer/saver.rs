@@ -222,5 +222,6 @@ fn held(part: FrozenPart<Cpu<f32>>) -> HeldPart {
     HeldPart {
         span: Span::new(part.layer, part.kind, range),
         held: Arc::new(State(part.frozen)),
+        digests: part.digests,
     }
 }

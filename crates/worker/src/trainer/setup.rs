@@ -1,7 +1,9 @@
 //! From a plan to a trainer that is ready to meet its peers: layers with weights, text where the pipeline's ends need it.
 
+use std::sync::Arc;
+
 use rekindle_checkpoint::HfModel;
-use rekindle_compute::Cpu;
+use rekindle_compute::{Cpu, StateMemory};
 use rekindle_data::{Corpus, Sampler};
 use rekindle_model::{AdamW, Stage, StageSpec, StateKind};
 use rekindle_types::{LayerId, StartTrainer};
@@ -47,17 +49,22 @@ pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Con
         plan,
         rank,
         start,
+        memory_step: None,
         writer,
         mtbf_seconds,
         patience,
     })
 }
 
-/// The layers of this rank with the state they start from: a checkpoint's, seeded weights, or those of the folder the job starts from.
+/// The layers of this rank, without any state yet. Their state is to lie in `memory`, if there is one.
 ///
 /// # Errors
-/// [`TrainerError`] when the shape can't be built or the folder can't be read.
-pub fn engine(context: &Context, threads: u32) -> Result<Engine, TrainerError> {
+/// [`TrainerError`] when the shape can't be built.
+pub fn engine(
+    context: &Context,
+    threads: u32,
+    memory: Option<Arc<dyn StateMemory>>,
+) -> Result<Engine, TrainerError> {
     let spec = &context.spec;
     let stage = StageSpec {
         model: spec.model.clone(),
@@ -75,13 +82,22 @@ pub fn engine(context: &Context, threads: u32) -> Result<Engine, TrainerError> {
             weight_decay: spec.optimizer.weight_decay,
         },
     };
-    let mut engine = Stage::new(Cpu::new(threads as usize)?.into(), stage)?;
-    match (&context.start, &spec.init_from) {
-        (Some(start), _) => load(&mut engine, context, start)?,
-        (None, None) => engine.init_weights(spec.job.seed)?,
-        (None, Some(folder)) => import(&mut engine, folder)?,
+    Ok(Stage::new(
+        Cpu::with_memory(threads as usize, memory)?.into(),
+        stage,
+    )?)
+}
+
+/// The state that the plan starts from: a checkpoint's, seeded weights, or those of the folder the job starts from.
+///
+/// # Errors
+/// [`TrainerError`] when the checkpoint or folder can't be read.
+pub fn fill(engine: &mut Engine, context: &Context) -> Result<(), TrainerError> {
+    match (&context.start, &context.spec.init_from) {
+        (Some(start), _) => load(engine, context, start),
+        (None, None) => Ok(engine.init_weights(context.spec.job.seed)?),
+        (None, Some(folder)) => import(engine, folder),
     }
-    Ok(engine)
 }
 
 fn import(engine: &mut Engine, folder: &str) -> Result<(), TrainerError> {

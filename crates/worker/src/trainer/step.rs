@@ -14,6 +14,7 @@ use super::batch::Batch;
 use super::commit::{Sums, clip_factor};
 use super::context::{Context, SharedTransport};
 use super::lanes::Lanes;
+use super::local::Local;
 use super::pipeline::Pipeline;
 use super::report::{Measured, to_rank_0};
 use super::saver::Saver;
@@ -36,11 +37,36 @@ pub struct Trainer {
     pub saver: Option<Saver>,
     /// Tells the worker that this rank waits for storage.
     pub told: Told,
+    /// Keeps its state where a successor finds it, if the job wants that.
+    pub local: Option<Local>,
     /// When the step before was committed.
     pub last_commit: Instant,
 }
 
 impl Trainer {
+    /// Before the first step: the mirror of a tied matrix takes what isn't kept in memory, the state it starts from is kept, and saved where
+    /// a checkpoint of it is owed.
+    ///
+    /// # Errors
+    /// [`TrainerError`] when a peer is lost.
+    pub fn begin(&mut self, save: bool) -> Result<(), TrainerError> {
+        let step = self.context.started_after();
+        if self.context.memory_step.is_some() {
+            let (context, transport) = (&self.context, &self.transport);
+            let tied = Tied { context, transport };
+            tied.send_weights(&self.engine, step)?;
+            tied.take_weights(&mut self.engine, step)?;
+        }
+        if let Some(local) = &mut self.local {
+            local.keep(step, &self.engine)?;
+            local.forget_older(&self.context);
+        }
+        match &mut self.saver {
+            Some(saver) if save => saver.begin(step, &self.context, &self.engine, &self.told),
+            _ => Ok(()),
+        }
+    }
+
     /// Runs and commits step `step` (1-based). `save`: this rank wants the state after it to be saved. Rank 0 returns the step's report.
     ///
     /// # Errors
@@ -54,11 +80,19 @@ impl Trainer {
         let sums = self.commit(sums, step)?;
         let norm = sums.squares.norm();
         let lr = learning_rate(&self.context.spec, step);
+        if let Some(local) = &mut self.local {
+            local.make_room(step);
+        }
+        // State that will be saved is hashed by the update that leaves it, while it is in the cache.
+        self.engine.set_hashing(sums.save > 0 && self.saver.is_some());
         self.update(
             step,
             lr,
             clip_factor(norm, self.context.spec.training.max_grad_norm),
         )?;
+        if let Some(local) = &mut self.local {
+            local.keep(step, &self.engine)?;
+        }
         if sums.save > 0
             && let Some(saver) = &mut self.saver
         {

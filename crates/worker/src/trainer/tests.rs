@@ -108,7 +108,8 @@ fn one(
     threads: u32,
 ) -> Result<Vec<StepReport>, TrainerError> {
     let context = setup::context(start, Duration::from_secs(60))?;
-    let engine = setup::engine(&context, threads)?;
+    let mut engine = setup::engine(&context, threads, None)?;
+    setup::fill(&mut engine, &context)?;
     let text = setup::text(&context)?;
     let mut trainer = Trainer {
         context,
@@ -117,6 +118,7 @@ fn one(
         text,
         saver: None,
         told: Box::new(|_| Ok(())),
+        local: None,
         last_commit: Instant::now(),
     };
     let mut reports = Vec::new();

@@ -93,6 +93,7 @@ impl Bench {
             HeldPart {
                 span,
                 held: Arc::new(Counted { bytes, alive }),
+                digests: None,
             }
         });
         Capture {

@@ -39,6 +39,7 @@ fn one_part(
         parts: vec![HeldPart {
             span: Span::new(LayerId::Embed, StateKind::Weights, 0..numel),
             held,
+            digests: None,
         }],
     }
 }
@@ -62,6 +63,14 @@ fn bytes_that_cannot_be_had_fail_the_capture_without_trying_again() {
         .begin(one_part(&bench.state.config, || Ok(vec![0; 12])))
         .unwrap();
     assert!(failed(writer.wait(LONG)).0.contains("12 bytes"));
+    let mut capture = bench.capture(4);
+    capture.parts[1].digests = Some(vec![Default::default(); 5].into());
+    writer.begin(capture).unwrap();
+    let (error, _) = failed(writer.wait(LONG));
+    assert!(
+        error.contains("exp_avg of embed") && error.contains("5 digests"),
+        "{error}"
+    );
     let mut capture = bench.capture(4);
     capture.parts[2].span.start += 5;
     writer.begin(capture).unwrap();

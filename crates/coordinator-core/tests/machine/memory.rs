@@ -1,0 +1,219 @@
+//! Going on from what trainers left in their workers' memory.
+
+use rekindle_coordinator_core::Change;
+use rekindle_types::spec::{Cadence, RecoverySource};
+use rekindle_types::{
+    Command, Epoch, FailureClass, JobId, JobSpec, JobState, Report, StateSource, TrainerPhase,
+};
+
+use crate::desk::{Desk, failure, id, memory_spec, saving_spec, status, step};
+
+/// Rank 1 dies after `last` steps; the job waits for its trainers, then all that is left is stopped.
+fn crash(desk: &mut Desk, job: &JobId, epoch: u64, last: u64) {
+    for at in 2..=last {
+        desk.report_of("a", job, epoch, 0, Report::Step(step(at)));
+    }
+    let crashed = Report::Failed(failure(FailureClass::WorkerCrash));
+    desk.report_of("b", job, epoch, 1, crashed);
+    desk.report_of("a", job, epoch, 0, Report::Stopped);
+}
+
+fn ready(desk: &mut Desk, name: &str, job: &JobId, epoch: u64, rank: u32, in_memory: &[u64]) {
+    let report = Report::Ready {
+        data_address: format!("h:{rank}"),
+        in_memory: in_memory.to_vec(),
+    };
+    desk.report_of(name, job, epoch, rank, report);
+}
+
+/// What every rank was told to start from.
+fn connects(desk: &mut Desk) -> Vec<(String, Option<u64>, bool)> {
+    let told = |(worker, command)| match command {
+        Command::Connect { local, save, .. } => Some((worker, local, save)),
+        _ => None,
+    };
+    desk.commands().into_iter().filter_map(told).collect()
+}
+
+fn both(local: Option<u64>, save: bool) -> Vec<(String, Option<u64>, bool)> {
+    vec![("a".to_owned(), local, save), ("b".to_owned(), local, save)]
+}
+
+#[test]
+fn all_ranks_go_on_from_the_newest_step_that_all_have() {
+    let mut desk = Desk::new();
+    let job = desk.training_of(memory_spec(9));
+    crash(&mut desk, &job, 1, 5);
+    assert_eq!(
+        desk.orders(),
+        ["stop a", "start a 0", "start b 1"],
+        "at once, where they were"
+    );
+    ready(&mut desk, "a", &job, 2, 0, &[6, 5]);
+    ready(&mut desk, "b", &job, 2, 1, &[5, 4]);
+    assert_eq!(connects(&mut desk), both(Some(5), false));
+    desk.report_of("a", &job, 2, 0, Report::Step(step(6)));
+    let view = desk.view(&job);
+    assert_eq!((view.state, view.epoch), (JobState::Running, Epoch(2)));
+    let incident = desk
+        .machine
+        .incidents(&job)
+        .expect("it is known")
+        .pop()
+        .expect("there is one");
+    assert_eq!(incident.source, Some(StateSource::Local));
+    assert_eq!(
+        (incident.resumed_step, incident.steps_again()),
+        (Some(5), Some(0))
+    );
+    assert!(
+        incident.decision.contains("step 5 in memory"),
+        "{}",
+        incident.decision
+    );
+}
+
+#[test]
+fn a_step_that_was_never_reported_is_run_again_so_that_its_line_is_written() {
+    let mut desk = Desk::new();
+    let job = desk.training_of(memory_spec(9));
+    crash(&mut desk, &job, 1, 5);
+    desk.orders();
+    ready(&mut desk, "a", &job, 2, 0, &[6, 5]);
+    ready(&mut desk, "b", &job, 2, 1, &[6, 5]);
+    assert_eq!(connects(&mut desk), both(Some(5), false));
+}
+
+#[test]
+fn the_decision_survives_the_coordinator() {
+    let mut desk = Desk::new();
+    let job = desk.training_of(memory_spec(9));
+    crash(&mut desk, &job, 1, 5);
+    ready(&mut desk, "a", &job, 2, 0, &[5]);
+    ready(&mut desk, "b", &job, 2, 1, &[5]);
+    let mut desk = desk.restart();
+    // One has gone on already and keeps newer steps; the other never got the order.
+    desk.register("a", 1, 1, vec![status(&job, 2, 0, TrainerPhase::Training)]);
+    desk.register("b", 1, 1, vec![status(&job, 2, 1, TrainerPhase::Ready)]);
+    assert_eq!(connects(&mut desk), [("b".to_owned(), Some(5), false)]);
+}
+
+#[test]
+fn without_the_state_the_job_is_refused_and_never_begins_again() {
+    let mut desk = Desk::new();
+    let job = desk.training_of(memory_spec(9));
+    crash(&mut desk, &job, 1, 5);
+    ready(&mut desk, "a", &job, 2, 0, &[5]);
+    ready(&mut desk, "b", &job, 2, 1, &[]);
+    let verdict = desk.verdict(&job);
+    assert_eq!(verdict.class, FailureClass::WorkerLost);
+    assert_eq!(verdict.worker.expect("it is named").as_str(), "b");
+    assert!(verdict.message.contains("[checkpoint]"), "{}", verdict.message);
+    assert!(connects(&mut desk).is_empty());
+}
+
+#[test]
+fn a_killed_worker_has_a_while_to_come_back_with_its_memory() {
+    let mut desk = Desk::new();
+    let job = desk.training_of(memory_spec(9));
+    desk.report("a", &job, 0, Report::Step(step(2)));
+    desk.lose("b");
+    desk.register("b", 2, 1, Vec::new());
+    desk.report("a", &job, 0, Report::Stopped);
+    desk.orders();
+    ready(&mut desk, "a", &job, 2, 0, &[2, 1]);
+    ready(&mut desk, "b", &job, 2, 1, &[2, 1]);
+    assert_eq!(connects(&mut desk), both(Some(2), false));
+}
+
+#[test]
+fn a_worker_that_stays_away_fails_the_job_by_name() {
+    let mut desk = Desk::new();
+    let job = desk.training_of(memory_spec(9));
+    desk.lose("b");
+    desk.wait(11_000, &["a"]);
+    assert_eq!(desk.view(&job).state, JobState::Recovering, "it may come back");
+    desk.report("a", &job, 0, Report::Stopped);
+    // A spare worker has nothing to go on from.
+    desk.register("c", 1, 1, Vec::new());
+    assert_eq!(desk.view(&job).state, JobState::Recovering);
+    desk.wait(11_000, &["a", "c"]);
+    let verdict = desk.verdict(&job);
+    assert_eq!(verdict.worker.expect("it is named").as_str(), "b");
+}
+
+#[test]
+fn a_job_that_may_not_use_memory_goes_back() {
+    let mut spec = saving_spec(9);
+    spec.recovery.sources = vec![RecoverySource::Checkpoint];
+    let mut desk = Desk::new();
+    let job = desk.training_of(spec);
+    crash(&mut desk, &job, 1, 5);
+    ready(&mut desk, "a", &job, 2, 0, &[5]);
+    ready(&mut desk, "b", &job, 2, 1, &[5]);
+    assert_eq!(connects(&mut desk), both(None, false));
+}
+
+/// A job that saves every three steps and goes on from memory at step `at`.
+fn saved_again(at: u64, steps: u64) -> bool {
+    let mut spec: JobSpec = saving_spec(steps);
+    spec.checkpoint.every = Cadence::Steps(3);
+    spec.recovery.sources = vec![RecoverySource::Local, RecoverySource::Checkpoint];
+    let mut desk = Desk::new();
+    let job = desk.training_of(spec);
+    crash(&mut desk, &job, 1, at);
+    ready(&mut desk, "a", &job, 2, 0, &[at]);
+    ready(&mut desk, "b", &job, 2, 1, &[at]);
+    let told = connects(&mut desk);
+    assert_eq!(told, both(Some(at), told[0].2));
+    told[0].2
+}
+
+#[test]
+fn a_checkpoint_that_was_lost_on_its_way_is_made_up_for() {
+    assert!(!saved_again(2, 9), "none was due");
+    assert!(saved_again(3, 9), "that of step 3");
+    assert!(saved_again(5, 9), "that of step 3, by one of step 5");
+    assert!(saved_again(8, 8), "the last");
+}
+
+#[test]
+fn progress_from_memory_counts_as_progress() {
+    let mut spec = memory_spec(100);
+    spec.recovery.max_restarts = 2;
+    let mut desk = Desk::new();
+    let job = desk.training_of(spec);
+    for epoch in 1..6 {
+        crash(&mut desk, &job, epoch, epoch + 1);
+        for (name, rank) in [("a", 0), ("b", 1)] {
+            ready(&mut desk, name, &job, epoch + 1, rank, &[epoch + 1]);
+        }
+        desk.report_of("a", &job, epoch + 1, 0, Report::Step(step(epoch + 2)));
+        assert_eq!(desk.view(&job).state, JobState::Running, "after loss {epoch}");
+    }
+    for epoch in 6..8 {
+        crash(&mut desk, &job, epoch, 0);
+    }
+    crash(&mut desk, &job, 8, 0);
+    assert!(desk.verdict(&job).message.contains("max_restarts"));
+}
+
+#[test]
+fn workers_let_go_of_what_ended_jobs_left() {
+    let mut desk = Desk::new();
+    let job = desk.training_of(memory_spec(9));
+    let told = |desk: &mut Desk| -> Vec<(String, JobId)> {
+        let forget = |(worker, command)| match command {
+            Command::Forget { job } => Some((worker, job)),
+            _ => None,
+        };
+        desk.commands().into_iter().filter_map(forget).collect()
+    };
+    desk.commands();
+    desk.report("b", &job, 1, Report::Failed(failure(FailureClass::NumericNan)));
+    let name = |name: &str| (name.to_owned(), job.clone());
+    assert_eq!(told(&mut desk), [name("a"), name("b")]);
+    desk.register_with("c", vec![job.clone(), id("unknown-1")]);
+    assert_eq!(told(&mut desk), [name("c"), ("c".to_owned(), id("unknown-1"))]);
+    assert_eq!(desk.changes(|change| matches!(change, Change::Ended { .. })), 1);
+}
