@@ -14,7 +14,7 @@ use rekindle_checkpoint::{
 };
 use rekindle_compute::{ComputeError, Cpu, Frozen};
 use rekindle_model::{AdamW, EngineError, Stage, StageInput, StageSpec, StateDigest};
-use rekindle_types::{ModelConfig, Numerics, RankId};
+use rekindle_types::{ModelConfig, Numerics, RankId, Recompute};
 
 const LONG: Duration = Duration::from_secs(120);
 const STEPS: u64 = 5;
@@ -52,6 +52,7 @@ fn stage(pool: u64) -> Stage<Cpu<f32>> {
         micro_batch: 2,
         seq_len: 12,
         numerics: Numerics::Exact,
+        recompute: Recompute::None,
         tokens_per_step: 24,
         lane: 0,
         lanes: 1,

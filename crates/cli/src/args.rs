@@ -103,6 +103,8 @@ pub enum Command {
     /// Measure what recovery methods cost
     #[command(subcommand)]
     Experiment(commands::experiment::ExperimentCommand),
+    /// Show what this machine has to train on: CPU, GPUs, CUDA's libraries, and what is missing
+    Doctor(commands::doctor::DoctorArgs),
     /// Print versions
     Version(commands::version::VersionArgs),
     /// Print a completion script

@@ -34,6 +34,7 @@ const COMMANDS: &[&str] = &[
     "sim run",
     "experiment",
     "experiment recovery",
+    "doctor",
     "version",
     "completion",
 ];

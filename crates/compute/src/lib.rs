@@ -17,6 +17,7 @@
 mod adam;
 pub mod conformance;
 mod cpu;
+pub mod cuda;
 mod device;
 mod error;
 mod float;

@@ -7,7 +7,7 @@ use rekindle_compute::Cpu;
 use rekindle_experiment::average::{BoostRule, visiting_order};
 use rekindle_experiment::{ExperimentError, MicroBatch, Pipeline, Place};
 use rekindle_model::{AdamW, Stage, StageInput, StageOutput, StageSpec, StateKind};
-use rekindle_types::{LayerId, Numerics};
+use rekindle_types::{LayerId, Numerics, Recompute};
 use support::{STAGES, config, text};
 
 const SEED: u64 = 1;
@@ -21,6 +21,7 @@ fn whole(order: &[usize]) -> Stage<Cpu<f32>> {
         micro_batch: shape.micro_batch,
         seq_len: shape.seq_len,
         numerics: Numerics::Exact,
+        recompute: Recompute::None,
         tokens_per_step: shape.tokens(),
         lane: 0,
         lanes: 1,

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use rekindle_compute::{Cpu, Spent, Work};
 use rekindle_model::{AdamW, ExactSum, Philox, Stage, StageInput, StageOutput, StageSpec};
-use rekindle_types::{ModelConfig, Numerics};
+use rekindle_types::{ModelConfig, Numerics, Recompute};
 use serde_json::{Value, json};
 
 type Error = Box<dyn std::error::Error>;
@@ -139,6 +139,7 @@ fn once(options: &Options) -> Result<Value, Error> {
         micro_batch: options.get("micro-batch"),
         seq_len: options.get("seq"),
         numerics,
+        recompute: Recompute::None,
         tokens_per_step: options.tokens(),
         lane: 0,
         lanes: 1,

@@ -10,6 +10,7 @@
 //! - MO-3 The loss that is differentiated is the sum over tokens; the division by the step's planned tokens happens once, at the end.
 //! - MO-4 An update gives the same bits in place and out of place. What it leaves undefined of a layer (the other lanes' weights) can't be
 //!   read before it is set.
+//! - MO-5 What a pass computes anew (`Recompute::Block`) has the bits that it would have kept.
 //!
 //! Deliberately absent: communication, schedules, files, data.
 //!

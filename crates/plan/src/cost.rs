@@ -2,7 +2,7 @@
 //!
 //! Operations count a multiply and an add as two, matrix products and attention scores only; the rest is memory-bound and small.
 
-use rekindle_types::{LayerId, ModelConfig};
+use rekindle_types::{LayerId, ModelConfig, Recompute};
 
 /// Bytes of a float on the wire and in memory.
 pub const FLOAT_BYTES: u64 = 4;
@@ -36,7 +36,29 @@ pub fn parameters(model: &ModelConfig, layer: LayerId) -> u64 {
     model.layout(layer).numel() as u64
 }
 
-/// Bytes that one token's activations of `layer` take between its forward and its backward.
+/// As [`step_flops`], with what `recompute` makes a block run again: all of its forward pass but the last product.
+#[must_use]
+pub fn work_flops(model: &ModelConfig, layer: LayerId, seq_len: u32, recompute: Recompute) -> u64 {
+    let step = step_flops(model, layer, seq_len);
+    match (layer, recompute) {
+        (LayerId::Block(_), Recompute::Block) => {
+            let down = 2 * u64::from(model.hidden_size) * u64::from(model.intermediate_size);
+            step + forward_flops(model, layer, seq_len) - down
+        }
+        _ => step,
+    }
+}
+
+/// Bytes that one token keeps of `layer` between its forward and its backward.
+#[must_use]
+pub fn kept_bytes(model: &ModelConfig, layer: LayerId, recompute: Recompute) -> u64 {
+    match (layer, recompute) {
+        (LayerId::Block(_), Recompute::Block) => FLOAT_BYTES * u64::from(model.hidden_size),
+        _ => activation_bytes(model, layer),
+    }
+}
+
+/// Bytes that one token's activations of `layer` take between its forward and its backward, when nothing is recomputed.
 ///
 /// Block: input, query, key, value, attention output, log-sum-exp per head, second residual, gate and up. Head: its input
 /// and the gradient of it. Embedding: the token id.

@@ -3,7 +3,7 @@
 use rekindle_types::spec::Auto;
 use rekindle_types::{Epoch, JobId, JobSpec, Plan, WorkerId};
 
-use crate::cost::step_flops;
+use crate::cost::work_flops;
 use crate::cut::minimax;
 
 /// Room for one trainer.
@@ -79,7 +79,10 @@ fn layer_costs(spec: &JobSpec) -> Vec<u64> {
     let model = &spec.model;
     model
         .layers()
-        .map(|layer| step_flops(model, layer, spec.data.seq_len) + u64::from(model.hidden_size))
+        .map(|layer| {
+            work_flops(model, layer, spec.data.seq_len, spec.training.recompute)
+                + u64::from(model.hidden_size)
+        })
         .collect()
 }
 

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::ops::Range;
 
-use rekindle_types::{JobSpec, LayerId, Numerics, Plan};
+use rekindle_types::{JobSpec, LayerId, Numerics, Plan, Recompute};
 use serde::Serialize;
 
-use crate::cost::{FLOAT_BYTES, activation_bytes, parameters, step_flops};
+use crate::cost::{FLOAT_BYTES, activation_bytes, kept_bytes, parameters, step_flops, work_flops};
 use crate::dispatch::micro_batches_of;
 use crate::schedule::bubble_share;
 
@@ -19,7 +19,7 @@ pub struct PlanReport {
     pub parameters: u64,
     /// Tokens a step.
     pub tokens_per_step: u64,
-    /// Operations a step, all ranks together.
+    /// Operations a step, all ranks together; those of `recompute` aren't counted.
     pub flops_per_step: u64,
     /// Micro-batches a step and lane (of the busiest lane).
     pub micro_batches_per_lane: u32,
@@ -42,7 +42,7 @@ pub struct StageReport {
     pub names: String,
     /// Parameters held.
     pub parameters: u64,
-    /// Share of the step's operations.
+    /// Share of the step's operations, recomputed ones included.
     pub flops_share: f64,
     /// Weights, bytes.
     pub weight_bytes: u64,
@@ -50,7 +50,7 @@ pub struct StageReport {
     pub gradient_bytes: u64,
     /// Adam moments of the shard of one lane, bytes.
     pub optimizer_bytes: u64,
-    /// Activations of the micro-batches in flight, bytes.
+    /// Activations of the micro-batches in flight, bytes; with `recompute`, those of the block at work, too.
     pub activation_bytes: u64,
     /// The workers that run it, lane by lane.
     pub workers: Vec<String>,
@@ -84,7 +84,12 @@ pub fn report(spec: &JobSpec, plan: &Plan) -> PlanReport {
         .map(|l| step_flops(&spec.model, *l, spec.data.seq_len))
         .collect();
     let total: u64 = flops.iter().sum();
-    let share = |r: &Range<u32>| flops[range(r)].iter().sum::<u64>() as f64 / total.max(1) as f64;
+    let work: Vec<u64> = layers
+        .iter()
+        .map(|l| work_flops(&spec.model, *l, spec.data.seq_len, spec.training.recompute))
+        .collect();
+    let all: u64 = work.iter().sum();
+    let share = |r: &Range<u32>| work[range(r)].iter().sum::<u64>() as f64 / all.max(1) as f64;
     let per_lane = micro_batches_of(0, plan.lanes, spec.micro_batches()).len();
     let per_lane = u32::try_from(per_lane).unwrap_or(u32::MAX);
     let worst = plan.stages.iter().map(share).fold(0.0, f64::max);
@@ -138,7 +143,6 @@ fn stage(
     };
     let in_flight = u64::from(micro_batches.min(plan.stage_count() - stage));
     let tokens = u64::from(spec.training.micro_batch) * u64::from(spec.data.seq_len);
-    let per_token: u64 = own.iter().map(|l| activation_bytes(&spec.model, *l)).sum();
     let names = match own {
         [one] => one.to_string(),
         [first, .., last] => format!("{first} … {last}"),
@@ -152,11 +156,26 @@ fn stage(
         weight_bytes: FLOAT_BYTES * (held + mirror),
         gradient_bytes: accumulator_bytes(spec) * (held + mirror),
         optimizer_bytes: 2 * FLOAT_BYTES * held.div_ceil(u64::from(plan.lanes)),
-        activation_bytes: in_flight * tokens * per_token,
+        activation_bytes: tokens * activations_per_token(spec, own, in_flight),
         workers: (0..plan.lanes)
             .map(|lane| plan.workers[(lane * plan.stage_count() + stage) as usize].to_string())
             .collect(),
     }
+}
+
+/// What `in_flight` micro-batches keep, and with `recompute` the block whose activations exist at the moment.
+fn activations_per_token(spec: &JobSpec, own: &[LayerId], in_flight: u64) -> u64 {
+    let (model, recompute) = (&spec.model, spec.training.recompute);
+    let kept: u64 = own.iter().map(|l| kept_bytes(model, *l, recompute)).sum();
+    let at_work = match recompute {
+        Recompute::None => 0,
+        Recompute::Block => own
+            .iter()
+            .map(|l| activation_bytes(model, *l) - kept_bytes(model, *l, recompute))
+            .max()
+            .unwrap_or(0),
+    };
+    in_flight * kept + at_work
 }
 
 fn links(spec: &JobSpec, plan: &Plan, layers: &[LayerId], micro_batches: u32) -> Vec<LinkReport> {

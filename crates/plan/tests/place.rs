@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
 use rekindle_plan::{PlaceError, Slot, learning_rate, place, report};
-use rekindle_types::{Epoch, JobFile, JobId, JobSpec, WorkerId};
+use rekindle_types::{Epoch, JobFile, JobId, JobSpec, Recompute, WorkerId};
 
 fn spec(extra: &str) -> JobSpec {
     let text = format!(
@@ -92,4 +92,24 @@ fn report_counts_the_bytes_of_a_tied_two_by_two() {
     let held: u64 = report.stages.iter().map(|s| s.parameters).sum();
     assert_eq!(held, spec.model.parameters());
     assert!(report.to_string().contains("bubble 33.3 %"), "{report}");
+}
+
+#[test]
+fn recomputation_costs_work_and_saves_activations() {
+    let kept = spec("[parallelism]\npipeline = 2\ndata = 2");
+    let mut again = kept.clone();
+    again.training.recompute = Recompute::Block;
+    let plan = place(&job(), Epoch(1), &kept, &slots(&["a", "b", "c", "d"])).unwrap();
+    let (kept, again) = (report(&kept, &plan), report(&again, &plan));
+    let of = |report: &rekindle_plan::PlanReport| report.stages[0].activation_bytes;
+    // Two micro-batches of 64 tokens in flight: token ids and the inputs of the stage's blocks, and all else of one block.
+    let blocks = u64::from(plan.stages[0].end) - 1;
+    let block = 2 * 64 + 2 * 64 + 2 * 64 + 2 * 128 + 4;
+    assert_eq!(of(&kept), 2 * 64 * 4 * (1 + blocks * block));
+    assert_eq!(of(&again), 64 * 4 * (2 * (1 + blocks * 64) + block - 64));
+    assert_eq!(kept.flops_per_step, again.flops_per_step, "a figure of the model");
+    assert!(
+        again.stages[0].flops_share > kept.stages[0].flops_share,
+        "the head is on the other stage"
+    );
 }

@@ -34,5 +34,5 @@ pub use model::{LayerId, LayerLayout, ModelConfig, ModelConfigError, TensorSpec}
 pub use plan::Plan;
 pub use session::{Command, NumberedReport, Registration, Report, StartTrainer, TrainerPhase, TrainerStatus};
 pub use shard::{BLOCK, shard_range};
-pub use spec::{JobFile, JobSpec, Numerics, SpecError, Violation};
+pub use spec::{JobFile, JobSpec, Numerics, Recompute, SpecError, Violation};
 pub use status::{Failure, FailureClass, JobEvent, JobState, StepReport};

@@ -101,6 +101,7 @@ fn the_page_names_every_choice() {
         "tokens-u32",
         "exact",
         "fast",
+        "block",
         "constant",
         "cosine",
         "wsd",

@@ -7,7 +7,7 @@ use std::time::Instant;
 use rekindle_checkpoint::{Held, HeldPart, Outcome, Span, Writer};
 use rekindle_compute::{Cpu, Frozen};
 use rekindle_model::{AdamW, FrozenPart, Philox, Stage, StageInput, StageSpec};
-use rekindle_types::{ModelConfig, Numerics};
+use rekindle_types::{ModelConfig, Numerics, Recompute};
 
 use super::measure::{Runs, median, quantile, thread_seconds};
 use super::options::Options;
@@ -41,6 +41,7 @@ impl Loop {
             micro_batch: SEQUENCES,
             seq_len: SEQ_LEN,
             numerics: Numerics::Exact,
+            recompute: Recompute::None,
             tokens_per_step: u64::from(SEQUENCES * SEQ_LEN),
             lane: 0,
             lanes: 1,

@@ -9,7 +9,7 @@ use rekindle_compute::Cpu;
 use rekindle_data::Tokenizer;
 use rekindle_model::generate::{Sampling, sample};
 use rekindle_model::{AdamW, Stage, StageSpec, StateKind};
-use rekindle_types::Numerics;
+use rekindle_types::{Numerics, Recompute};
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -133,6 +133,7 @@ fn load(model: &HfModel, threads: Option<u32>) -> Result<Stage<Cpu<f32>>, Box<dy
         seq_len,
         // Nothing is trained here; the smaller sums take less memory.
         numerics: Numerics::Fast,
+        recompute: Recompute::None,
         tokens_per_step: u64::from(seq_len),
         lane: 0,
         lanes: 1,

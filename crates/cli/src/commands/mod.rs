@@ -7,6 +7,7 @@ pub mod completion;
 pub mod coordinator;
 pub mod data;
 pub mod demo;
+pub mod doctor;
 pub mod events;
 pub mod experiment;
 pub mod explain;
@@ -61,6 +62,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Problem> {
         Command::Chaos(command) => block_on(chaos::run(command, format)),
         Command::Sim(command) => sim::run(&command, format),
         Command::Experiment(command) => experiment::run(&command, format),
+        Command::Doctor(args) => doctor::run(&args, format),
         Command::Version(args) => version::run(&args, format),
         Command::Completion(args) => completion::run(&args),
     }?;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use rekindle_compute::Cpu;
 use rekindle_model::{AdamW, ExactSum, Stage, StageSpec, StateDigest};
-use rekindle_types::{LayerId, Numerics};
+use rekindle_types::{LayerId, Numerics, Recompute};
 
 use crate::average::BoostRule;
 use crate::config::Shape;
@@ -192,6 +192,7 @@ fn spec(shape: &Shape, place: Place) -> StageSpec {
         micro_batch: shape.micro_batch,
         seq_len: shape.seq_len,
         numerics: Numerics::Exact,
+        recompute: Recompute::None,
         tokens_per_step: shape.tokens(),
         lane: 0,
         lanes: 1,

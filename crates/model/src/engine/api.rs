@@ -8,6 +8,7 @@ use std::time::Instant;
 use rekindle_compute::{AdamStep, Device, Float, part, part_mut};
 use rekindle_types::LayerId;
 
+use super::slots::BlockSlot;
 use super::{GradientSummary, GradientSums, MemoryReport, Result, Stage, StageSpec};
 use crate::{StateDigest, StateKind};
 
@@ -212,6 +213,7 @@ impl<D: Device> Stage<D> {
     #[must_use]
     pub fn memory(&self) -> MemoryReport {
         let element = size_of::<D::Float>() as u64;
+        let at_work = self.at_work.len() * BlockSlot::<D>::elements(&self.widths);
         let (weights, moments) = self
             .states
             .values()
@@ -222,7 +224,7 @@ impl<D: Device> Stage<D> {
             moments,
             gradients: self.gradients.memory(),
             activations: self.slots.elements(&self.widths) as u64 * element,
-            scratch: self.scratch.elements() as u64 * element,
+            scratch: (self.scratch.elements() + at_work) as u64 * element,
         }
     }
 }

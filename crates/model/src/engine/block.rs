@@ -1,6 +1,7 @@
 //! One transformer block, forward and backward.
 //!
-//! The residual stream enters as (x, delta): the addition is done by the block's first norm, in the same pass.
+//! The residual stream enters as (x, delta): the addition is done by the block's first norm, in the same pass. A block whose activations
+//! weren't kept is run again from its input: the norm then reads the sum that it wrote the first time, so every bit is the same.
 
 use std::ops::Range;
 
@@ -87,37 +88,41 @@ pub(super) fn linear_weight(rows: usize, out: usize, inputs: usize) -> Product {
     }
 }
 
-/// Where the residual stream stands when a block begins.
-pub(super) enum Stream<'a, D: Device> {
-    /// The block's `x` holds it.
-    InPlace,
-    /// It is `x + scratch.delta`, to be written to the block's `x`.
-    Pending(&'a D::Buffer),
-}
-
-/// Leaves the residual stream as (slot.mid, scratch.delta).
-pub(super) fn forward<D: Device>(
+/// The block's first norm, into `scratch.normed`. The residual stream is `x`, or with `before` the sum of that and `scratch.delta`, which is
+/// written to `x`.
+pub(super) fn enter<D: Device>(
     pass: &Pass<'_, D>,
     state: &LayerState<D>,
-    stream: Stream<'_, D>,
+    before: Option<&D::Buffer>,
+    x: &mut D::Buffer,
+    rstd: &mut D::Buffer,
+    scratch: &mut Scratch<D>,
+) -> Result<()> {
+    let (device, rows) = (pass.device, pass.rows());
+    let wide = rows * pass.widths.hidden;
+    let weight = part(&state.weights, Places::of(state).norm_in);
+    let (normed, rstd) = (whole_mut(&mut scratch.normed, wide), whole_mut(rstd, rows));
+    match before {
+        None => device.norm(whole(x, wide), None, weight, pass.eps, normed, rstd)?,
+        Some(before) => {
+            let delta = Some((whole(&scratch.delta, wide), whole_mut(x, wide)));
+            device.norm(whole(before, wide), delta, weight, pass.eps, normed, rstd)?;
+        }
+    }
+    Ok(())
+}
+
+/// From the first norm to gate and up: everything that the backward pass reads.
+pub(super) fn attend<D: Device>(
+    pass: &Pass<'_, D>,
+    state: &LayerState<D>,
+    x: &D::Buffer,
     slot: &mut BlockSlot<D>,
     scratch: &mut Scratch<D>,
 ) -> Result<()> {
     let (device, w, rows) = (pass.device, pass.widths, pass.rows());
     let (places, weights) = (Places::of(state), &state.weights);
     let wide = rows * w.hidden;
-    let norm_in = part(weights, places.norm_in);
-    let (normed, rstd) = (
-        whole_mut(&mut scratch.normed, wide),
-        whole_mut(&mut slot.rstd_in, rows),
-    );
-    match stream {
-        Stream::InPlace => device.norm(whole(&slot.x, wide), None, norm_in, pass.eps, normed, rstd)?,
-        Stream::Pending(x) => {
-            let delta = Some((whole(&scratch.delta, wide), whole_mut(&mut slot.x, wide)));
-            device.norm(whole(x, wide), delta, norm_in, pass.eps, normed, rstd)?;
-        }
-    }
     let normed = whole(&scratch.normed, wide);
     let qkv = whole_mut(&mut slot.qkv, rows * w.fused);
     device.product(
@@ -155,7 +160,7 @@ pub(super) fn forward<D: Device>(
         whole_mut(&mut slot.rstd_mid, rows),
     );
     device.norm(
-        whole(&slot.x, wide),
+        whole(x, wide),
         delta,
         part(weights, places.norm_mid),
         pass.eps,
@@ -170,9 +175,21 @@ pub(super) fn forward<D: Device>(
         normed,
         part(weights, places.gate_up),
     )?;
+    Ok(())
+}
+
+/// Leaves the residual stream as (slot.mid, scratch.delta).
+pub(super) fn leave<D: Device>(
+    pass: &Pass<'_, D>,
+    state: &LayerState<D>,
+    slot: &BlockSlot<D>,
+    scratch: &mut Scratch<D>,
+) -> Result<()> {
+    let (device, w, rows) = (pass.device, pass.widths, pass.rows());
+    let (places, weights) = (Places::of(state), &state.weights);
     let gate_up = whole(&slot.gate_up, rows * 2 * w.inter);
     device.swiglu(w.inter, gate_up, whole_mut(&mut scratch.narrow, rows * w.inter))?;
-    let delta = whole_mut(&mut scratch.delta, wide);
+    let delta = whole_mut(&mut scratch.delta, rows * w.hidden);
     let narrow = whole(&scratch.narrow, rows * w.inter);
     device.product(
         linear(rows, w.hidden, w.inter),
@@ -183,10 +200,12 @@ pub(super) fn forward<D: Device>(
     Ok(())
 }
 
-/// Turns `dx` from the gradient of the block's output into that of its input, and adds the weights' gradients.
+/// Turns `dx` from the gradient of the block's output into that of its input `x`, and adds the weights' gradients.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn backward<D: Device>(
     pass: &Pass<'_, D>,
     state: &LayerState<D>,
+    x: &D::Buffer,
     slot: &BlockSlot<D>,
     dx: &mut D::Buffer,
     scratch: &mut Scratch<D>,
@@ -194,7 +213,7 @@ pub(super) fn backward<D: Device>(
 ) -> Result<()> {
     let places = Places::of(state);
     backward_mlp(pass, state, &places, slot, dx, scratch, gradients)?;
-    backward_attention(pass, state, &places, slot, dx, scratch, gradients)
+    backward_attention(pass, state, &places, (x, slot), dx, scratch, gradients)
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -263,7 +282,7 @@ fn backward_attention<D: Device>(
     pass: &Pass<'_, D>,
     state: &LayerState<D>,
     places: &Places,
-    slot: &BlockSlot<D>,
+    (x, slot): (&D::Buffer, &BlockSlot<D>),
     dx: &mut D::Buffer,
     scratch: &mut Scratch<D>,
     gradients: &mut GradientSums<D>,
@@ -318,7 +337,7 @@ fn backward_attention<D: Device>(
         matrix,
     )?;
     device.norm_backward(
-        whole(&slot.x, wide),
+        whole(x, wide),
         part(weights, places.norm_in.clone()),
         whole(&slot.rstd_in, rows),
         whole_mut(&mut scratch.normed, wide),

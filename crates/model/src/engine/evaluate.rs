@@ -21,7 +21,7 @@ impl<D: Device> Stage<D> {
         let shape = (self.spec.micro_batch as usize, self.spec.seq_len as usize);
         let mut slot = self.open_spare()?;
         let result = self.pass_only(&mut slot, input, targets, shape);
-        let empty = slot.blocks.is_empty();
+        let empty = slot.inputs.is_empty();
         let slot = self.spare.insert(slot);
         match result? {
             Some(sum) => Ok(StageOutput::Loss { sum }),
@@ -58,10 +58,10 @@ impl<D: Device> Stage<D> {
     }
 
     fn open_spare(&mut self) -> Result<Slot<D>> {
-        let turns = self.blocks().len().min(2);
+        let any = self.blocks().len().min(1);
         match self.spare.take() {
             Some(slot) => Ok(slot),
-            None => Slot::new(&*self.device, &self.widths, turns),
+            None => Slot::new(&*self.device, &self.widths, any, any),
         }
     }
 

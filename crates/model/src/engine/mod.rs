@@ -39,9 +39,9 @@ pub use spec::{AdamW, MemoryReport, StageInput, StageOutput, StageSpec};
 use block::Pass;
 use head::HeadWeights;
 use rekindle_compute::Device;
-use rekindle_types::LayerId;
+use rekindle_types::{LayerId, Recompute};
 use rope::Rope;
-use slots::{Scratch, Slot, Slots, Widths};
+use slots::{BlockSlot, Scratch, Slot, Slots, Widths};
 use state::LayerState;
 
 /// One stage of one lane, see the module.
@@ -56,6 +56,8 @@ pub struct Stage<D: Device> {
     mirror: bool,
     gradients: GradientSums<D>,
     slots: Slots<D>,
+    /// With `recompute`: the activations of the block at work, lent to the slot of each pass. None otherwise.
+    at_work: Vec<BlockSlot<D>>,
     /// For passes that keep nothing.
     spare: Option<Slot<D>>,
     scratch: Scratch<D>,
@@ -93,7 +95,11 @@ impl<D: Device> Stage<D> {
             Scratch::new(&*device, &widths, blocks > 0, head)?,
             Rope::new(&*device, &spec)?,
         );
-        let slots = Slots::new(blocks);
+        let shared = usize::from(spec.recompute == Recompute::Block && blocks > 0);
+        let slots = Slots::new(blocks, if shared > 0 { 0 } else { blocks });
+        let at_work = (0..shared)
+            .map(|_| BlockSlot::new(&*device, &widths))
+            .collect::<Result<_>>()?;
         Ok(Self {
             device,
             spec,
@@ -103,6 +109,7 @@ impl<D: Device> Stage<D> {
             mirror,
             gradients,
             slots,
+            at_work,
             spare: None,
             scratch,
             rope,

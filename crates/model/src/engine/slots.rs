@@ -2,7 +2,7 @@
 //!
 //! Kept per block: its input, the fused queries/keys/values after rotation, attention's output and row sums, the residual stream after
 //! attention, gate and up. Normed inputs and silu(gate)*up are computed anew in the backward pass, inside passes that read their
-//! sources anyway.
+//! sources anyway. With `recompute` only the input is kept; all else is in one set of buffers that the blocks use in turn.
 
 use std::collections::BTreeMap;
 
@@ -43,10 +43,8 @@ impl Widths {
     }
 }
 
-/// One block's activations.
+/// One block's activations but its input.
 pub(super) struct BlockSlot<D: Device> {
-    /// Residual stream before the block.
-    pub x: D::Buffer,
     /// Residual stream after attention.
     pub mid: D::Buffer,
     pub qkv: D::Buffer,
@@ -58,9 +56,8 @@ pub(super) struct BlockSlot<D: Device> {
 }
 
 impl<D: Device> BlockSlot<D> {
-    fn new(device: &D, w: &Widths) -> Result<Self> {
+    pub fn new(device: &D, w: &Widths) -> Result<Self> {
         Ok(Self {
-            x: device.alloc(w.rows * w.hidden)?,
             mid: device.alloc(w.rows * w.hidden)?,
             qkv: device.alloc(w.rows * w.fused)?,
             attention: device.alloc(w.rows * w.query)?,
@@ -71,8 +68,8 @@ impl<D: Device> BlockSlot<D> {
         })
     }
 
-    fn elements(w: &Widths) -> usize {
-        w.rows * (2 * w.hidden + w.fused + w.query + w.heads + 2 + 2 * w.inter)
+    pub fn elements(w: &Widths) -> usize {
+        w.rows * (w.hidden + w.fused + w.query + w.heads + 2 + 2 * w.inter)
     }
 }
 
@@ -80,17 +77,22 @@ impl<D: Device> BlockSlot<D> {
 pub(super) struct Slot<D: Device> {
     pub tokens: D::Indices,
     pub targets: D::Indices,
-    /// One per block of the stage; two that take turns where nothing is kept.
+    /// Residual stream before each block of the stage; one for all blocks where nothing is kept.
+    pub inputs: Vec<D::Buffer>,
+    /// What else is kept: one per block, or one that they use in turn (with `recompute` lent to the slot for a pass only).
     pub blocks: Vec<BlockSlot<D>>,
     /// The gradient that runs backward through the stage; before that, the stage's input where there is no block.
     pub dx: D::Buffer,
 }
 
 impl<D: Device> Slot<D> {
-    pub fn new(device: &D, w: &Widths, blocks: usize) -> Result<Self> {
+    pub fn new(device: &D, w: &Widths, inputs: usize, blocks: usize) -> Result<Self> {
         Ok(Self {
             tokens: device.alloc_indices()?,
             targets: device.alloc_indices()?,
+            inputs: (0..inputs)
+                .map(|_| device.alloc(w.rows * w.hidden))
+                .collect::<std::result::Result<_, _>>()?,
             blocks: (0..blocks)
                 .map(|_| BlockSlot::new(device, w))
                 .collect::<Result<_>>()?,
@@ -98,21 +100,24 @@ impl<D: Device> Slot<D> {
         })
     }
 
-    fn elements(w: &Widths, blocks: usize) -> usize {
-        blocks * BlockSlot::<D>::elements(w) + w.rows * w.hidden
+    fn elements(w: &Widths, inputs: usize, blocks: usize) -> usize {
+        blocks * BlockSlot::<D>::elements(w) + (inputs + 1) * w.rows * w.hidden
     }
 }
 
 /// Slots in flight by number, and free ones for reuse: as many as were ever in flight at once.
 pub(super) struct Slots<D: Device> {
+    inputs: usize,
     blocks: usize,
     flying: BTreeMap<u32, Slot<D>>,
     free: Vec<Slot<D>>,
 }
 
 impl<D: Device> Slots<D> {
-    pub fn new(blocks: usize) -> Self {
+    /// For a stage of `inputs` blocks, of which `blocks` keep all their activations.
+    pub fn new(inputs: usize, blocks: usize) -> Self {
         Self {
+            inputs,
             blocks,
             flying: BTreeMap::new(),
             free: Vec::new(),
@@ -127,7 +132,7 @@ impl<D: Device> Slots<D> {
         }
         match self.free.pop() {
             Some(slot) => Ok(slot),
-            None => Slot::new(device, w, self.blocks),
+            None => Slot::new(device, w, self.inputs, self.blocks),
         }
     }
 
@@ -160,7 +165,7 @@ impl<D: Device> Slots<D> {
     }
 
     pub fn elements(&self, w: &Widths) -> usize {
-        (self.flying.len() + self.free.len()) * Slot::<D>::elements(w, self.blocks)
+        (self.flying.len() + self.free.len()) * Slot::<D>::elements(w, self.inputs, self.blocks)
     }
 }
 

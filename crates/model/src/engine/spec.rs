@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use rekindle_compute::{AttentionShape, SumKind};
-use rekindle_types::{LayerId, ModelConfig, Numerics};
+use rekindle_types::{LayerId, ModelConfig, Numerics, Recompute};
 
 use super::EngineError;
 
@@ -32,6 +32,8 @@ pub struct StageSpec {
     pub seq_len: u32,
     /// How gradients are added.
     pub numerics: Numerics,
+    /// What the backward pass computes anew.
+    pub recompute: Recompute,
     /// Tokens of a whole step over all lanes: the divisor of the gradient.
     pub tokens_per_step: u64,
     /// This rank's lane, below `lanes`.

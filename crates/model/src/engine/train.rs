@@ -3,17 +3,17 @@
 use std::borrow::Cow;
 
 use rekindle_compute::{Device, part, whole, whole_mut};
-use rekindle_types::LayerId;
+use rekindle_types::{LayerId, Recompute};
 
-use super::block::{self, Pass, Stream};
-use super::slots::{Scratch, Slot};
+use super::block::{self, Pass};
+use super::slots::{BlockSlot, Scratch, Slot};
 use super::state::LayerState;
 use super::{EngineError, GradientSums, Result, Stage, StageInput, StageOutput, head, head_weights, pass};
 
 /// Where the residual stream stands between layers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum At {
-    /// In the first block's `x`, or in `dx` where the stage has no block.
+    /// In the first block's input, or in `dx` where the stage has no block.
     Input,
     /// `blocks[n].mid + scratch.delta`.
     After(usize),
@@ -42,7 +42,10 @@ impl<D: Device> Stage<D> {
             });
         }
         let mut slot = self.slots.open(&*self.device, &self.widths, micro_batch)?;
-        match self.forward_through(&mut slot, input, targets.filter(|_| with_head)) {
+        slot.blocks.append(&mut self.at_work);
+        let result = self.forward_through(&mut slot, input, targets.filter(|_| with_head));
+        self.take_back(&mut slot);
+        match result {
             Ok(loss) => {
                 self.slots.keep(micro_batch, slot);
                 match loss {
@@ -54,6 +57,13 @@ impl<D: Device> Stage<D> {
                 self.slots.release(slot);
                 Err(error)
             }
+        }
+    }
+
+    /// With `recompute`, buffers lent to a slot for a pass come back from it.
+    fn take_back(&mut self, slot: &mut Slot<D>) {
+        if self.spec.recompute == Recompute::Block {
+            self.at_work.append(&mut slot.blocks);
         }
     }
 
@@ -104,9 +114,9 @@ impl<D: Device> Stage<D> {
         self.states.values().try_for_each(LayerState::complete)?;
         let wide = rows * self.widths.hidden;
         let Slot {
-            tokens, blocks, dx, ..
+            tokens, inputs, dx, ..
         } = slot;
-        let x = blocks.first_mut().map_or(dx, |b| &mut b.x);
+        let x = inputs.first_mut().unwrap_or(dx);
         match (input, self.has(LayerId::Embed)) {
             (StageInput::Tokens(ids), true) => {
                 expect("tokens", ids.len(), rows)?;
@@ -137,7 +147,7 @@ impl<D: Device> Stage<D> {
     fn output(&self, micro_batch: u32) -> Result<StageOutput<'_, D::Float>> {
         let wide = self.widths.rows * self.widths.hidden;
         let source = match self.slots.flying(micro_batch) {
-            Some(slot) if slot.blocks.is_empty() => &slot.dx,
+            Some(slot) if slot.inputs.is_empty() => &slot.dx,
             _ => &self.scratch.delta,
         };
         Ok(StageOutput::Activations(self.device.read(whole(source, wide))?))
@@ -163,7 +173,9 @@ impl<D: Device> Stage<D> {
             if self.has(LayerId::Head) { 0 } else { wide },
         )?;
         let mut slot = self.slots.take(micro_batch)?;
+        slot.blocks.append(&mut self.at_work);
         let done = self.backward_through(&mut slot, grad_output, layer_done);
+        self.take_back(&mut slot);
         let slot = self.slots.release(slot);
         done?;
         match slot {
@@ -190,19 +202,31 @@ impl<D: Device> Stage<D> {
         let shape = (self.spec.micro_batch as usize, self.spec.seq_len as usize);
         let pass = pass(&*self.device, &self.widths, &self.rope, &self.spec, shape);
         let blocks = self.ids.iter().filter(|l| matches!(l, LayerId::Block(_)));
-        for (layer, kept) in blocks.zip(&slot.blocks).collect::<Vec<_>>().into_iter().rev() {
+        let Slot {
+            inputs,
+            blocks: kept,
+            dx,
+            ..
+        } = &mut *slot;
+        let (again, count) = (self.spec.recompute == Recompute::Block, kept.len().max(1));
+        for (n, (layer, x)) in blocks
+            .zip(inputs)
+            .enumerate()
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+        {
             let state = self
                 .states
                 .get(layer)
                 .ok_or(EngineError::Layer { layer: *layer })?;
-            block::backward(
-                &pass,
-                state,
-                kept,
-                &mut slot.dx,
-                &mut self.scratch,
-                &mut self.gradients,
-            )?;
+            let kept = &mut kept[n % count];
+            let scratch = &mut self.scratch;
+            if again {
+                block::enter(&pass, state, None, x, &mut kept.rstd_in, scratch)?;
+                block::attend(&pass, state, x, kept, scratch)?;
+            }
+            block::backward(&pass, state, x, kept, dx, scratch, &mut self.gradients)?;
             layer_done(&mut self.gradients, *layer);
         }
         if self.ids.first() == Some(&LayerId::Embed) {
@@ -217,37 +241,53 @@ impl<D: Device> Stage<D> {
 /// The buffer that holds the residual stream, or its part before the pending addition.
 pub(super) fn stream<D: Device>(at: At, slot: &Slot<D>) -> &D::Buffer {
     match at {
-        At::Input => slot.blocks.first().map_or(&slot.dx, |b| &b.x),
+        At::Input => slot.inputs.first().unwrap_or(&slot.dx),
         At::After(n) => &slot.blocks[n].mid,
     }
 }
 
-/// All blocks of a stage, the slot's block buffers in turn.
+/// All blocks of a stage; where there are fewer buffers than blocks, they take turns.
 pub(super) fn through_blocks<D: Device>(
     pass: &Pass<'_, D>,
     states: &[&LayerState<D>],
     slot: &mut Slot<D>,
     scratch: &mut Scratch<D>,
 ) -> Result<At> {
-    let count = slot.blocks.len();
+    let Slot { inputs, blocks, .. } = slot;
+    let (held, count) = (inputs.len().max(1), blocks.len().max(1));
     let mut at = At::Input;
     for (n, state) in states.iter().enumerate() {
-        let here = n % count;
-        match at {
-            At::Input => block::forward(pass, state, Stream::InPlace, &mut slot.blocks[here], scratch)?,
-            At::After(before) => {
-                let [previous, current] =
-                    slot.blocks
-                        .get_disjoint_mut([before, here])
-                        .map_err(|_| EngineError::Spec {
-                            what: "blocks need at least two buffers to take turns".to_owned(),
-                        })?;
-                block::forward(pass, state, Stream::Pending(&previous.mid), current, scratch)?;
-            }
-        }
+        let (x, here) = (&mut inputs[n % held], n % count);
+        enter_block(pass, state, at, x, (&mut *blocks, here), scratch)?;
+        block::attend(pass, state, x, &mut blocks[here], scratch)?;
+        block::leave(pass, state, &blocks[here], scratch)?;
         at = At::After(here);
     }
     Ok(at)
+}
+
+/// The first norm of the block that uses `blocks[here]`; the block before it may have used the same.
+fn enter_block<D: Device>(
+    pass: &Pass<'_, D>,
+    state: &LayerState<D>,
+    at: At,
+    x: &mut D::Buffer,
+    (blocks, here): (&mut [BlockSlot<D>], usize),
+    scratch: &mut Scratch<D>,
+) -> Result<()> {
+    match at {
+        At::After(before) if before != here => match blocks.get_disjoint_mut([before, here]) {
+            Ok([b, h]) => block::enter(pass, state, Some(&b.mid), x, &mut h.rstd_in, scratch),
+            Err(_) => Err(EngineError::Spec {
+                what: format!("blocks {before} and {here} have no buffers"),
+            }),
+        },
+        At::After(_) => {
+            let BlockSlot { mid, rstd_in, .. } = &mut blocks[here];
+            block::enter(pass, state, Some(mid), x, rstd_in, scratch)
+        }
+        At::Input => block::enter(pass, state, None, x, &mut blocks[here].rstd_in, scratch),
+    }
 }
 
 /// Carries out the pending addition: the stage's output is then in `scratch.delta` (or, without blocks, still in the input).

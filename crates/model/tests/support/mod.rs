@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rekindle_compute::{Cpu, Float};
 use rekindle_model::{AdamW, ExactSum, Stage, StageInput, StageOutput, StageSpec, StateDigest, StateKind};
-use rekindle_types::{LayerId, ModelConfig, Numerics, shard_range};
+use rekindle_types::{LayerId, ModelConfig, Numerics, Recompute, shard_range};
 
 pub const ADAMW: AdamW = AdamW {
     betas: [0.9, 0.95],
@@ -39,6 +39,7 @@ pub struct Shape {
     pub lanes: u32,
     pub threads: usize,
     pub numerics: Numerics,
+    pub recompute: Recompute,
     pub micro_batch: u32,
     pub micro_batches: u32,
     pub seq_len: u32,
@@ -53,6 +54,7 @@ impl Shape {
             lanes: 1,
             threads: 1,
             numerics: Numerics::Exact,
+            recompute: Recompute::None,
             micro_batch: 2,
             micro_batches: 4,
             seq_len: 13,
@@ -90,6 +92,7 @@ impl<F: Float> Cluster<F> {
                 micro_batch: shape.micro_batch,
                 seq_len: shape.seq_len,
                 numerics: shape.numerics,
+                recompute: shape.recompute,
                 tokens_per_step: shape.tokens_per_step(),
                 lane,
                 lanes: shape.lanes,
@@ -372,6 +375,7 @@ impl Fixture {
             lanes,
             threads: 2,
             numerics,
+            recompute: Recompute::None,
             micro_batch,
             micro_batches: batch / micro_batch,
             seq_len,

@@ -77,6 +77,11 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("training", "numerics", "exact or fast (default exact)"),
     (
         "training",
+        "recompute",
+        "none or block: keep inputs of blocks only and run them again in the backward pass (default none)",
+    ),
+    (
+        "training",
         "digest_every",
         "report a state digest every so many steps; 0: at the end only (default 10)",
     ),

@@ -23,5 +23,5 @@ pub use parse::JobFile;
 pub use recovery::{RecoverySource, RecoverySpec};
 pub use sections::{
     Auto, DataFormat, DataSpec, EvaluationSpec, JobSection, JobSpec, LrKind, LrScheduleSpec, Numerics,
-    OptimizerSpec, ParallelismSpec, TrainingSpec,
+    OptimizerSpec, ParallelismSpec, Recompute, TrainingSpec,
 };

@@ -111,6 +111,17 @@ pub enum Numerics {
     Fast,
 }
 
+/// What the backward pass computes anew instead of keeping it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Nothing: what the backward pass needs of a block is kept.
+    #[default]
+    None,
+    /// Only the input of a block is kept; the block is run forward again before its backward pass. The bits are the same.
+    Block,
+}
+
 /// `[training]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -127,6 +138,9 @@ pub struct TrainingSpec {
     /// How gradients are added.
     #[serde(default)]
     pub numerics: Numerics,
+    /// What is computed anew in the backward pass to save memory.
+    #[serde(default)]
+    pub recompute: Recompute,
     /// A state digest is reported every so many steps and at the end; 0: at the end only.
     #[serde(default = "defaults::digest_every")]
     pub digest_every: u64,

@@ -72,6 +72,7 @@ pub fn engine(
         micro_batch: spec.training.micro_batch,
         seq_len: spec.data.seq_len,
         numerics: spec.training.numerics,
+        recompute: spec.training.recompute,
         tokens_per_step: spec.tokens_per_step(),
         lane: context.rank.lane,
         lanes: context.plan.lanes,

@@ -220,6 +220,16 @@ fn every_shape_gives_the_bits_of_a_single_worker_with_tied_embeddings() {
     shapes_agree("tie_word_embeddings = true");
 }
 
+#[test]
+fn recomputation_gives_the_bits_of_keeping_everything() {
+    let text = folder();
+    let kept = spec(text.path(), "", "");
+    let again = spec(text.path(), "", "recompute = \"block\"");
+    let one = essence(&train(&kept, 1, &[5], 1).unwrap());
+    std::fs::remove_dir_all(text.path().join("run")).unwrap();
+    assert_eq!(essence(&train(&again, 2, &[2, 5], 1).unwrap()), one);
+}
+
 /// The comparison above can fail: sums of floats depend on how many lanes there are.
 #[test]
 fn sums_of_floats_depend_on_the_lanes() {
