@@ -147,23 +147,27 @@ fn both(head_dim: usize, shapes: &[(usize, usize, usize)]) {
 
 #[test]
 fn heads_of_16() {
+    needs_compiler!();
     both(16, &[(1, 1, 1), (17, 2, 1), (64, 1, 1), (130, 4, 2)]);
 }
 
 /// Narrower than a tensor core's step, and rows at no multiple of 16 bytes.
 #[test]
 fn heads_of_10_and_7() {
+    needs_compiler!();
     both(10, &[(33, 3, 3), (70, 4, 1)]);
     both(7, &[(19, 2, 2)]);
 }
 
 #[test]
 fn heads_of_64() {
+    needs_compiler!();
     both(64, &[(40, 2, 1), (97, 1, 1)]);
 }
 
 #[test]
 fn heads_of_128_and_96() {
+    needs_compiler!();
     both(128, &[(70, 1, 1)]);
     both(96, &[(35, 2, 1)]);
 }

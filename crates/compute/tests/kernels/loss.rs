@@ -48,6 +48,7 @@ fn cross_entropy<E: Element>(session: &mut Session, round: u64) {
 
 #[test]
 fn losses_and_gradients() {
+    needs_compiler!();
     let emulator = Emulator::build(&MODULES[1], 0);
     let session = &mut emulator.start();
     for round in 0..8 {
@@ -59,6 +60,7 @@ fn losses_and_gradients() {
 /// A logit that is no number makes its row's loss none; a row of one logit has no loss.
 #[test]
 fn edges() {
+    needs_compiler!();
     let emulator = Emulator::build(&MODULES[1], 0);
     let session = &mut emulator.start();
     let run = |session: &mut Session, logits: &[f32], width: usize| {

@@ -2,8 +2,9 @@
 //! GPU's machine would use.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod attention;
+#[macro_use]
 mod emulator;
+mod attention;
 mod loss;
 mod planted;
 mod rows;

@@ -25,6 +25,7 @@ fn attention_with(from: &str, to: &str) -> String {
 
 #[test]
 fn a_missing_barrier_before_a_tile_is_overwritten() {
+    needs_compiler!();
     let text = attention_with(
         "__syncthreads();\n        const T *rows = sequence + static_cast<u64>(from) * stride;",
         "const T *rows = sequence + static_cast<u64>(from) * stride;",
@@ -34,6 +35,7 @@ fn a_missing_barrier_before_a_tile_is_overwritten() {
 
 #[test]
 fn a_missing_barrier_before_a_tile_is_read() {
+    needs_compiler!();
     let text = attention_with(
         "__syncthreads();\n        float p[TILES][4];",
         "float p[TILES][4];",
@@ -46,6 +48,7 @@ fn a_missing_barrier_before_a_tile_is_read() {
 
 #[test]
 fn a_mask_that_is_off_by_one() {
+    needs_compiler!();
     let text = attention_with(
         "x = key <= row ? x * scale : NONE;",
         "x = key < row ? x * scale : NONE;",
@@ -55,6 +58,7 @@ fn a_mask_that_is_off_by_one() {
 
 #[test]
 fn a_last_tile_that_is_left_out() {
+    needs_compiler!();
     let text = attention_with(
         "for (int from = first; from < s.seq_len; from += U::OTHER)",
         "for (int from = first; from + U::OTHER < s.seq_len; from += U::OTHER)",
@@ -64,6 +68,7 @@ fn a_last_tile_that_is_left_out() {
 
 #[test]
 fn operands_of_a_tensor_core_in_another_order() {
+    needs_compiler!();
     let text = attention_with(
         "a.r[1] = bf16_pair(c[2 * step][2]",
         "a.r[1] = bf16_pair(c[2 * step][1]",
@@ -73,6 +78,7 @@ fn operands_of_a_tensor_core_in_another_order() {
 
 #[test]
 fn a_store_beyond_the_last_row() {
+    needs_compiler!();
     let text = attention_with("if (row >= end) continue;", "if (row > end) continue;");
     assert!(
         text.contains("outside a buffer") || text.contains("was written") || text.contains("shows"),
@@ -82,6 +88,7 @@ fn a_store_beyond_the_last_row() {
 
 #[test]
 fn less_launch_memory_than_tiles() {
+    needs_compiler!();
     let text = attention_with(
         "launch_shared<typename U::Cell>((OWN + U::OTHER) * TILE_BYTES)",
         "launch_shared<typename U::Cell>((OWN + 2 * U::OTHER) * TILE_BYTES)",
@@ -107,6 +114,7 @@ fn norm(patches: &[(&str, &str)], width: usize, skip: usize) -> Result<Vec<Vec<u
 
 #[test]
 fn a_missing_barrier_in_a_sum_over_a_block() {
+    needs_compiler!();
     norm(&[], 200, 0).unwrap();
     let text = norm(
         &[(
@@ -125,6 +133,7 @@ fn a_missing_barrier_in_a_sum_over_a_block() {
 
 #[test]
 fn sixteen_bytes_at_an_address_that_does_not_allow_it() {
+    needs_compiler!();
     norm(&[], 200, 1).unwrap();
     let text = norm(&[("return aligned(p) && width", "return width")], 200, 1).unwrap_err();
     assert!(text.contains("multiple of 16"), "{text}");
@@ -132,6 +141,7 @@ fn sixteen_bytes_at_an_address_that_does_not_allow_it() {
 
 #[test]
 fn a_loop_that_reads_beyond_the_row() {
+    needs_compiler!();
     let text = norm(
         &[(
             "p.v[i] = i < count ? widen(from[i]) : 0.0f",
@@ -146,6 +156,7 @@ fn a_loop_that_reads_beyond_the_row() {
 
 #[test]
 fn half_a_warp_in_a_shuffle() {
+    needs_compiler!();
     let text = norm(
         &[(
             "x += __shfl_xor_sync(ALL_LANES, x, far);",
@@ -163,6 +174,7 @@ fn half_a_warp_in_a_shuffle() {
 
 #[test]
 fn a_barrier_that_only_some_threads_reach() {
+    needs_compiler!();
     let patch = (
         "__syncthreads();\n    return sum;",
         "if (threadIdx.x < 96) __syncthreads();\n    return sum;",

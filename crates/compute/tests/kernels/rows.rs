@@ -257,16 +257,19 @@ fn all_rows<E: Element>() {
 
 #[test]
 fn rows_of_floats() {
+    needs_compiler!();
     all_rows::<Single>();
 }
 
 #[test]
 fn rows_of_bf16() {
+    needs_compiler!();
     all_rows::<Brain>();
 }
 
 #[test]
 fn casts_round_to_the_nearest_and_keep_what_is_special() {
+    needs_compiler!();
     let emulator = Emulator::build(&MODULES[0], 0);
     let session = &mut emulator.start();
     let special = [

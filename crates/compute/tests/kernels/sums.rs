@@ -137,6 +137,7 @@ fn accumulate_rows<E: Element>(session: &mut Session, r: &mut Random) {
 
 #[test]
 fn accumulators_are_the_cpus_to_the_bit() {
+    needs_compiler!();
     let emulator = Emulator::build(&MODULES[2], 0);
     let session = &mut emulator.start();
     let r = &mut Random::new(3);
@@ -158,6 +159,7 @@ fn accumulators_are_the_cpus_to_the_bit() {
 
 #[test]
 fn means_and_squares_of_blocks_are_the_cpus_to_the_bit() {
+    needs_compiler!();
     let emulator = Emulator::build(&MODULES[2], 0);
     let session = &mut emulator.start();
     let (r, unit, tokens) = (&mut Random::new(4), 1.0 / (1u64 << SHIFT) as f64, 24u64);
@@ -238,6 +240,7 @@ fn factors(step: &AdamStep) -> [f32; 10] {
 
 #[test]
 fn adamw_is_the_cpus_to_the_bit_in_place_and_out_of_place() {
+    needs_compiler!();
     let emulator = Emulator::build(&MODULES[2], 0);
     let session = &mut emulator.start();
     let (r, cpu) = (&mut Random::new(6), cpu());
