@@ -157,6 +157,14 @@ impl Coordinator {
         let Some(known) = self.live.job(job) else { return };
         let (last, epoch) = (known.spec.training.steps, known.epoch());
         let (starting, output) = (known.state == JobState::Starting, known.spec.job.output.clone());
+        let (after_step, reached) = (known.started_after(), known.reached);
+        if step.step <= after_step {
+            // A step of an epoch before, told again because its report may have been lost with a worker.
+            if reached.is_none_or(|reached| step.step > reached) {
+                self.write_step(job, output, step);
+            }
+            return;
+        }
         let now = self.mono();
         let Some(run) = self.runs.get_mut(job) else { return };
         if run
@@ -175,6 +183,10 @@ impl Coordinator {
             });
             self.close_incident(job);
         }
+        self.write_step(job, output, step);
+    }
+
+    fn write_step(&mut self, job: &JobId, output: String, step: StepReport) {
         let after = self.after();
         self.emit(Effect::AppendMetrics {
             job: job.clone(),

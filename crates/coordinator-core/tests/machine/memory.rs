@@ -1,6 +1,6 @@
 //! Going on from what trainers left in their workers' memory.
 
-use rekindle_coordinator_core::Change;
+use rekindle_coordinator_core::{Change, Effect};
 use rekindle_types::spec::{Cadence, RecoverySource};
 use rekindle_types::{
     Command, Epoch, FailureClass, JobId, JobSpec, JobState, Report, StateSource, TrainerPhase,
@@ -82,6 +82,36 @@ fn a_step_that_was_never_reported_is_run_again_so_that_its_line_is_written() {
     ready(&mut desk, "a", &job, 2, 0, &[6, 5]);
     ready(&mut desk, "b", &job, 2, 1, &[6, 5]);
     assert_eq!(connects(&mut desk), both(Some(5), false));
+}
+
+#[test]
+fn reports_that_were_lost_with_a_worker_are_written_when_they_are_told_again() {
+    let mut desk = Desk::new();
+    let job = desk.training_of(memory_spec(9));
+    crash(&mut desk, &job, 1, 3);
+    ready(&mut desk, "a", &job, 2, 0, &[6, 5]);
+    ready(&mut desk, "b", &job, 2, 1, &[6, 5]);
+    assert_eq!(connects(&mut desk), both(Some(6), false), "nobody has step 3");
+    for told in 2..=6 {
+        desk.report_of("a", &job, 2, 0, Report::Step(step(told)));
+    }
+    let written = |desk: &mut Desk| -> Vec<u64> {
+        let lines = std::mem::take(&mut desk.effects).into_iter();
+        let line = |effect| match effect {
+            Effect::AppendMetrics { report, .. } => Some(report.step),
+            _ => None,
+        };
+        lines.filter_map(line).collect()
+    };
+    assert_eq!(written(&mut desk), [4, 5, 6], "3 was heard");
+    assert_eq!(
+        desk.view(&job).state,
+        JobState::Starting,
+        "no step of this epoch yet"
+    );
+    desk.report_of("a", &job, 2, 0, Report::Step(step(7)));
+    assert_eq!(written(&mut desk), [7]);
+    assert_eq!(desk.view(&job).state, JobState::Running);
 }
 
 #[test]

@@ -24,13 +24,14 @@ pub(crate) mod local;
 mod pipe;
 mod pipeline;
 mod report;
+mod reports;
 mod saver;
 mod setup;
 mod step;
 mod storage;
 mod tied;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,6 +46,7 @@ use context::{Context, SharedTransport};
 pub use error::TrainerError;
 use local::{Left, Local};
 use pipe::Pipe;
+use reports::Reports;
 use saver::Saver;
 use step::Trainer;
 
@@ -108,6 +110,9 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     let transport: SharedTransport = Arc::new(connect::meet(&endpoint, &context, &peers)?);
     tracing::info!(links = context.links().len(), "connected");
     let to_worker = Rc::clone(pipe);
+    let keeps_reports = local.is_some() && context.id() == RankId(0);
+    let folder = vault.as_deref().filter(|_| keeps_reports);
+    let reports = folder.map(|folder| Reports::new(folder, &context));
     let mut trainer = Trainer {
         context,
         transport,
@@ -115,15 +120,33 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
         text,
         saver,
         told: Box::new(move |message| to_worker.tell(message)),
+        reports,
         local,
         last_commit: Instant::now(),
     };
     trainer.begin(save)?;
+    if let Some(folder) = folder {
+        tell_again(pipe, &mut trainer, folder)?;
+    }
     train(pipe, &mut trainer)?;
     export::export(&trainer)?;
     // Says goodbye to the peers, so that they don't take the end of this process for a loss.
     drop(trainer);
     pipe.tell(&FromTrainer::Finished)
+}
+
+/// Reports that the worker of a dead rank 0 may never have passed on.
+fn tell_again(pipe: &Pipe, trainer: &mut Trainer, folder: &Path) -> Result<(), TrainerError> {
+    let context = &trainer.context;
+    let (Some(reports), Some(step)) = (&mut trainer.reports, context.memory_step) else {
+        return Ok(());
+    };
+    for report in reports::left(folder, context, step) {
+        reports.keep(&report);
+        pipe.tell(&FromTrainer::Step(report))?;
+    }
+    reports::forget_older(folder, context);
+    Ok(())
 }
 
 /// Fills the engine from the worker's memory, or with what the plan starts from. What was left there isn't needed after that.

@@ -17,6 +17,7 @@ use super::lanes::Lanes;
 use super::local::Local;
 use super::pipeline::Pipeline;
 use super::report::{Measured, to_rank_0};
+use super::reports::Reports;
 use super::saver::Saver;
 use super::setup::Text;
 use super::storage::{Told, outlast};
@@ -39,6 +40,8 @@ pub struct Trainer {
     pub told: Told,
     /// Keeps its state where a successor finds it, if the job wants that.
     pub local: Option<Local>,
+    /// Keeps rank 0's reports there, too.
+    pub reports: Option<Reports>,
     /// When the step before was committed.
     pub last_commit: Instant,
 }
@@ -90,9 +93,6 @@ impl Trainer {
             lr,
             clip_factor(norm, self.context.spec.training.max_grad_norm),
         )?;
-        if let Some(local) = &mut self.local {
-            local.keep(step, &self.engine)?;
-        }
         if sums.save > 0
             && let Some(saver) = &mut self.saver
         {
@@ -116,7 +116,15 @@ impl Trainer {
             state_digest,
             val_loss,
         };
-        Ok((self.context.id().0 == 0).then(|| measured.report(&self.context)))
+        let report = (self.context.id().0 == 0).then(|| measured.report(&self.context));
+        if let (Some(reports), Some(report)) = (&mut self.reports, &report) {
+            reports.keep(report);
+        }
+        // After its report, so that whoever goes on from this state can tell of it.
+        if let Some(local) = &mut self.local {
+            local.keep(step, &self.engine)?;
+        }
+        Ok(report)
     }
 
     /// Pipeline and reduction over lanes: afterwards the own shard's gradients are complete.

@@ -119,6 +119,7 @@ fn one(
         saver: None,
         told: Box::new(|_| Ok(())),
         local: None,
+        reports: None,
         last_commit: Instant::now(),
     };
     let mut reports = Vec::new();
