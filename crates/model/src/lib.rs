@@ -10,6 +10,7 @@
 //! - MO-3 The loss that is differentiated is the sum over tokens; the division by the step's planned tokens happens once, at the end.
 //! - MO-4 An update gives the same bits in place and out of place. What it leaves undefined of a layer (the other lanes' weights) can't be
 //!   read before it is set.
+//! - MO-5 A shadow that was fed every gradient of a rank since it had that rank's state has its state, bit for bit.
 //!
 //! Deliberately absent: communication, schedules, files, data.
 //!
@@ -22,8 +23,8 @@ mod init;
 mod philox;
 
 pub use engine::{
-    AdamW, EngineError, FrozenPart, GradientSummary, GradientSums, MemoryReport, Result, Stage, StageInput,
-    StageOutput, StageSpec,
+    AdamW, EngineError, FrozenPart, GradientSummary, GradientSums, MemoryReport, Result, Shadow, Stage,
+    StageInput, StageOutput, StageSpec,
 };
 pub use exact_sum::ExactSum;
 pub use philox::Philox;

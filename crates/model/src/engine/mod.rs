@@ -21,6 +21,7 @@ mod gaps;
 mod gradients;
 mod head;
 mod rope;
+mod shadow;
 mod slots;
 mod spec;
 mod state;
@@ -33,6 +34,7 @@ use std::time::Duration;
 pub use error::{EngineError, Result};
 pub use freeze::FrozenPart;
 pub use gradients::{GradientSummary, GradientSums};
+pub use shadow::Shadow;
 pub use spec::{AdamW, MemoryReport, StageInput, StageOutput, StageSpec};
 
 use block::Pass;

@@ -7,13 +7,15 @@ use rekindle_compute::{AdamSource, AdamStep, AdamTarget, Device, part, part_mut}
 use rekindle_types::{BLOCK, LayerLayout, ModelConfig, shard_range};
 
 use super::gaps::Gaps;
-use super::gradients::{GradientSums, check};
+use super::gradients::check;
 use super::{AdamW, EngineError, Result};
 use crate::{StateDigest, StateKind, init};
 
-/// A layer on this rank: all of its weights, the moments of the owned shard.
+/// A layer on this rank: its weights (all of them, or in a shadow those of the shard), the moments of the owned shard.
 pub(super) struct LayerState<D: Device> {
     pub layout: LayerLayout,
+    /// Elements of the layer that `weights` holds.
+    here: Range<usize>,
     pub weights: D::Buffer,
     exp_avg: D::Buffer,
     exp_avg_sq: D::Buffer,
@@ -27,8 +29,20 @@ impl<D: Device> LayerState<D> {
     /// `shard` is (lanes, lane), or None for a mirror, which owns nothing.
     pub fn new(device: &D, layout: LayerLayout, shard: Option<(u32, u32)>) -> Result<Self> {
         let owned = shard.map_or(0..0, |(lanes, lane)| shard_range(layout.numel(), lanes, lane));
+        let all = 0..layout.numel();
+        Self::holding(device, layout, all, owned)
+    }
+
+    /// The owned shard alone.
+    pub fn of_shard(device: &D, layout: LayerLayout, (lanes, lane): (u32, u32)) -> Result<Self> {
+        let owned = shard_range(layout.numel(), lanes, lane);
+        Self::holding(device, layout, owned.clone(), owned)
+    }
+
+    fn holding(device: &D, layout: LayerLayout, here: Range<usize>, owned: Range<usize>) -> Result<Self> {
         Ok(Self {
-            weights: device.alloc_state(layout.numel())?,
+            weights: device.alloc_state(here.len())?,
+            here,
             exp_avg: device.alloc_state(owned.len())?,
             exp_avg_sq: device.alloc_state(owned.len())?,
             layout,
@@ -58,7 +72,7 @@ impl<D: Device> LayerState<D> {
     /// The elements of a kind that are here.
     pub fn held(&self, kind: StateKind) -> Range<usize> {
         match kind {
-            StateKind::Weights => 0..self.layout.numel(),
+            StateKind::Weights => self.here.clone(),
             StateKind::ExpAvg | StateKind::ExpAvgSq => self.owned.clone(),
         }
     }
@@ -90,14 +104,14 @@ impl<D: Device> LayerState<D> {
 
     /// Refuses weights that aren't all there.
     pub fn complete(&self) -> Result<()> {
-        self.has(&(0..self.layout.numel()))
+        self.has(&self.here)
     }
 
     /// Elements of the buffers an update out of place needs.
     pub fn spare_lens(&self) -> [usize; 3] {
         match self.owned.len() {
             0 => [0; 3],
-            owned => [self.layout.numel(), owned, owned],
+            owned => [self.here.len(), owned, owned],
         }
     }
 
@@ -131,18 +145,18 @@ impl<D: Device> LayerState<D> {
         }
         let buffers = [&mut self.weights, &mut self.exp_avg, &mut self.exp_avg_sq];
         let before = Before(device.thaw(buffers, patience)?);
-        if before.0[0].is_some() {
+        if before.0[0].is_some() && self.here != self.owned {
             self.gaps = Gaps::around(&self.owned, self.layout.numel());
         }
         Ok(before)
     }
 
-    /// AdamW on the owned shard, tensor by tensor (weight decay is for matrices only).
+    /// AdamW on the owned shard, tensor by tensor (weight decay is for matrices only). `sums` begin with element `from` of the layer.
     pub fn update(
         &mut self,
         device: &D,
         before: &Before<D>,
-        gradients: &mut GradientSums<D>,
+        (sums, from): (&mut D::Sums, usize),
         optimizer: &AdamW,
         step: &AdamStep,
     ) -> Result<()> {
@@ -162,14 +176,14 @@ impl<D: Device> LayerState<D> {
                 ..*step
             };
             let local = range.start - self.owned.start..range.end - self.owned.start;
-            let source = before.source(&range, &local);
+            let weights = range.start - self.here.start..range.end - self.here.start;
+            let source = before.source(&weights, &local);
             let target = AdamTarget {
-                weights: part_mut(&mut self.weights, range.clone()),
+                weights: part_mut(&mut self.weights, weights),
                 exp_avg: part_mut(&mut self.exp_avg, local.clone()),
                 exp_avg_sq: part_mut(&mut self.exp_avg_sq, local),
             };
-            let (_, sums) = gradients.sums(self.layout.layer)?;
-            device.adamw(target, source, sums, range, &step)?;
+            device.adamw(target, source, sums, range.start - from..range.end - from, &step)?;
         }
         Ok(())
     }
@@ -196,7 +210,7 @@ impl<D: Device> LayerState<D> {
     pub fn memory(&self) -> (u64, u64) {
         let element = size_of::<D::Float>() as u64;
         (
-            self.layout.numel() as u64 * element,
+            self.here.len() as u64 * element,
             2 * self.owned.len() as u64 * element,
         )
     }
