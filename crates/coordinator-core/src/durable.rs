@@ -190,11 +190,15 @@ impl Durable {
                 job.state = JobState::Starting;
             }
             Change::Connected {
-                epoch, local, save, ..
+                epoch,
+                local,
+                guards,
+                save,
+                ..
             } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
-                let (step, save) = (*local, *save);
-                job.connected = Some(FromMemory { step, save });
+                let (step, guards, save) = (*local, guards.clone(), *save);
+                job.connected = Some(FromMemory { step, guards, save });
             }
             Change::Running { epoch, .. } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
@@ -202,7 +206,7 @@ impl Durable {
                 job.state = JobState::Running;
                 job.ran = true;
                 // From memory nothing is run again, so this step is one that no epoch before had reached.
-                if job.connected.is_some_and(|from| from.step.is_some()) {
+                if job.connected.as_ref().is_some_and(|from| from.step.is_some()) {
                     job.restarts = 0;
                 }
             }

@@ -14,10 +14,12 @@ use crate::story::Story;
 use crate::{CommittedCheckpoint, Millis};
 
 /// What the trainers of a plan were told about starting from their workers' memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FromMemory {
     /// The step whose state they take from there; none: they start from the plan's start.
     pub step: Option<u64>,
+    /// Ranks that have it not in their own worker's memory, and the ranks that send it to them from theirs.
+    pub guards: BTreeMap<RankId, RankId>,
     /// Whether they save that state first.
     pub save: bool,
 }
@@ -144,6 +146,12 @@ impl DurableJob {
         self.spec.checkpoint.is_on() && self.spec.recovery.sources.contains(&RecoverySource::Checkpoint)
     }
 
+    /// Whether guards keep shadows of its ranks.
+    #[must_use]
+    pub fn is_shadowed(&self) -> bool {
+        self.spec.recovery.sources.contains(&RecoverySource::Shadow)
+    }
+
     /// Whether steps are committed that only workers' memory has the state of.
     #[must_use]
     pub fn lives_in_memory(&self) -> bool {
@@ -154,7 +162,10 @@ impl DurableJob {
     #[must_use]
     pub fn started_after(&self) -> u64 {
         let start = self.start.as_ref().map_or(0, |start| start.step);
-        self.connected.and_then(|from| from.step).unwrap_or(start)
+        self.connected
+            .as_ref()
+            .and_then(|from| from.step)
+            .unwrap_or(start)
     }
 
     /// The step of the newest checkpoint there is.

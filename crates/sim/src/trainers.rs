@@ -95,7 +95,7 @@ impl World {
         let data_address = format!("w{worker}:{}", key.rank.0);
         let ready = FromTrainer::Ready {
             data_address,
-            in_memory: self.in_memory(worker, key),
+            in_memory: rekindle_types::InMemory::own(&self.in_memory(worker, key)),
         };
         self.says(worker, key, ready);
     }

@@ -89,7 +89,7 @@ pub fn failure(class: FailureClass) -> Failure {
 pub fn status(job: &JobId, epoch: u64, rank: u32, phase: TrainerPhase) -> TrainerStatus {
     let listens = phase >= TrainerPhase::Ready;
     TrainerStatus {
-        in_memory: Vec::new(),
+        in_memory: rekindle_types::InMemory::default(),
         job: job.clone(),
         epoch: Epoch(epoch),
         rank: RankId(rank),
@@ -386,7 +386,7 @@ impl Desk {
             rank,
             Report::Ready {
                 data_address,
-                in_memory: Vec::new(),
+                in_memory: rekindle_types::InMemory::default(),
             },
         );
     }

@@ -3,7 +3,7 @@
 use rekindle_coordinator_core::Change;
 use rekindle_types::spec::{Cadence, RecoverySource};
 use rekindle_types::{
-    Command, Epoch, FailureClass, JobId, JobSpec, JobState, Report, StateSource, TrainerPhase,
+    Command, Epoch, FailureClass, InMemory, JobId, JobSpec, JobState, Report, StateSource, TrainerPhase,
 };
 
 use crate::desk::{Desk, failure, id, memory_spec, saving_spec, status, step};
@@ -21,7 +21,7 @@ fn crash(desk: &mut Desk, job: &JobId, epoch: u64, last: u64) {
 fn ready(desk: &mut Desk, name: &str, job: &JobId, epoch: u64, rank: u32, in_memory: &[u64]) {
     let report = Report::Ready {
         data_address: format!("h:{rank}"),
-        in_memory: in_memory.to_vec(),
+        in_memory: InMemory::own(in_memory),
     };
     desk.report_of(name, job, epoch, rank, report);
 }

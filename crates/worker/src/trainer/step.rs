@@ -14,11 +14,14 @@ use super::batch::Batch;
 use super::commit::{Sums, clip_factor};
 use super::context::{Context, SharedTransport};
 use super::lanes::Lanes;
+use super::left::Memory;
 use super::local::Local;
 use super::pipeline::Pipeline;
+use super::refill::Refill;
 use super::report::{Measured, to_rank_0};
 use super::saver::Saver;
 use super::setup::Text;
+use super::shadow::Shadows;
 use super::storage::{Told, outlast};
 use super::tied::Tied;
 use super::{Engine, TrainerError};
@@ -39,28 +42,38 @@ pub struct Trainer {
     pub told: Told,
     /// Keeps its state where a successor finds it, if the job wants that.
     pub local: Option<Local>,
+    /// Its guard's and its wards' part.
+    pub shadows: Shadows,
     /// When the step before was committed.
     pub last_commit: Instant,
 }
 
 impl Trainer {
-    /// Before the first step: the mirror of a tied matrix takes what isn't kept in memory, the state it starts from is kept, and saved where
-    /// a checkpoint of it is owed.
+    /// Before the first step: ranks whose own state is lost get it from where it is in `memory`, the mirror of a tied matrix takes what isn't
+    /// kept there, the state it starts from is kept, given to the guard, and saved where a checkpoint of it is owed.
     ///
     /// # Errors
     /// [`TrainerError`] when a peer is lost.
-    pub fn begin(&mut self, save: bool) -> Result<(), TrainerError> {
+    pub fn begin(&mut self, memory: &Memory, save: bool) -> Result<(), TrainerError> {
         let step = self.context.started_after();
-        if self.context.memory_step.is_some() {
-            let (context, transport) = (&self.context, &self.transport);
+        let (context, transport) = (&self.context, &self.transport);
+        if context.memory_step.is_some() {
+            let refill = Refill {
+                context,
+                transport,
+                memory,
+                step,
+            };
+            refill.run(&mut self.engine)?;
             let tied = Tied { context, transport };
             tied.send_weights(&self.engine, step)?;
             tied.take_weights(&mut self.engine, step)?;
         }
         if let Some(local) = &mut self.local {
             local.keep(step, &self.engine)?;
-            local.forget_older(&self.context);
+            local.forget_older(context);
         }
+        self.shadows.begin(context, transport, &self.engine, step)?;
         match &mut self.saver {
             Some(saver) if save => saver.begin(step, &self.context, &self.engine, &self.told),
             _ => Ok(()),
@@ -78,16 +91,17 @@ impl Trainer {
             ..self.gradients(step)?
         };
         let sums = self.commit(sums, step)?;
+        if step == self.context.started_after() + 1 {
+            self.shadows.forget_older(&self.context);
+        }
         let norm = sums.squares.norm();
         let lr = learning_rate(&self.context.spec, step);
         if let Some(local) = &mut self.local {
             local.make_room(step);
         }
-        self.update(
-            step,
-            lr,
-            clip_factor(norm, self.context.spec.training.max_grad_norm),
-        )?;
+        let clip = clip_factor(norm, self.context.spec.training.max_grad_norm);
+        self.update(step, lr, clip)?;
+        self.shadows.update(step, lr, clip)?;
         if let Some(local) = &mut self.local {
             local.keep(step, &self.engine)?;
         }
@@ -135,9 +149,16 @@ impl Trainer {
             let bytes = |range| Ok(engine.gradient_bytes(LayerId::Embed, range)?.into_owned());
             lanes.send_gradient(step, LayerId::Embed, &bytes)?;
         }
+        let mut turn = 0;
         for layer in self.engine.layers().into_iter().rev() {
             lanes.add_gradients(&mut self.engine, step, layer)?;
+            if !context.owned(layer).is_empty() {
+                let of = (step, turn, layer);
+                self.shadows.exchange(context, transport, &self.engine, of)?;
+                turn += 1;
+            }
         }
+        self.shadows.take_rest(context, transport, step, turn)?;
         let summary = self.engine.finish_gradients()?;
         let non_finite = i128::from(result.non_finite || !summary.finite);
         Ok(Sums {

@@ -10,6 +10,7 @@ use rekindle_transport::{MemoryMesh, Options};
 use rekindle_types::{Epoch, JobFile, JobId, JobSpec, Plan, RankId, StartTrainer, StepReport, WorkerId};
 
 use super::context::SharedTransport;
+use super::shadow::Shadows;
 use super::step::Trainer;
 use super::{TrainerError, export, setup};
 
@@ -119,6 +120,7 @@ fn one(
         saver: None,
         told: Box::new(|_| Ok(())),
         local: None,
+        shadows: Shadows::default(),
         last_commit: Instant::now(),
     };
     let mut reports = Vec::new();
