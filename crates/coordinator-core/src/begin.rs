@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rekindle_types::clock::Mono;
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartPoint};
+use rekindle_types::{Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartPoint, WorkerId};
 
 use crate::durable_job::{DurableJob, FromMemory};
 use crate::machine::Coordinator;
@@ -147,8 +147,10 @@ impl Coordinator {
         let run = self.runs.get(id)?;
         let found = in_every_memory(job, &run.ranks);
         if found.is_none() && job.lives_in_memory() {
-            let (missing, why) = (forgotten(&run.ranks), memory_lost(job));
-            self.refuse_to_begin_again(id, plan, missing, why);
+            let missing = forgotten(&run.ranks);
+            let had = |rank: RankId| job.homes.get(rank.0 as usize).or_else(|| plan.worker_of(rank));
+            let (worker, why) = (missing.and_then(had).cloned(), memory_lost(job));
+            self.refuse_to_begin_again(id, missing, worker, why);
             return None;
         }
         let local = found.as_ref().map(|(step, _)| *step);
@@ -169,8 +171,13 @@ impl Coordinator {
     }
 
     /// Steps are committed, and nothing that may be used has their state: it is never silently trained again from the beginning.
-    fn refuse_to_begin_again(&mut self, id: &JobId, plan: &Plan, rank: Option<RankId>, why: &str) {
-        let worker = rank.and_then(|rank| plan.worker_of(rank)).cloned();
+    fn refuse_to_begin_again(
+        &mut self,
+        id: &JobId,
+        rank: Option<RankId>,
+        worker: Option<WorkerId>,
+        why: &str,
+    ) {
         let failure = Failure {
             class: FailureClass::WorkerLost,
             rank,

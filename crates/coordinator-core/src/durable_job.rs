@@ -65,6 +65,10 @@ pub struct DurableJob {
     pub save_first: bool,
     /// Incarnations of the plan's workers.
     pub members: BTreeMap<WorkerId, u64>,
+    /// The same of the plan that a recovering job had.
+    pub former_members: BTreeMap<WorkerId, u64>,
+    /// The worker of each rank when a plan last committed its first step: who had the state.
+    pub homes: Vec<WorkerId>,
     /// Ranks of the plan that are through.
     pub finished: BTreeSet<RankId>,
     /// What went wrong under the plan, in order, until the verdict.
@@ -112,6 +116,8 @@ impl DurableJob {
             refused: BTreeSet::new(),
             save_first: false,
             members: BTreeMap::new(),
+            former_members: BTreeMap::new(),
+            homes: Vec::new(),
             finished: BTreeSet::new(),
             failures: Vec::new(),
             story: Story::default(),

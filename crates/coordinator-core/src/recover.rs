@@ -37,13 +37,6 @@ fn displaced(plan: &Plan, slots: &[Slot]) -> (BTreeSet<RankId>, Vec<Slot>) {
     (displaced, left)
 }
 
-/// The first of these ranks whose guard isn't left to give it its state.
-fn unguarded(plan: &Plan, displaced: &BTreeSet<RankId>, shadowed: bool) -> Option<RankId> {
-    let guards = if shadowed { guards(plan) } else { BTreeMap::new() };
-    let lives = |rank: &RankId| guards.get(rank).is_some_and(|guard| !displaced.contains(guard));
-    displaced.iter().copied().find(|rank| !lives(rank))
-}
-
 /// Puts ranks on slots, one after the other where the plan has the fewest ranks by then. None: there are too few slots.
 fn move_to(plan: &mut Plan, ranks: &BTreeSet<RankId>, mut slots: Vec<Slot>) -> Option<()> {
     for rank in ranks {
@@ -153,12 +146,36 @@ impl Coordinator {
         })
     }
 
+    /// Whether a worker may still have in memory what trainers of the job's plan kept there: it is the same process, or its successor on the
+    /// same machine, which found something of the job.
+    fn remembers(&self, job: &DurableJob, id: &JobId, worker: &WorkerId) -> bool {
+        let entry = self.registry.workers.get(worker);
+        entry.and_then(|entry| entry.info.as_ref()).is_some_and(|info| {
+            job.former_members.get(worker) == Some(&info.incarnation) || info.kept.contains(id)
+        })
+    }
+
+    /// The first of the ranks that have to move whose guard isn't left to give it its state.
+    fn unguarded(&self, id: &JobId, plan: &Plan, displaced: &BTreeSet<RankId>) -> Option<RankId> {
+        let job = self.live.job(id)?;
+        let guards = match job.is_shadowed() {
+            true => guards(plan),
+            false => BTreeMap::new(),
+        };
+        let knows = |guard: &RankId| {
+            let worker = plan.worker_of(*guard).filter(|_| !displaced.contains(guard));
+            worker.is_some_and(|worker| self.remembers(job, id, worker))
+        };
+        let lost = |rank: &RankId| !guards.get(rank).is_some_and(knows);
+        displaced.iter().copied().find(lost)
+    }
+
     /// The same with the ranks of lost workers on others, if what is left has their guards.
     pub(crate) fn stand_in(&self, id: &JobId, slots: &[Slot]) -> Option<Plan> {
         let recovers = |job: &&DurableJob| job.state == JobState::Recovering && job.is_shadowed();
         let mut plan = self.live.job(id).filter(recovers)?.plan.clone()?;
         let (lost, left) = displaced(&plan, slots);
-        if unguarded(&plan, &lost, true).is_some() {
+        if self.unguarded(id, &plan, &lost).is_some() {
             return None;
         }
         move_to(&mut plan, &lost, left)?;
@@ -192,7 +209,7 @@ impl Coordinator {
         };
         let Some(plan) = &job.plan else { return true };
         let (lost, left) = displaced(plan, slots);
-        let Some(rank) = unguarded(plan, &lost, job.is_shadowed()) else {
+        let Some(rank) = self.unguarded(id, plan, &lost) else {
             let why = format!(
                 "needs {} more free trainer slots, there are {}",
                 lost.len(),
