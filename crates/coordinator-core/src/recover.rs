@@ -196,7 +196,9 @@ impl Coordinator {
         let job = self.live.job(id)?;
         let had = job.plan.as_ref()?.world() as usize;
         // What lies in the memory of a worker that was killed is there when it is started again.
-        let fits = || self.same_again(id, free).is_some() || self.stand_in(id, free).is_some();
+        // A plan that committed nothing may not have reached its guards either: then the workers themselves are better waited for.
+        let begun = job.plan.as_ref().is_some_and(|plan| plan.workers == job.homes);
+        let fits = || self.same_again(id, free).is_some() || (begun && self.stand_in(id, free).is_some());
         let lacks = free.len() < had || (job.lives_in_memory() && !fits());
         (lacks && self.mono() < by).then_some("waits for its workers to come back")
     }
