@@ -303,7 +303,7 @@ impl Desk {
         self.register_kept(name, 1, 1, Vec::new(), kept)
     }
 
-    fn register_kept(
+    pub fn register_kept(
         &mut self,
         name: &str,
         incarnation: u64,
