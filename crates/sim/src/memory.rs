@@ -127,8 +127,23 @@ impl World {
         push(own.entry((key.job.clone(), key.rank)).or_default(), from, false);
     }
 
+    /// Ranks whose state isn't there yet get it, and their guards: all, or those that are quick.
+    pub(crate) fn fill_some(&mut self, job: &JobId, epoch: Epoch, quick: bool) {
+        for (worker, key) in self.members(job, epoch) {
+            let late = quick && self.rng.one_in(2);
+            let Some(gang) = self.gangs.get_mut(&(job.clone(), epoch)) else {
+                return;
+            };
+            if late || !gang.filled.insert(key.rank) {
+                continue;
+            }
+            let (from, guard) = (gang.from, gang.guards.get(&key.rank).copied());
+            self.fills(worker, &key, from, guard);
+        }
+    }
+
     /// The trainer has met its peers: it gets what its guard kept, if it has nothing itself, and gives its guard of this epoch all it has.
-    pub(crate) fn fills(&mut self, worker: usize, key: &TrainerKey, from: u64, guard: Option<RankId>) {
+    fn fills(&mut self, worker: usize, key: &TrainerKey, from: u64, guard: Option<RankId>) {
         if let Some(guard) = guard.and_then(|rank| self.host_of(worker, key, rank)) {
             let left = self.hosts[guard].memory.left(&key.job, key.rank, key.epoch);
             if left.is_none_or(|steps| !steps.contains(&from)) {

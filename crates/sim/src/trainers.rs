@@ -149,21 +149,6 @@ impl World {
         }
     }
 
-    /// Ranks whose state isn't there yet get it, and their guards: all, or those that are quick.
-    fn fill_some(&mut self, job: &JobId, epoch: Epoch, quick: bool) {
-        for (worker, key) in self.members(job, epoch) {
-            let late = quick && self.rng.one_in(2);
-            let Some(gang) = self.gangs.get_mut(&(job.clone(), epoch)) else {
-                return;
-            };
-            if late || !gang.filled.insert(key.rank) {
-                continue;
-            }
-            let (from, guard) = (gang.from, gang.guards.get(&key.rank).copied());
-            self.fills(worker, &key, from, guard);
-        }
-    }
-
     fn fails_to_load(&mut self, worker: usize, key: &TrainerKey) {
         let failure = Failure {
             class: FailureClass::CheckpointCorrupt,
@@ -180,7 +165,7 @@ impl World {
         }
     }
 
-    fn members(&self, job: &JobId, epoch: Epoch) -> Vec<(usize, TrainerKey)> {
+    pub(crate) fn members(&self, job: &JobId, epoch: Epoch) -> Vec<(usize, TrainerKey)> {
         let mut members = Vec::new();
         for (worker, host) in self.hosts.iter().enumerate() {
             let of = host
