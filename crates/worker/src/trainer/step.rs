@@ -101,7 +101,6 @@ impl Trainer {
         }
         let clip = clip_factor(norm, self.context.spec.training.max_grad_norm);
         self.update(step, lr, clip)?;
-        self.shadows.update(step, lr, clip)?;
         if let Some(local) = &mut self.local {
             local.keep(step, &self.engine)?;
         }
@@ -181,7 +180,7 @@ impl Trainer {
         Ok(sums)
     }
 
-    /// AdamW on the own shard; every layer's new weights leave for the other lanes as soon as they are there.
+    /// AdamW on the own shard and those of the wards; every layer's new weights leave for the other lanes as soon as they are there.
     fn update(&mut self, step: u64, lr: f64, clip: f64) -> Result<(), TrainerError> {
         let (context, transport) = (&self.context, &self.transport);
         let (lanes, tied) = (Lanes { context, transport }, Tied { context, transport });
@@ -191,6 +190,8 @@ impl Trainer {
             outlast(step, &self.told, || engine.update(*layer, step, lr, clip))?;
             lanes.send_weights(&self.engine, step, *layer)?;
         }
+        // Before anything is waited for: a peer that is lost now takes no ward's step with it.
+        self.shadows.update(step, lr, clip)?;
         for layer in &layers {
             lanes.take_weights(&mut self.engine, step, *layer)?;
         }
