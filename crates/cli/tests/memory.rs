@@ -4,12 +4,13 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::{Cluster, Job, assert_same_metrics, final_digest, metrics, reaches, signal, train, until};
 use serde_json::Value;
 
 const LOCAL: &str = r#"["local"]"#;
+const SHADOW: &str = r#"["local", "shadow"]"#;
 
 fn incidents(cluster: &Cluster, id: &str) -> Vec<Value> {
     let done = cluster.call(&["explain", id, "-o", "json"]);
@@ -35,6 +36,41 @@ fn kept(id: &str) -> usize {
     files
         .filter(|file| of_job(&file.file_name().to_string_lossy()))
         .count()
+}
+
+/// The folders of workers that keep something of a job, with the names of its files.
+fn folders(id: &str) -> Vec<(PathBuf, Vec<String>)> {
+    let of = |folder: PathBuf| {
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with(&format!("{id}+"))).collect();
+        names.sort();
+        (folder, names)
+    };
+    let all = std::fs::read_dir("/dev/shm").unwrap().flatten();
+    let all = all.map(|entry| of(entry.path()));
+    all.filter(|(_, names)| !names.is_empty()).collect()
+}
+
+/// The worker (counted from 0) that runs a rank, and its folder.
+fn home(id: &str, rank: u32) -> (usize, PathBuf) {
+    let runs = |names: &[String]| {
+        names
+            .iter()
+            .any(|name| name.starts_with(&format!("{id}+r{rank}+")))
+    };
+    let found = folders(id).into_iter().find(|(_, names)| runs(names));
+    let (folder, _) = found.unwrap();
+    let name = folder.display().to_string();
+    let (_, number) = name.rsplit_once("-w").unwrap();
+    (number.parse::<usize>().unwrap() - 1, folder)
+}
+
+/// A machine is lost: its worker, and all that lay in its memory. It doesn't come back.
+fn lose_machine(cluster: &mut Cluster, (worker, folder): (usize, PathBuf)) {
+    signal(cluster.workers[worker].pid(), "KILL");
+    cluster.workers[worker].ended();
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 fn assert_undisturbed(run: &Path, steps: u64, job: Job, folder: &Path) {
@@ -124,4 +160,72 @@ fn a_checkpoint_that_died_with_a_trainer_is_made_again() {
     let verified = common::call(&["checkpoint", "verify", &run.display().to_string()]);
     assert_eq!(verified.code, 0, "{}", verified.stderr);
     assert_undisturbed(&run, STEPS, job(), folder.path());
+}
+
+#[test]
+fn a_machine_that_takes_its_state_with_it_costs_no_committed_step() {
+    const STEPS: u64 = 500;
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), 4);
+    let run = folder.path().join("machine");
+    let job = || Job::new(STEPS).over(3, 1).recovering(SHADOW);
+    let id = cluster.submit(&job().write(folder.path(), "machine"));
+    reaches(&run, 20);
+    assert_eq!(kept(&id), 6, "its own and one that it guards on each worker");
+    lose_machine(&mut cluster, home(&id, 1));
+    let incident = recovered(&cluster, &id, 1);
+    assert_eq!(incident["source"], "shadow", "{incident}");
+    assert!(incident["steps_again"].as_u64().unwrap() <= 1, "{incident}");
+    let reached = metrics(&run).pop_last().unwrap().0;
+    reaches(&run, reached + 2);
+    assert_eq!(kept(&id), 6, "what older epochs left is gone: {:?}", folders(&id));
+    assert_eq!(cluster.call(&["wait", &id]).code, 0);
+    until("memory to be free again", || (kept(&id) == 0).then_some(()));
+    assert_undisturbed(&run, STEPS, job(), folder.path());
+}
+
+#[test]
+fn lanes_and_tied_ends_survive_machine_after_machine() {
+    const STEPS: u64 = 700;
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), 7);
+    let run = folder.path().join("lanes");
+    let job = || {
+        let job = Job {
+            tied: true,
+            ..Job::new(STEPS)
+        };
+        job.over(2, 2).recovering(SHADOW)
+    };
+    let id = cluster.submit(&job().write(folder.path(), "lanes"));
+    // Rank 0 reports the steps; rank 1 guards it and is the last stage; rank 3 is the other lane's.
+    for (n, rank) in [0, 1, 3].into_iter().enumerate() {
+        let reached = metrics(&run).pop_last().map_or(0, |(step, _)| step);
+        reaches(&run, reached + 20);
+        lose_machine(&mut cluster, home(&id, rank));
+        let incident = recovered(&cluster, &id, n + 1);
+        assert_eq!(incident["source"], "shadow", "{incident}");
+        assert!(incident["steps_again"].as_u64().unwrap() <= 1, "{incident}");
+    }
+    assert_eq!(cluster.call(&["wait", &id]).code, 0);
+    assert_undisturbed(&run, STEPS, job(), folder.path());
+}
+
+#[test]
+fn a_machine_lost_together_with_its_guard_s_fails_the_job_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), 5);
+    let run = folder.path().join("both-gone");
+    let job = Job::new(1_000_000).over(3, 1).recovering(SHADOW);
+    let id = cluster.submit(&job.write(folder.path(), "both-gone"));
+    reaches(&run, 5);
+    let (rank, guard) = (home(&id, 1), home(&id, 2));
+    let name = format!("w{}", rank.0 + 1);
+    lose_machine(&mut cluster, rank);
+    lose_machine(&mut cluster, guard);
+    let waited = cluster.call(&["wait", &id]);
+    assert_eq!(waited.code, 100, "{}", waited.stderr);
+    for part in [&name, "nobody's memory", "[checkpoint]"] {
+        assert!(waited.stderr.contains(part), "{part}: {}", waited.stderr);
+    }
 }

@@ -1,8 +1,10 @@
 //! Which state a job starts from: asked for before a plan is made, so that every rank is told the same.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rekindle_types::clock::Mono;
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartPoint};
+use rekindle_types::{Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartPoint, WorkerId};
 
 use crate::durable_job::{DurableJob, FromMemory};
 use crate::machine::Coordinator;
@@ -29,22 +31,74 @@ pub(crate) enum Search {
 }
 
 /// Why a job can't go on whose state only workers had.
-pub(crate) const MEMORY_LOST: &str =
-    "its state is in nobody's memory any more; with [checkpoint] in the job file the job could go on";
+pub(crate) fn memory_lost(job: &DurableJob) -> &'static str {
+    match job.is_shadowed() {
+        true => {
+            "its state is in nobody's memory any more; with [checkpoint] in the job file the job could go on"
+        }
+        false => {
+            "its state is in nobody's memory any more; with [checkpoint] or the source \"shadow\" in the job file the job could go on"
+        }
+    }
+}
 
-/// The newest step that all ranks have in memory and whose report was heard: a step that was committed but never reported is run again, so
-/// that its line is written. Where no such step is there, the newest that all have.
-fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<u64> {
-    let allowed = job.spec.recovery.sources.contains(&RecoverySource::Local);
-    let start = job.start.as_ref().map_or(0, |start| start.step);
-    let everywhere = |step: &u64| ranks.iter().all(|rank| rank.in_memory.contains(step));
-    let first = ranks.first().filter(|_| allowed)?;
-    let all = || {
-        let steps = first.in_memory.iter().copied();
-        steps.filter(|step| *step >= start).filter(everywhere)
+/// Ranks with their numbers.
+fn numbered(ranks: &[RankRun]) -> impl Iterator<Item = (RankId, &RankRun)> {
+    (0..).map(RankId).zip(ranks)
+}
+
+/// A rank whose worker has the state of `rank` at a step that `wanted` allows, which a guard left there.
+fn keeper(ranks: &[RankRun], rank: RankId, wanted: impl Fn(&u64) -> bool) -> Option<RankId> {
+    let has = |other: &RankRun| {
+        let steps = other.in_memory.guarded.get(&rank);
+        steps.is_some_and(|steps| steps.iter().any(&wanted))
     };
-    let heard = |step: &u64| job.reached.is_some_and(|reached| *step <= reached);
-    all().filter(heard).max().or_else(|| all().max())
+    numbered(ranks).find(|(_, other)| has(other)).map(|(id, _)| id)
+}
+
+/// The ranks that don't have the state of `step` in their own worker's memory, and who has it. None: a rank's is nowhere.
+fn senders(ranks: &[RankRun], step: u64) -> Option<BTreeMap<RankId, RankId>> {
+    let lacks = |(_, run): &(RankId, &RankRun)| !run.in_memory.own.contains(&step);
+    let find = |(rank, _)| Some((rank, keeper(ranks, rank, |held| *held == step)?));
+    numbered(ranks).filter(lacks).map(find).collect()
+}
+
+/// The newest step that all ranks have in memory (their own worker's or that of another, where their guard left it) and whose report was
+/// heard: a step that was committed but never reported is run again, so that its line is written. Where no such step is there, the newest that
+/// all have.
+fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<(u64, BTreeMap<RankId, RankId>)> {
+    if !job.spec.recovery.sources.contains(&RecoverySource::Local) {
+        return None;
+    }
+    let start = job.start.as_ref().map_or(0, |start| start.step);
+    let memory = |run: &RankRun| {
+        let guarded = run.in_memory.guarded.values().flatten();
+        run.in_memory
+            .own
+            .iter()
+            .chain(guarded)
+            .copied()
+            .collect::<Vec<_>>()
+    };
+    let steps: BTreeSet<u64> = ranks
+        .iter()
+        .flat_map(memory)
+        .filter(|step| *step >= start)
+        .collect();
+    let found = steps.into_iter().rev();
+    let all: Vec<_> = found
+        .filter_map(|step| Some((step, senders(ranks, step)?)))
+        .collect();
+    let heard = |(step, _): &&(u64, _)| job.reached.is_some_and(|reached| *step <= reached);
+    all.iter().find(heard).or(all.first()).cloned()
+}
+
+/// The first rank whose state is nowhere.
+fn forgotten(ranks: &[RankRun]) -> Option<RankId> {
+    let lost = |(rank, run): &(RankId, &RankRun)| {
+        run.in_memory.own.is_empty() && keeper(ranks, *rank, |_| true).is_none()
+    };
+    numbered(ranks).find(lost).map(|(rank, _)| rank)
 }
 
 impl Coordinator {
@@ -87,35 +141,48 @@ impl Coordinator {
     /// Decided once an epoch, and durable before anybody is told. None: the job fails, as its state can't be had.
     pub(crate) fn decide_start(&mut self, id: &JobId, plan: &Plan) -> Option<FromMemory> {
         let job = self.live.job(id)?;
-        if let Some(decided) = job.connected {
-            return Some(decided);
+        if let Some(decided) = &job.connected {
+            return Some(decided.clone());
         }
         let run = self.runs.get(id)?;
-        let local = in_every_memory(job, &run.ranks);
-        if local.is_none() && job.lives_in_memory() {
-            let missing = run.ranks.iter().position(|rank| rank.in_memory.is_empty());
-            self.refuse_to_begin_again(id, plan, missing);
+        let found = in_every_memory(job, &run.ranks);
+        if found.is_none() && job.lives_in_memory() {
+            let missing = forgotten(&run.ranks);
+            let had = |rank: RankId| job.homes.get(rank.0 as usize).or_else(|| plan.worker_of(rank));
+            let (worker, why) = (missing.and_then(had).cloned(), memory_lost(job));
+            self.refuse_to_begin_again(id, missing, worker, why);
             return None;
         }
+        let local = found.as_ref().map(|(step, _)| *step);
+        let guards = found.map(|(_, guards)| guards).unwrap_or_default();
         let save = local.is_some_and(|step| job.owes_checkpoint(step));
         self.record(Change::Connected {
             job: id.clone(),
             epoch: plan.epoch,
             local,
+            guards: guards.clone(),
             save,
         });
-        Some(FromMemory { step: local, save })
+        Some(FromMemory {
+            step: local,
+            guards,
+            save,
+        })
     }
 
     /// Steps are committed, and nothing that may be used has their state: it is never silently trained again from the beginning.
-    fn refuse_to_begin_again(&mut self, id: &JobId, plan: &Plan, missing: Option<usize>) {
-        let rank = missing.and_then(|rank| u32::try_from(rank).ok()).map(RankId);
-        let worker = rank.and_then(|rank| plan.workers.get(rank.0 as usize)).cloned();
+    fn refuse_to_begin_again(
+        &mut self,
+        id: &JobId,
+        rank: Option<RankId>,
+        worker: Option<WorkerId>,
+        why: &str,
+    ) {
         let failure = Failure {
             class: FailureClass::WorkerLost,
             rank,
             worker,
-            message: MEMORY_LOST.to_owned(),
+            message: why.to_owned(),
         };
         self.end(id, JobState::Failed, Some(failure));
     }

@@ -181,6 +181,7 @@ impl Durable {
                 check(plan.epoch > job.epoch(), "its epoch isn't newer than the last")?;
                 job.plan = Some(plan.clone());
                 job.members.clone_from(members);
+                job.former_members.clear();
                 job.writer.clone_from(writer);
                 job.start.clone_from(start);
                 job.connected = None;
@@ -190,19 +191,28 @@ impl Durable {
                 job.state = JobState::Starting;
             }
             Change::Connected {
-                epoch, local, save, ..
+                epoch,
+                local,
+                guards,
+                save,
+                ..
             } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
-                let (step, save) = (*local, *save);
-                job.connected = Some(FromMemory { step, save });
+                let (step, guards, save) = (*local, guards.clone(), *save);
+                job.connected = Some(FromMemory { step, guards, save });
             }
             Change::Running { epoch, .. } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
                 check(job.state == JobState::Starting, "the job isn't starting")?;
                 job.state = JobState::Running;
                 job.ran = true;
+                job.homes = job
+                    .plan
+                    .as_ref()
+                    .map(|plan| plan.workers.clone())
+                    .unwrap_or_default();
                 // From memory nothing is run again, so this step is one that no epoch before had reached.
-                if job.connected.is_some_and(|from| from.step.is_some()) {
+                if job.connected.as_ref().is_some_and(|from| from.step.is_some()) {
                     job.restarts = 0;
                 }
             }
@@ -240,7 +250,7 @@ impl Durable {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
                 check(job.is_training(), "the job has no trainers to give up")?;
                 job.state = JobState::Recovering;
-                job.members.clear();
+                job.former_members = std::mem::take(&mut job.members);
                 job.finished.clear();
                 job.failures.clear();
                 job.restarts += 1;

@@ -14,10 +14,12 @@ use crate::story::Story;
 use crate::{CommittedCheckpoint, Millis};
 
 /// What the trainers of a plan were told about starting from their workers' memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FromMemory {
     /// The step whose state they take from there; none: they start from the plan's start.
     pub step: Option<u64>,
+    /// Ranks that have it not in their own worker's memory, and the ranks that send it to them from theirs.
+    pub guards: BTreeMap<RankId, RankId>,
     /// Whether they save that state first.
     pub save: bool,
 }
@@ -63,6 +65,10 @@ pub struct DurableJob {
     pub save_first: bool,
     /// Incarnations of the plan's workers.
     pub members: BTreeMap<WorkerId, u64>,
+    /// The same of the plan that a recovering job had.
+    pub former_members: BTreeMap<WorkerId, u64>,
+    /// The worker of each rank when a plan last committed its first step: who had the state.
+    pub homes: Vec<WorkerId>,
     /// Ranks of the plan that are through.
     pub finished: BTreeSet<RankId>,
     /// What went wrong under the plan, in order, until the verdict.
@@ -110,6 +116,8 @@ impl DurableJob {
             refused: BTreeSet::new(),
             save_first: false,
             members: BTreeMap::new(),
+            former_members: BTreeMap::new(),
+            homes: Vec::new(),
             finished: BTreeSet::new(),
             failures: Vec::new(),
             story: Story::default(),
@@ -144,6 +152,12 @@ impl DurableJob {
         self.spec.checkpoint.is_on() && self.spec.recovery.sources.contains(&RecoverySource::Checkpoint)
     }
 
+    /// Whether guards keep shadows of its ranks.
+    #[must_use]
+    pub fn is_shadowed(&self) -> bool {
+        self.spec.recovery.sources.contains(&RecoverySource::Shadow)
+    }
+
     /// Whether steps are committed that only workers' memory has the state of.
     #[must_use]
     pub fn lives_in_memory(&self) -> bool {
@@ -154,7 +168,10 @@ impl DurableJob {
     #[must_use]
     pub fn started_after(&self) -> u64 {
         let start = self.start.as_ref().map_or(0, |start| start.step);
-        self.connected.and_then(|from| from.step).unwrap_or(start)
+        self.connected
+            .as_ref()
+            .and_then(|from| from.step)
+            .unwrap_or(start)
     }
 
     /// The step of the newest checkpoint there is.

@@ -52,11 +52,11 @@ impl Coordinator {
             self.queue_notes.insert(id.clone(), why.to_owned());
             return false;
         }
-        let placed = match self.same_again(id, &slots) {
+        let again = self.same_again(id, &slots).or_else(|| self.stand_in(id, &slots));
+        let placed = match again {
             Some(plan) => Ok(plan),
             None if job.state == JobState::Recovering && job.lives_in_memory() => {
-                self.fail_without_memory(id);
-                return true;
+                return self.wait_for_memory(id, &slots);
             }
             None => place(id, epoch, &spec, &slots),
         };
@@ -161,6 +161,7 @@ impl Coordinator {
                 epoch: plan.epoch,
                 peers: peers.clone(),
                 local: from.step,
+                guards: from.guards.clone(),
                 save: from.save,
             };
             self.send(worker, command);

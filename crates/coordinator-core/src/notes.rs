@@ -1,6 +1,8 @@
 //! From a record to its line in the job's history: actor, kind and a sentence for a person.
 
-use rekindle_types::JobState;
+use std::collections::BTreeMap;
+
+use rekindle_types::{JobState, RankId};
 
 use crate::Change;
 
@@ -12,8 +14,16 @@ pub(crate) fn note(change: &Change) -> (String, String, String) {
         } => ("client", "job.submitted", submitted(request_id, *resume)),
         Change::Planned { plan, start, .. } => ("coordinator", "plan.durable", planned(plan, start.as_ref())),
         Change::Connected {
-            epoch, local, save, ..
-        } => ("coordinator", "plan.connected", connected(*epoch, *local, *save)),
+            epoch,
+            local,
+            guards,
+            save,
+            ..
+        } => (
+            "coordinator",
+            "plan.connected",
+            connected(*epoch, *local, guards, *save),
+        ),
         Change::Running { epoch, .. } => (
             "coordinator",
             "job.running",
@@ -137,11 +147,20 @@ fn ended(state: JobState, failure: Option<&rekindle_types::Failure>) -> String {
     }
 }
 
-fn connected(epoch: rekindle_types::Epoch, local: Option<u64>, save: bool) -> String {
+fn connected(
+    epoch: rekindle_types::Epoch,
+    local: Option<u64>,
+    guards: &BTreeMap<RankId, RankId>,
+    save: bool,
+) -> String {
     let from = match local {
         Some(step) => format!(" and go on from the state of step {step} in their workers' memory"),
         None => String::new(),
     };
     let first = if save { ", which they save first" } else { "" };
-    format!("{epoch}: all trainers are ready{from}{first}")
+    let sends: String = guards
+        .iter()
+        .map(|(rank, guard)| format!(", that of {rank} from {guard}'s"))
+        .collect();
+    format!("{epoch}: all trainers are ready{from}{sends}{first}")
 }

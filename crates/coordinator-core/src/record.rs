@@ -90,6 +90,9 @@ pub enum Change {
         epoch: Epoch,
         /// The step whose state all of them have in their workers' memory; none: they start from the plan's start.
         local: Option<u64>,
+        /// Ranks that have it not in their own worker's memory, and the ranks that send it to them from theirs.
+        #[serde(default)]
+        guards: BTreeMap<RankId, RankId>,
         /// Whether they are to save that state first.
         save: bool,
     },

@@ -3,7 +3,9 @@
 //! All its trainers are stopped; it waits in state RECOVERING for the slots it had, for a while; then it goes on with what is there,
 //! under a new epoch, every rank from the same step: one that all have in memory, or the newest valid checkpoint.
 
-use rekindle_plan::Slot;
+use std::collections::{BTreeMap, BTreeSet};
+
+use rekindle_plan::{Slot, guards};
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, WorkerId};
 
@@ -23,9 +25,27 @@ fn passes(class: FailureClass) -> bool {
     )
 }
 
-fn has_room(plan: &Plan, worker: &WorkerId, slots: &[Slot]) -> bool {
-    let room = slots.iter().filter(|slot| slot.worker == *worker).count();
-    plan.ranks_of(worker).count() <= room
+/// The ranks of a plan whose workers have no room for them, and the slots that the others leave.
+fn displaced(plan: &Plan, slots: &[Slot]) -> (BTreeSet<RankId>, Vec<Slot>) {
+    let (mut displaced, mut left) = (BTreeSet::new(), slots.to_vec());
+    for (rank, worker) in plan.ranks().zip(&plan.workers) {
+        match left.iter().position(|slot| slot.worker == *worker) {
+            Some(at) => drop(left.remove(at)),
+            None => drop(displaced.insert(rank)),
+        }
+    }
+    (displaced, left)
+}
+
+/// Puts ranks on slots, one after the other where the plan has the fewest ranks by then. None: there are too few slots.
+fn move_to(plan: &mut Plan, ranks: &BTreeSet<RankId>, mut slots: Vec<Slot>) -> Option<()> {
+    for rank in ranks {
+        let has = |slot: &Slot| plan.ranks_of(&slot.worker).count();
+        let (at, _) = slots.iter().enumerate().min_by_key(|(_, slot)| has(slot))?;
+        let worker = slots.remove(at).worker;
+        *plan.workers.get_mut(rank.0 as usize)? = worker;
+    }
+    Some(())
 }
 
 impl Coordinator {
@@ -119,12 +139,48 @@ impl Coordinator {
             .job(id)
             .filter(|job| job.state == JobState::Recovering)?;
         let plan = job.plan.as_ref()?;
-        let fits = |worker: &WorkerId| has_room(plan, worker, slots);
         let epoch = plan.epoch.next();
-        plan.workers.iter().all(fits).then(|| Plan {
+        displaced(plan, slots).0.is_empty().then(|| Plan {
             epoch,
             ..plan.clone()
         })
+    }
+
+    /// Whether a worker may still have in memory what trainers of the job's plan kept there: it is the same process, or its successor on the
+    /// same machine, which found something of the job.
+    fn remembers(&self, job: &DurableJob, id: &JobId, worker: &WorkerId) -> bool {
+        let entry = self.registry.workers.get(worker);
+        entry.and_then(|entry| entry.info.as_ref()).is_some_and(|info| {
+            job.former_members.get(worker) == Some(&info.incarnation) || info.kept.contains(id)
+        })
+    }
+
+    /// The first of the ranks that have to move whose guard isn't left to give it its state.
+    fn unguarded(&self, id: &JobId, plan: &Plan, displaced: &BTreeSet<RankId>) -> Option<RankId> {
+        let job = self.live.job(id)?;
+        let guards = match job.is_shadowed() {
+            true => guards(plan),
+            false => BTreeMap::new(),
+        };
+        let knows = |guard: &RankId| {
+            let worker = plan.worker_of(*guard).filter(|_| !displaced.contains(guard));
+            worker.is_some_and(|worker| self.remembers(job, id, worker))
+        };
+        let lost = |rank: &RankId| !guards.get(rank).is_some_and(knows);
+        displaced.iter().copied().find(lost)
+    }
+
+    /// The same with the ranks of lost workers on others, if what is left has their guards.
+    pub(crate) fn stand_in(&self, id: &JobId, slots: &[Slot]) -> Option<Plan> {
+        let recovers = |job: &&DurableJob| job.state == JobState::Recovering && job.is_shadowed();
+        let mut plan = self.live.job(id).filter(recovers)?.plan.clone()?;
+        let (lost, left) = displaced(&plan, slots);
+        if self.unguarded(id, &plan, &lost).is_some() {
+            return None;
+        }
+        move_to(&mut plan, &lost, left)?;
+        plan.epoch = plan.epoch.next();
+        Some(plan)
     }
 
     /// What a recovering job waits for before it is placed: its old trainers to be gone (or their worker lost), and for a while as
@@ -140,25 +196,37 @@ impl Coordinator {
         let job = self.live.job(id)?;
         let had = job.plan.as_ref()?.world() as usize;
         // What lies in the memory of a worker that was killed is there when it is started again.
-        let lacks = free.len() < had || (job.lives_in_memory() && self.same_again(id, free).is_none());
+        // A plan that committed nothing may not have reached its guards either: then the workers themselves are better waited for.
+        let begun = job.plan.as_ref().is_some_and(|plan| plan.workers == job.homes);
+        let fits = || self.same_again(id, free).is_some() || (begun && self.stand_in(id, free).is_some());
+        let lacks = free.len() < had || (job.lives_in_memory() && !fits());
         (lacks && self.mono() < by).then_some("waits for its workers to come back")
     }
 
-    /// The workers that have the state didn't come back in time.
-    pub(crate) fn fail_without_memory(&mut self, id: &JobId) {
-        let Some(plan) = self.live.job(id).and_then(|job| job.plan.as_ref()) else {
-            return;
+    /// The workers that have the state didn't come back in time: the job fails if guards don't have it either, and waits for room if they
+    /// do. Whether the next job of the queue may be looked at.
+    pub(crate) fn wait_for_memory(&mut self, id: &JobId, slots: &[Slot]) -> bool {
+        let Some(job) = self.live.job(id) else {
+            return true;
         };
-        let slots = self.slots_for(id);
-        let lacks = |worker: &&WorkerId| !has_room(plan, worker, &slots);
-        let worker = plan.workers.iter().find(lacks).cloned();
-        let rank = worker.as_ref().and_then(|worker| plan.ranks_of(worker).next());
+        let Some(plan) = &job.plan else { return true };
+        let (lost, left) = displaced(plan, slots);
+        let Some(rank) = self.unguarded(id, plan, &lost) else {
+            let why = format!(
+                "needs {} more free trainer slots, there are {}",
+                lost.len(),
+                left.len()
+            );
+            self.queue_notes.insert(id.clone(), why);
+            return false;
+        };
         let failure = Failure {
             class: FailureClass::WorkerLost,
-            rank,
-            worker,
-            message: format!("its worker did not come back; {}", crate::begin::MEMORY_LOST),
+            rank: Some(rank),
+            worker: plan.worker_of(rank).cloned(),
+            message: format!("its worker did not come back; {}", crate::begin::memory_lost(job)),
         };
         self.end(id, JobState::Failed, Some(failure));
+        true
     }
 }

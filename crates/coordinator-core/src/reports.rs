@@ -1,7 +1,8 @@
 //! What workers report about trainers. Every report is acknowledged after the records it caused (CO-5: twice is as once).
 
 use rekindle_types::{
-    Command, Failure, FailureClass, JobId, JobState, NumberedReport, RankId, Report, StepReport, WorkerId,
+    Command, Failure, FailureClass, InMemory, JobId, JobState, NumberedReport, RankId, Report, StepReport,
+    WorkerId,
 };
 
 use crate::machine::Coordinator;
@@ -115,7 +116,7 @@ impl Coordinator {
         }
     }
 
-    fn ready(&mut self, job: &JobId, rank: RankId, worker: &WorkerId, address: String, in_memory: Vec<u64>) {
+    fn ready(&mut self, job: &JobId, rank: RankId, worker: &WorkerId, address: String, in_memory: InMemory) {
         let Some(state) = self.runs.get_mut(job).and_then(|run| run.rank_mut(rank)) else {
             return;
         };
@@ -124,10 +125,7 @@ impl Coordinator {
             return;
         }
         state.phase = RankPhase::Ready;
-        let memory = in_memory
-            .iter()
-            .max()
-            .map_or_else(String::new, |step| format!(", step {step} is in memory"));
+        let memory = found(&in_memory);
         let detail = format!("{rank} listens at {address}{memory}");
         state.address = Some(address);
         state.in_memory = in_memory;
@@ -286,4 +284,15 @@ impl Coordinator {
             state.missing_by = None;
         }
     }
+}
+
+/// What a trainer found in memory, in words.
+fn found(in_memory: &InMemory) -> String {
+    let own = in_memory.own.iter().max();
+    let own = own.map_or_else(String::new, |step| format!(", step {step} is in memory"));
+    let of = |(rank, steps): (&RankId, &Vec<u64>)| {
+        Some(format!(", that of {rank} at step {}", steps.iter().max()?))
+    };
+    let guarded: String = in_memory.guarded.iter().filter_map(of).collect();
+    format!("{own}{guarded}")
 }

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use rekindle_types::{Epoch, Plan, RankId, StepReport};
+use rekindle_types::{Epoch, InMemory, Plan, RankId, StepReport};
 
 use crate::saves::{Awaited, Save};
 use crate::{Config, Millis, RankPhase};
@@ -34,8 +34,8 @@ pub(crate) struct RankRun {
     pub(crate) phase: RankPhase,
     /// Where it listens.
     pub(crate) address: Option<String>,
-    /// Steps whose state its trainer found in memory.
-    pub(crate) in_memory: Vec<u64>,
+    /// Whose state its trainer found in memory.
+    pub(crate) in_memory: InMemory,
     /// Its worker came back without it: by when its end must be reported.
     pub(crate) missing_by: Option<Mono>,
 }
@@ -79,7 +79,7 @@ impl Run {
         let rank = RankRun {
             phase: RankPhase::Starting,
             address: None,
-            in_memory: Vec::new(),
+            in_memory: InMemory::default(),
             missing_by: None,
         };
         Self {

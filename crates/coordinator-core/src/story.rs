@@ -130,10 +130,11 @@ impl DurableJob {
             Change::Connected {
                 epoch,
                 local: Some(step),
+                guards,
                 ..
             } => {
                 if let Some(incident) = story.of_next(*epoch) {
-                    remember(incident, *step);
+                    remember(incident, *step, !guards.is_empty());
                 }
             }
             Change::Reloaded { epoch, .. } => {
@@ -279,10 +280,13 @@ fn place(incident: &mut Incident, at: Millis, epoch: Epoch, start: Option<&Start
     }
 }
 
-/// All ranks found the state of `step` in memory: the checkpoint isn't needed.
-fn remember(incident: &mut Incident, step: u64) {
+/// All ranks found the state of `step` in memory, or their guards did: the checkpoint isn't needed.
+fn remember(incident: &mut Incident, step: u64, guarded: bool) {
     incident.resumed_step = Some(step);
-    incident.source = Some(StateSource::Local);
+    incident.source = Some(match guarded {
+        true => StateSource::Shadow,
+        false => StateSource::Local,
+    });
     incident.source_url = None;
     if let Some(verdict) = incident.initiating().map(|noted| noted.failure.clone()) {
         incident.decision = restart(&origin(incident), &verdict);

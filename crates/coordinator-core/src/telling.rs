@@ -19,6 +19,9 @@ pub(crate) fn failed(failure: &Failure) -> String {
 pub(crate) fn origin(incident: &Incident) -> String {
     match (incident.source, incident.resumed_step) {
         (Some(StateSource::Local), Some(step)) => format!("the state of step {step} in memory"),
+        (Some(StateSource::Shadow), Some(step)) => {
+            format!("the state of step {step} in memory, what was lost of it from its guards")
+        }
         (Some(StateSource::Checkpoint), Some(step)) => format!("the checkpoint of step {step}"),
         _ => "the beginning".to_owned(),
     }

@@ -11,6 +11,7 @@
 //! - MO-4 An update gives the same bits in place and out of place. What it leaves undefined of a layer (the other lanes' weights) can't be
 //!   read before it is set.
 //! - MO-5 What a pass computes anew (`Recompute::Block`) has the bits that it would have kept.
+//! - MO-6 A shadow that was fed every gradient of a rank since it had that rank's state has its state, bit for bit.
 //!
 //! Deliberately absent: communication, schedules, files, data.
 //!
@@ -23,8 +24,8 @@ mod init;
 mod philox;
 
 pub use engine::{
-    AdamW, EngineError, FrozenPart, GradientSummary, GradientSums, MemoryReport, Result, Stage, StageInput,
-    StageOutput, StageSpec,
+    AdamW, EngineError, FrozenPart, GradientSummary, GradientSums, MemoryReport, Result, Shadow, Stage,
+    StageInput, StageOutput, StageSpec,
 };
 pub use exact_sum::ExactSum;
 pub use philox::Philox;

@@ -1,4 +1,4 @@
-//! Planning as pure functions: layer cut, placement, pipeline schedule, micro-batch dispatch, learning rate, how often to save, cost figures.
+//! Planning as pure functions: layer cut, placement, guards, pipeline schedule, micro-batch dispatch, learning rate, how often to save, cost figures.
 //!
 //! ```text
 //!   JobSpec + free slots --place--> Plan --program--> what each rank does in a step
@@ -16,6 +16,7 @@
 pub mod cost;
 pub mod cut;
 pub mod dispatch;
+pub mod guard;
 pub mod interval;
 pub mod lr;
 pub mod place;
@@ -23,6 +24,7 @@ pub mod report;
 pub mod schedule;
 
 pub use dispatch::micro_batches_of;
+pub use guard::guards;
 pub use interval::{SaveCosts, save_interval};
 pub use lr::learning_rate;
 pub use place::{PlaceError, Slot, place};

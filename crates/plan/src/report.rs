@@ -3,11 +3,13 @@
 use std::fmt;
 use std::ops::Range;
 
+use rekindle_types::spec::RecoverySource;
 use rekindle_types::{JobSpec, LayerId, Numerics, Plan, Recompute};
 use serde::Serialize;
 
 use crate::cost::{FLOAT_BYTES, activation_bytes, kept_bytes, parameters, step_flops, work_flops};
 use crate::dispatch::micro_batches_of;
+use crate::guard::guards;
 use crate::schedule::bubble_share;
 
 /// Everything `rekindle plan` shows.
@@ -220,6 +222,16 @@ fn links(spec: &JobSpec, plan: &Plan, layers: &[LayerId], micro_batches: u32) ->
             "updated weights",
             between("the others"),
             held * FLOAT_BYTES * (lanes - 1) / lanes,
+        );
+    }
+    let shadowed = spec.recovery.sources.contains(&RecoverySource::Shadow) && !guards(plan).is_empty();
+    for (s, cut) in plan.stages.iter().enumerate().filter(|_| shadowed) {
+        let own = layers[range(cut)].iter();
+        let held: u64 = own.map(|l| parameters(&spec.model, *l)).sum();
+        push(
+            "gradients to guards",
+            format!("stage {s}, each lane → its guard"),
+            held.div_ceil(lanes) * FLOAT_BYTES,
         );
     }
     let last = plan.stage_count().saturating_sub(1);

@@ -113,3 +113,19 @@ fn recomputation_costs_work_and_saves_activations() {
         "the head is on the other stage"
     );
 }
+
+#[test]
+fn report_counts_what_guards_are_sent() {
+    let sent = |extra: &str, workers: &[&str]| -> u64 {
+        let spec = spec(&format!("[parallelism]\npipeline = 2\ndata = 2\n{extra}"));
+        let plan = place(&job(), Epoch(1), &spec, &slots(workers)).unwrap();
+        let links = report(&spec, &plan).links;
+        let guards = links.iter().filter(|link| link.what == "gradients to guards");
+        guards.map(|link| link.bytes_per_step).sum()
+    };
+    let shadowed = "[recovery]\nsources = [\"local\", \"shadow\"]";
+    let bytes = 4 * spec("").model.parameters() / 2;
+    assert_eq!(sent(shadowed, &["a", "b", "c", "d"]), bytes);
+    assert_eq!(sent(shadowed, &["a", "a", "a", "a"]), 0, "nobody to guard");
+    assert_eq!(sent("", &["a", "b", "c", "d"]), 0);
+}

@@ -11,10 +11,10 @@ use rekindle_proto::convert::{
 use rekindle_proto::pb::{v1, worker::v1 as worker};
 use rekindle_proto::{ApiError, ConvertError, Reason};
 use rekindle_types::{
-    CausalRole, CheckpointPart, Command, Epoch, Failure, FailureClass, FileEntry, Incident, IncidentState,
-    IncidentTimes, JobEvent, JobFile, JobId, JobSpec, JobState, LayerId, NotedFailure, NumberedReport, Plan,
-    RankId, Registration, Report, Section, StartPoint, StartTrainer, StateDigest, StateKind, StateSource,
-    StepReport, TrainerPhase, TrainerStatus, WorkerId,
+    CausalRole, CheckpointPart, Command, Epoch, Failure, FailureClass, FileEntry, InMemory, Incident,
+    IncidentState, IncidentTimes, JobEvent, JobFile, JobId, JobSpec, JobState, LayerId, NotedFailure,
+    NumberedReport, Plan, RankId, Registration, Report, Section, StartPoint, StartTrainer, StateDigest,
+    StateKind, StateSource, StepReport, TrainerPhase, TrainerStatus, WorkerId,
 };
 
 const JOB: &str = r#"
@@ -140,7 +140,7 @@ fn reports_survive_the_wire() {
     let all = [
         Report::Ready {
             data_address: "[::1]:5000".to_owned(),
-            in_memory: vec![7, 6],
+            in_memory: in_memory(),
         },
         Report::Step(step(5.545_177_444_479_562)),
         Report::Saved {
@@ -180,6 +180,7 @@ fn commands_survive_the_wire() {
             epoch: Epoch(3),
             peers: BTreeMap::from([(RankId(0), "a:1".to_owned()), (RankId(1), "b:2".to_owned())]),
             local: Some(0),
+            guards: BTreeMap::from([(RankId(1), RankId(0))]),
             save: true,
         },
         Command::Connect {
@@ -187,6 +188,7 @@ fn commands_survive_the_wire() {
             epoch: Epoch(3),
             peers: BTreeMap::new(),
             local: None,
+            guards: BTreeMap::new(),
             save: false,
         },
         Command::Forget { job: job.clone() },
@@ -225,7 +227,7 @@ fn registrations_survive_the_wire() {
             phase: TrainerPhase::Training,
             data_address: None,
             step: 6,
-            in_memory: vec![5],
+            in_memory: in_memory(),
         }],
         kept: vec![JobId::new("old-1").unwrap()],
     };
@@ -239,9 +241,42 @@ fn more_steps_in_memory_than_there_can_be_are_refused() {
     wire.report = Some(worker::numbered_report::Report::Ready(worker::TrainerReady {
         data_address: "a:1".to_owned(),
         steps_in_memory: vec![1, 2, 3],
+        guarded: Vec::new(),
     }));
     let error = NumberedReport::try_from(wire).unwrap_err();
     assert!(error.to_string().contains("steps_in_memory"), "{error}");
+}
+
+#[test]
+fn guarded_states_that_cannot_be_are_refused() {
+    let state = |rank, steps: &[u64]| worker::GuardedState {
+        rank,
+        steps: steps.to_vec(),
+    };
+    for (guarded, what) in [
+        (vec![state(1, &[1, 2, 3])], "3 entries"),
+        (vec![state(1, &[1]), state(1, &[2])], "twice"),
+        ((0..=1 << 16).map(|rank| state(rank, &[1])).collect(), "65536"),
+    ] {
+        let mut wire = worker::NumberedReport::from(&report(Report::Finished));
+        wire.report = Some(worker::numbered_report::Report::Ready(worker::TrainerReady {
+            data_address: "a:1".to_owned(),
+            steps_in_memory: Vec::new(),
+            guarded,
+        }));
+        let error = NumberedReport::try_from(wire).unwrap_err();
+        assert!(
+            error.to_string().contains("guarded") && error.to_string().contains(what),
+            "{error}"
+        );
+    }
+}
+
+fn in_memory() -> InMemory {
+    InMemory {
+        own: vec![7, 6],
+        guarded: BTreeMap::from([(RankId(2), vec![7]), (RankId(0), Vec::new())]),
+    }
 }
 
 #[test]

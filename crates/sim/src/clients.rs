@@ -1,6 +1,7 @@
 //! Clients: submit with a request id until there is an answer, now and then send it twice, now and then cancel.
 
 use rekindle_coordinator_core::{Answer, CancelMode, Event, Rejection, Submission, Token};
+use rekindle_types::spec::RecoverySource;
 use rekindle_types::{JobFile, JobId, JobSpec};
 
 use crate::world::{Due, World};
@@ -51,8 +52,12 @@ impl World {
                 0
             };
             let wanted = if self.rng.one_in(3) { 2 } else { 1 };
+            let mut spec = spec(stages, lanes, steps, save_every);
+            if self.rng.one_in(2) {
+                spec.recovery.sources.push(RecoverySource::Shadow);
+            }
             self.clients.push(Client {
-                spec: spec(stages, lanes, steps, save_every),
+                spec,
                 job: None,
                 wanted,
                 refused: None,

@@ -136,11 +136,8 @@ impl World {
             .get(&key)
             .is_some_and(|process| process.training);
         let in_update = trains && self.rng.one_in(2);
-        if let Some(kept) = self.hosts[worker].snapshots.get_mut(&(key.job.clone(), key.rank))
-            && in_update
-            && kept.len() > 1
-        {
-            kept.remove(0);
+        if in_update {
+            self.tear(worker, &key);
         }
         let life = self.hosts[worker].life;
         self.dies(worker, life, &key, None, Some(11));

@@ -10,11 +10,13 @@
 //! - SM-7 The fold of the journal is the durable state, and a restart can take it up.
 //! - SM-8 The coordinator never halts of itself.
 //! - SM-9 A job that lost a trainer names it; one that lost none and wasn't cancelled succeeds. A job goes on after a loss as
-//!   long as it may restart; one that doesn't save its state may fail when a worker was lost.
+//!   long as it may restart; one that doesn't save its state may fail when a worker was lost, or two workers where ranks have guards.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rekindle_coordinator_core::{Answer, Change, Effect, Record};
+use rekindle_plan::guards;
+use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
     Command, Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartTrainer, StepReport, WorkerId,
 };
@@ -43,6 +45,8 @@ pub(crate) struct Ledger {
     causes: BTreeMap<JobId, Vec<Cause>>,
     /// Jobs that save their state.
     saving: BTreeSet<JobId>,
+    /// Jobs whose ranks have guards.
+    shadowed: BTreeSet<JobId>,
     /// Jobs a user wanted to end.
     pub(crate) cancelled: BTreeSet<JobId>,
 }
@@ -108,6 +112,9 @@ impl World {
                 if spec.checkpoint.is_on() {
                     self.ledger.saving.insert(job.clone());
                 }
+                if spec.recovery.sources.contains(&RecoverySource::Shadow) {
+                    self.ledger.shadowed.insert(job.clone());
+                }
             }
             Change::Planned { plan, start, .. } => {
                 self.check_start(plan, start.as_ref());
@@ -147,7 +154,8 @@ impl World {
                 let saves = self.ledger.saving.contains(job);
                 let given_up = failure.message.contains("recovery.max_restarts")
                     || failure.class == FailureClass::CheckpointIo;
-                let memory_gone = causes.iter().any(|cause| matches!(cause, Cause::Worker(_)));
+                let lost = causes.iter().filter(|cause| matches!(cause, Cause::Worker(_)));
+                let memory_gone = lost.count() >= self.losses_that_count(job);
                 explains(&causes, failure) && (given_up || (!saves && memory_gone))
             }
             (JobState::Succeeded, None) => self.is_through(job),
@@ -163,6 +171,14 @@ impl World {
         if self.ledger.ended.insert(job.clone(), (state, failure)).is_some() {
             self.violate("SM-4", format!("{job} ends twice"));
         }
+    }
+
+    /// How many workers have to be lost for a job's memory to be gone: a rank's and its guard's, where it has one.
+    fn losses_that_count(&self, job: &JobId) -> usize {
+        let shadowed = self.ledger.shadowed.contains(job);
+        let mut plans = self.ledger.plans.iter().filter(|((of, _), _)| of == job);
+        let spread = plans.all(|(_, plan)| !guards(plan).is_empty());
+        if shadowed && spread { 2 } else { 1 }
     }
 
     /// Whether every rank of the job's newest plan has said that it is through.

@@ -18,6 +18,7 @@ mod config;
 mod coordinator_side;
 mod faults;
 mod invariants;
+mod memory;
 mod network;
 mod report;
 mod rng;

@@ -3,13 +3,11 @@
 //! - SM-11 A checkpoint is committed with a durable part of every rank of one plan, all of the same step, and only once.
 //! - SM-12 A gang starts from the newest committed checkpoint that isn't damaged, or from the beginning where there is none; every
 //!   rank of it from the same.
-//! - SM-13 A trainer goes on from memory only from a step that its worker has.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rekindle_coordinator_core::{Commit, CommittedCheckpoint, Event, NotFound, StartSearch};
 use rekindle_types::{CheckpointPart, Epoch, JobId, Plan, RankId, StartPoint, StateDigest};
-use rekindle_worker_core::TrainerKey;
 
 use crate::world::{Due, World};
 
@@ -176,31 +174,6 @@ impl World {
                 plan.job, plan.epoch
             );
             self.violate("SM-12", detail);
-        }
-    }
-
-    /// The steps whose state a trainer of this rank finds, newest first.
-    pub(crate) fn in_memory(&self, worker: usize, key: &TrainerKey) -> Vec<u64> {
-        let kept = self.hosts[worker].snapshots.get(&(key.job.clone(), key.rank));
-        kept.cloned().unwrap_or_default()
-    }
-
-    /// A trainer has the state of `step` in memory now, and that of the step before if it committed that one, too.
-    pub(crate) fn keeps(&mut self, worker: usize, key: &TrainerKey, step: u64, and_before: bool) {
-        let kept = self.hosts[worker]
-            .snapshots
-            .entry((key.job.clone(), key.rank))
-            .or_default();
-        kept.retain(|held| and_before && held + 1 == step);
-        kept.insert(0, step);
-    }
-
-    /// SM-13: before a trainer goes on from memory.
-    pub(crate) fn check_memory(&mut self, worker: usize, key: &TrainerKey, local: Option<u64>) {
-        let kept = self.in_memory(worker, key);
-        if local.is_some_and(|step| !kept.contains(&step)) {
-            let detail = format!("{key} is to go on from {local:?}, and w{worker} has {kept:?}");
-            self.violate("SM-13", detail);
         }
     }
 

@@ -95,7 +95,7 @@ impl World {
         let data_address = format!("w{worker}:{}", key.rank.0);
         let ready = FromTrainer::Ready {
             data_address,
-            in_memory: self.in_memory(worker, key),
+            in_memory: self.hosts[worker].memory.offers(key),
         };
         self.says(worker, key, ready);
     }
@@ -113,7 +113,10 @@ impl World {
             gang.save = true;
             return;
         }
-        let ToTrainer::Connect { local, save, .. } = message else {
+        let ToTrainer::Connect {
+            local, guards, save, ..
+        } = message
+        else {
             return;
         };
         let start = process.start.start.clone();
@@ -122,8 +125,9 @@ impl World {
             return;
         }
         let from = local.or(start.map(|start| start.step)).unwrap_or(0);
-        self.check_memory(worker, key, local);
-        self.keeps(worker, key, from, false);
+        if !guards.contains_key(&key.rank) {
+            self.loads(worker, key, from, local);
+        }
         let Some(process) = self.process(worker, life, key) else {
             return;
         };
@@ -133,12 +137,14 @@ impl World {
         gang.connected.insert(key.rank);
         gang.step = gang.step.max(from);
         gang.owed |= save;
+        (gang.from, gang.guards) = (from, guards);
         let (broken, all) = (gang.broken, gang.connected.len() == world);
         if broken {
             let delay = self.rng.within(1, 300);
             let key = key.clone();
             self.after(delay, Due::PeerLost { worker, life, key });
         } else if all {
+            self.fill_some(&key.job.clone(), key.epoch, true);
             self.next_step(&key.job.clone(), key.epoch);
         }
     }
@@ -159,7 +165,7 @@ impl World {
         }
     }
 
-    fn members(&self, job: &JobId, epoch: Epoch) -> Vec<(usize, TrainerKey)> {
+    pub(crate) fn members(&self, job: &JobId, epoch: Epoch) -> Vec<(usize, TrainerKey)> {
         let mut members = Vec::new();
         for (worker, host) in self.hosts.iter().enumerate() {
             let of = host
@@ -198,6 +204,7 @@ impl World {
             .map(|process| process.start.spec.clone());
         let Some(spec) = spec else { return };
         let (steps, step) = (spec.training.steps, before + 1);
+        self.fill_some(job, epoch, false);
         let mut saved_after = match owed {
             true => self.save(job, before, &members),
             false => 1,
@@ -206,6 +213,9 @@ impl World {
         if before < steps {
             if let Some(gang) = self.gangs.get_mut(&(job.clone(), epoch)) {
                 gang.step = step;
+                if step == gang.from + 1 {
+                    self.forgets_older_shadows(&members);
+                }
             }
             for (worker, key) in &members {
                 self.keeps(*worker, key, step, true);

@@ -24,7 +24,7 @@ impl World {
                 version: 0,
                 conn: None,
                 processes: std::collections::BTreeMap::new(),
-                snapshots: std::collections::BTreeMap::new(),
+                memory: crate::memory::Memory::default(),
                 saving: std::collections::BTreeMap::new(),
                 slowness,
                 slots,
@@ -42,7 +42,7 @@ impl World {
         let seed = self.rng.next();
         let host = &mut self.hosts[worker];
         host.life += 1;
-        let kept: BTreeSet<JobId> = host.snapshots.keys().map(|(job, _)| job.clone()).collect();
+        let kept: BTreeSet<JobId> = host.memory.jobs();
         let config = WorkerConfig {
             kept: kept.into_iter().collect(),
             slots: host.slots,
@@ -68,7 +68,7 @@ impl World {
         }
         self.hosts[worker].starts.clear();
         if self.rng.one_in(2) {
-            self.hosts[worker].snapshots.clear();
+            self.hosts[worker].memory = crate::memory::Memory::default();
         }
         if let Some(conn) = self.hosts[worker].conn.take() {
             self.cut(conn);
@@ -135,7 +135,7 @@ impl World {
                 let life = self.hosts[worker].life;
                 self.dies(worker, life, &key, None, Some(9));
             }
-            Effect::Forget { job } => self.hosts[worker].snapshots.retain(|(of, _), _| *of != job),
+            Effect::Forget { job } => self.hosts[worker].memory.forget(&job),
             Effect::Warn { .. } => {}
             // Faults come from the world here, never by order.
             Effect::Suspend { .. }
@@ -146,7 +146,7 @@ impl World {
                 self.note(&format!("w{worker} leaves: {reason}"));
                 self.hosts[worker].machine = None;
                 self.hosts[worker].starts.clear();
-                self.hosts[worker].snapshots.clear();
+                self.hosts[worker].memory = crate::memory::Memory::default();
                 let down = self.rng.within(200, 2_000);
                 self.after(down, Due::WorkerStart { worker });
             }

@@ -11,6 +11,7 @@ use crate::SimConfig;
 use crate::clients::Client;
 use crate::faults::Fault;
 use crate::invariants::Ledger;
+use crate::memory::Memory;
 use crate::report::{SimReport, Trace, Violation};
 use crate::rng::Rng;
 use crate::storage::Storage;
@@ -144,8 +145,8 @@ pub(crate) struct Host {
     pub(crate) version: u64,
     pub(crate) conn: Option<u64>,
     pub(crate) processes: BTreeMap<TrainerKey, Process>,
-    /// The steps whose state trainers left in memory, newest first, by job and rank.
-    pub(crate) snapshots: BTreeMap<(JobId, RankId), Vec<u64>>,
+    /// What trainers left in its memory.
+    pub(crate) memory: Memory,
     /// When each trainer's last checkpoint is durable.
     pub(crate) saving: BTreeMap<TrainerKey, u64>,
     /// How many times slower than the others.
@@ -167,6 +168,12 @@ pub(crate) struct Gang {
     /// Save the state it starts from.
     pub(crate) owed: bool,
     pub(crate) complete: bool,
+    /// The step it started from.
+    pub(crate) from: u64,
+    /// Ranks that get their state from others.
+    pub(crate) guards: BTreeMap<RankId, RankId>,
+    /// Ranks that have it, and whose guards do.
+    pub(crate) filled: BTreeSet<RankId>,
 }
 
 /// Everything.

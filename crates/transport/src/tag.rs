@@ -54,6 +54,10 @@ tag_kinds! {
     State = 11,
     /// Tokens and masks, where not every stage reads the corpus itself.
     Tokens = 12,
+    /// A rank's final gradient of a layer, to its guard.
+    ShadowGrad = 13,
+    /// A rank's state, to its guard, which keeps it up to date from then on.
+    ShadowState = 14,
 }
 
 impl TagKind {

@@ -48,6 +48,8 @@ named_enum! {
     StateSource {
         /// The memory of the workers, in which dead trainers left it.
         Local = "local",
+        /// The same, with ranks whose machines were lost taking theirs from their guards.
+        Shadow = "shadow",
         /// A committed checkpoint.
         Checkpoint = "checkpoint",
         /// The job's first weights: nothing was saved yet.

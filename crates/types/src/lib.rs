@@ -32,7 +32,9 @@ pub use incident::{
 };
 pub use model::{LayerId, LayerLayout, ModelConfig, ModelConfigError, TensorSpec};
 pub use plan::Plan;
-pub use session::{Command, NumberedReport, Registration, Report, StartTrainer, TrainerPhase, TrainerStatus};
+pub use session::{
+    Command, InMemory, NumberedReport, Registration, Report, StartTrainer, TrainerPhase, TrainerStatus,
+};
 pub use shard::{BLOCK, shard_range};
 pub use spec::{JobFile, JobSpec, Numerics, Recompute, SpecError, Violation};
 pub use status::{Failure, FailureClass, JobEvent, JobState, StepReport};

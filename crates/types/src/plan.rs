@@ -48,6 +48,12 @@ impl Plan {
         Rank::of(id, self.stage_count())
     }
 
+    /// The worker of a rank.
+    #[must_use]
+    pub fn worker_of(&self, rank: RankId) -> Option<&WorkerId> {
+        self.workers.get(rank.0 as usize)
+    }
+
     /// The ranks of `worker`.
     pub fn ranks_of<'a>(&'a self, worker: &'a WorkerId) -> impl Iterator<Item = RankId> + 'a {
         self.ranks()

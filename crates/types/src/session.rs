@@ -53,7 +53,29 @@ pub struct TrainerStatus {
     /// The last step it committed.
     pub step: u64,
     /// As in [`Report::Ready`].
-    pub in_memory: Vec<u64>,
+    pub in_memory: InMemory,
+}
+
+/// What a trainer found in its worker's memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InMemory {
+    /// Steps whose state a trainer of its own rank left there: two at most.
+    pub own: Vec<u64>,
+    /// The same of other ranks, which a trainer there guarded.
+    #[serde(default)]
+    pub guarded: BTreeMap<RankId, Vec<u64>>,
+}
+
+impl InMemory {
+    /// Nothing but a trainer's own.
+    #[must_use]
+    pub fn own(steps: &[u64]) -> Self {
+        Self {
+            own: steps.to_vec(),
+            guarded: BTreeMap::new(),
+        }
+    }
 }
 
 /// How far a trainer is.
@@ -82,6 +104,8 @@ pub enum Command {
         peers: BTreeMap<RankId, String>,
         /// Start from the state of this step in the worker's memory, not from [`StartTrainer::start`].
         local: Option<u64>,
+        /// With `local`: ranks whose state isn't in their own worker's memory, and the ranks that have it in theirs and send it.
+        guards: BTreeMap<RankId, RankId>,
         /// Save the state that the trainers start from: a checkpoint of it is owed.
         save: bool,
     },
@@ -154,8 +178,8 @@ pub enum Report {
     Ready {
         /// `host:port`.
         data_address: String,
-        /// Steps whose state a trainer of this rank left in the worker's memory: two at most.
-        in_memory: Vec<u64>,
+        /// Whose state is in the worker's memory.
+        in_memory: InMemory,
     },
     /// It committed a step. Sent by rank 0 only.
     Step(StepReport),

@@ -132,6 +132,14 @@ fn token_files_may_have_any_vocabulary() {
 }
 
 #[test]
+fn shadows_need_the_ranks_that_were_not_lost() {
+    let with_sources = |sources: &str| spec(&format!("{JOB}\n[recovery]\nsources = {sources}\n"));
+    let error = with_sources(r#"["shadow", "checkpoint"]"#).unwrap_err();
+    assert!(error.to_string().contains("add \"local\""), "{error}");
+    with_sources(r#"["local", "shadow"]"#).unwrap();
+}
+
+#[test]
 fn warm_up_stable_decay_takes_its_decay() {
     let text = with(
         "lr_schedule",

@@ -18,6 +18,8 @@ pub struct Identity {
     pub stages: Vec<(u32, u32)>,
     /// Digest of the job file: what is trained, on which data, how.
     pub spec: u64,
+    /// It is what the rank owns alone, kept by its guard.
+    pub shadow: bool,
 }
 
 impl Identity {
@@ -30,6 +32,16 @@ impl Identity {
             lanes: plan.lanes,
             stages: plan.stages.iter().map(|stage| (stage.start, stage.end)).collect(),
             spec: xxh3_64(&serde_json::to_vec(spec).unwrap_or_default()),
+            shadow: false,
+        }
+    }
+
+    /// That of the shadow of a rank of a plan.
+    #[must_use]
+    pub fn of_shadow(plan: &Plan, rank: RankId, spec: &JobSpec) -> Self {
+        Self {
+            shadow: true,
+            ..Self::of(plan, rank, spec)
         }
     }
 }

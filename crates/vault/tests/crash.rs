@@ -15,6 +15,7 @@ fn identity(rank: u32) -> Identity {
         lanes: 1,
         stages: vec![(0, 3)],
         spec: 7,
+        shadow: false,
     }
 }
 

@@ -61,6 +61,7 @@ impl Worker {
             let message = ToTrainer::Connect {
                 peers: orders.peers.clone(),
                 local: orders.local,
+                guards: orders.guards.clone(),
                 save: orders.save,
             };
             self.out.push(Effect::ToTrainer { key, message });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use rekindle_types::{Command, JobId, Registration, Report, TrainerStatus};
+use rekindle_types::{Command, InMemory, JobId, Registration, Report, TrainerStatus};
 
 use crate::chaos::Faults;
 use crate::effect::{Effect, ExitReason};
@@ -117,7 +117,7 @@ impl Worker {
             phase: rekindle_types::TrainerPhase::Loading,
             data_address: None,
             step: 0,
-            in_memory: Vec::new(),
+            in_memory: InMemory::default(),
         };
         let living = self
             .trainers
@@ -208,8 +208,17 @@ impl Worker {
                 epoch,
                 peers,
                 local,
+                guards,
                 save,
-            } => self.connect(&job, epoch, &Orders { peers, local, save }),
+            } => {
+                let orders = Orders {
+                    peers,
+                    local,
+                    guards,
+                    save,
+                };
+                self.connect(&job, epoch, &orders);
+            }
             Command::Forget { job } => self.forget(job),
             Command::Stop { job, epoch, reason } => self.stop(&job, epoch, &reason),
             Command::Save { job, epoch, rank } => self.save(&job, epoch, rank),

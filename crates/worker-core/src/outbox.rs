@@ -84,7 +84,7 @@ mod tests {
     fn a_full_outbox_drops_the_oldest_steps_and_nothing_else() {
         let mut outbox = Outbox::new(3);
         let ready = |port: u32| Report::Ready {
-            in_memory: Vec::new(),
+            in_memory: rekindle_types::InMemory::default(),
             data_address: format!("h:{port}"),
         };
         outbox.push(&key(1, 0), ready(1));

@@ -118,13 +118,14 @@ fn a_trainer_goes_from_start_to_finished() {
             key(1, 0),
             FromTrainer::Ready {
                 data_address,
-                in_memory: vec![4],
+                in_memory: rekindle_types::InMemory::own(&[4]),
             },
         ),
     );
     assert!(matches!(reports(&effects)[..], [Report::Ready { .. }]));
     let connect = Command::Connect {
         local: Some(4),
+        guards: std::collections::BTreeMap::new(),
         save: false,
         job: key(1, 0).job,
         epoch: Epoch(1),

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{CheckpointPart, Failure, RankId, StartTrainer, StepReport};
+use rekindle_types::{CheckpointPart, Failure, InMemory, RankId, StartTrainer, StepReport};
 use serde::{Deserialize, Serialize};
 
 /// The longest line either side accepts, bytes.
@@ -36,6 +36,8 @@ pub enum ToTrainer {
         peers: BTreeMap<RankId, String>,
         /// Start from the state of this step in the worker's memory.
         local: Option<u64>,
+        /// Ranks that have no such state in their own worker's memory, and who sends it to them.
+        guards: BTreeMap<RankId, RankId>,
         /// Save the state it starts from.
         save: bool,
     },
@@ -53,8 +55,8 @@ pub enum FromTrainer {
     Ready {
         /// `host:port`.
         data_address: String,
-        /// Steps whose state is in the worker's memory.
-        in_memory: Vec<u64>,
+        /// Whose state is in the worker's memory.
+        in_memory: InMemory,
     },
     /// A step was committed (rank 0 says so).
     Step(StepReport),

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{JobId, RankId, StartTrainer, TrainerPhase};
+use rekindle_types::{InMemory, JobId, RankId, StartTrainer, TrainerPhase};
 
 use crate::TrainerKey;
 use rekindle_types::clock::Mono;
@@ -19,8 +19,8 @@ pub(crate) struct Trainer {
     pub(crate) address: Option<String>,
     /// The last step it is known to have committed.
     pub(crate) step: u64,
-    /// Steps whose state it found in memory.
-    pub(crate) in_memory: Vec<u64>,
+    /// Whose state it found in memory.
+    pub(crate) in_memory: InMemory,
     /// Connect came before it was ready: what to pass on.
     pub(crate) orders: Option<Orders>,
     /// It was told to end, and why.
@@ -38,6 +38,8 @@ pub(crate) struct Orders {
     pub(crate) peers: BTreeMap<RankId, String>,
     /// The step to start from in memory.
     pub(crate) local: Option<u64>,
+    /// Who has the state of which ranks instead.
+    pub(crate) guards: BTreeMap<RankId, RankId>,
     /// Whether to save that state.
     pub(crate) save: bool,
 }
@@ -48,7 +50,7 @@ impl Trainer {
             phase: TrainerPhase::Loading,
             address: None,
             step: 0,
-            in_memory: Vec::new(),
+            in_memory: InMemory::default(),
             orders: None,
             stopping: None,
             said_end: false,

@@ -152,6 +152,9 @@ fn source(incident: &Incident) -> Option<String> {
     let exact = if incident.exact { "exact" } else { "approximate" };
     let text = match (incident.source?, &incident.source_url) {
         (StateSource::Local, _) => format!("from the workers' memory, {exact}"),
+        (StateSource::Shadow, _) => {
+            format!("from the workers' memory, what was lost from its guards, {exact}")
+        }
         (StateSource::Checkpoint, Some(url)) => format!("from the checkpoint in {url}, {exact}"),
         (StateSource::Checkpoint, None) => format!("from a checkpoint, {exact}"),
         (StateSource::Beginning, _) => format!("from the beginning, {exact}"),

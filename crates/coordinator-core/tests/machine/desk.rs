@@ -89,7 +89,7 @@ pub fn failure(class: FailureClass) -> Failure {
 pub fn status(job: &JobId, epoch: u64, rank: u32, phase: TrainerPhase) -> TrainerStatus {
     let listens = phase >= TrainerPhase::Ready;
     TrainerStatus {
-        in_memory: Vec::new(),
+        in_memory: rekindle_types::InMemory::default(),
         job: job.clone(),
         epoch: Epoch(epoch),
         rank: RankId(rank),
@@ -303,7 +303,7 @@ impl Desk {
         self.register_kept(name, 1, 1, Vec::new(), kept)
     }
 
-    fn register_kept(
+    pub fn register_kept(
         &mut self,
         name: &str,
         incarnation: u64,
@@ -386,7 +386,7 @@ impl Desk {
             rank,
             Report::Ready {
                 data_address,
-                in_memory: Vec::new(),
+                in_memory: rekindle_types::InMemory::default(),
             },
         );
     }

@@ -57,7 +57,7 @@ fn rejoin(desk: &mut Desk, job: &JobId, epoch: u64, number: u64, first: u64) {
             rank,
             Report::Ready {
                 data_address,
-                in_memory: Vec::new(),
+                in_memory: rekindle_types::InMemory::default(),
             },
         );
         desk.now += 100;

@@ -3,10 +3,11 @@
 use rekindle_coordinator_core::{Change, Effect};
 use rekindle_types::spec::{Cadence, RecoverySource};
 use rekindle_types::{
-    Command, Epoch, FailureClass, JobId, JobSpec, JobState, Report, StateSource, TrainerPhase,
+    Command, Epoch, FailureClass, InMemory, JobId, JobSpec, JobState, RankId, Report, StateSource,
+    TrainerPhase,
 };
 
-use crate::desk::{Desk, failure, id, memory_spec, saving_spec, status, step};
+use crate::desk::{Desk, failure, id, memory_spec, saving_spec, spec, status, step};
 
 /// Rank 1 dies after `last` steps; the job waits for its trainers, then all that is left is stopped.
 fn crash(desk: &mut Desk, job: &JobId, epoch: u64, last: u64) {
@@ -21,7 +22,7 @@ fn crash(desk: &mut Desk, job: &JobId, epoch: u64, last: u64) {
 fn ready(desk: &mut Desk, name: &str, job: &JobId, epoch: u64, rank: u32, in_memory: &[u64]) {
     let report = Report::Ready {
         data_address: format!("h:{rank}"),
-        in_memory: in_memory.to_vec(),
+        in_memory: InMemory::own(in_memory),
     };
     desk.report_of(name, job, epoch, rank, report);
 }
@@ -246,4 +247,125 @@ fn workers_let_go_of_what_ended_jobs_left() {
     desk.register_with("c", vec![job.clone(), id("unknown-1")]);
     assert_eq!(told(&mut desk), [name("c"), ("c".to_owned(), id("unknown-1"))]);
     assert_eq!(desk.changes(|change| matches!(change, Change::Ended { .. })), 1);
+}
+
+/// A job of three stages on `a`, `b` and `c`, whose ranks guard each other in a ring, at step 5.
+fn shadowed(desk: &mut Desk) -> JobId {
+    let mut spec = spec(3, 9);
+    spec.recovery.sources = vec![RecoverySource::Local, RecoverySource::Shadow];
+    for name in ["a", "b", "c"] {
+        desk.register(name, 1, 1, Vec::new());
+    }
+    let job = desk.job(spec);
+    for (name, rank) in [("a", 0), ("b", 1), ("c", 2)] {
+        ready(desk, name, &job, 1, rank, &[]);
+    }
+    for at in 1..=5 {
+        desk.report("a", &job, 0, Report::Step(step(at)));
+    }
+    desk.commands();
+    job
+}
+
+/// As [`ready`], with steps of a rank that was guarded there.
+fn guards(desk: &mut Desk, name: &str, job: &JobId, rank: u32, own: &[u64], ward: (u32, &[u64])) {
+    let report = Report::Ready {
+        data_address: format!("h:{rank}"),
+        in_memory: InMemory {
+            own: own.to_vec(),
+            guarded: [(RankId(ward.0), ward.1.to_vec())].into(),
+        },
+    };
+    desk.report_of(name, job, 2, rank, report);
+}
+
+/// `b` is lost, what is left of the job's trainers stops.
+fn lose_b(desk: &mut Desk, job: &JobId, alive: &[&str]) {
+    desk.lose("b");
+    desk.wait(11_000, alive);
+    desk.report("a", job, 0, Report::Stopped);
+    desk.report("c", job, 2, Report::Stopped);
+}
+
+#[test]
+fn a_lost_worker_s_rank_goes_on_elsewhere_from_its_guard() {
+    let mut desk = Desk::new();
+    let job = shadowed(&mut desk);
+    desk.register("d", 1, 1, Vec::new());
+    lose_b(&mut desk, &job, &["a", "c", "d"]);
+    let orders = desk.orders();
+    assert_eq!(
+        orders[orders.len() - 3..],
+        ["start a 0", "start d 1", "start c 2"]
+    );
+    guards(&mut desk, "a", &job, 0, &[6, 5], (2, &[6, 5]));
+    guards(&mut desk, "c", &job, 2, &[5, 4], (1, &[6, 5]));
+    ready(&mut desk, "d", &job, 2, 1, &[]);
+    let told = |(_, command)| match command {
+        Command::Connect { local, guards, .. } => Some((local, guards)),
+        _ => None,
+    };
+    let told: Vec<_> = desk.commands().into_iter().filter_map(told).collect();
+    let from_c = (Some(5), [(RankId(1), RankId(2))].into());
+    assert_eq!(told, vec![from_c; 3]);
+    desk.report_of("a", &job, 2, 0, Report::Step(step(6)));
+    let incident = desk.machine.incidents(&job).expect("known").pop();
+    assert_eq!(incident.expect("one").source, Some(StateSource::Shadow));
+    // What was told is what the journal says.
+    let kept = |change: &Change| matches!(change, Change::Connected { guards, .. } if guards.len() == 1);
+    assert_eq!(desk.changes(kept), 1);
+}
+
+#[test]
+fn without_room_a_job_whose_guards_live_waits() {
+    let mut desk = Desk::new();
+    let job = shadowed(&mut desk);
+    lose_b(&mut desk, &job, &["a", "c"]);
+    desk.wait(60_000, &["a", "c"]);
+    assert_eq!(desk.view(&job).state, JobState::Recovering);
+    desk.orders();
+    desk.register("d", 1, 1, Vec::new());
+    assert_eq!(desk.orders(), ["start a 0", "start d 1", "start c 2"]);
+}
+
+#[test]
+fn a_rank_lost_with_its_guard_is_refused_by_name() {
+    let mut desk = Desk::new();
+    let job = shadowed(&mut desk);
+    for name in ["d", "e"] {
+        desk.register(name, 1, 1, Vec::new());
+    }
+    desk.lose("b");
+    desk.lose("c");
+    desk.wait(11_000, &["a", "d", "e"]);
+    desk.report("a", &job, 0, Report::Stopped);
+    desk.wait(11_000, &["a", "d", "e"]);
+    let verdict = desk.verdict(&job);
+    assert_eq!(verdict.worker.expect("it is named").as_str(), "b");
+    assert_eq!(verdict.rank, Some(RankId(1)));
+    assert!(verdict.message.contains("nobody's memory"), "{}", verdict.message);
+}
+
+#[test]
+fn a_guard_whose_machine_came_back_empty_is_no_guard() {
+    for kept in [false, true] {
+        let mut desk = Desk::new();
+        let job = shadowed(&mut desk);
+        desk.register("d", 1, 1, Vec::new());
+        desk.lose("b");
+        desk.lose("c");
+        desk.wait(2_000, &["a", "d"]);
+        let found = if kept { vec![job.clone()] } else { Vec::new() };
+        desk.register_kept("c", 2, 1, Vec::new(), found);
+        desk.wait(9_500, &["a", "c", "d"]);
+        desk.report("a", &job, 0, Report::Stopped);
+        desk.orders();
+        desk.wait(11_000, &["a", "c", "d"]);
+        let state = if kept {
+            JobState::Starting
+        } else {
+            JobState::Failed
+        };
+        assert_eq!(desk.view(&job).state, state);
+    }
 }

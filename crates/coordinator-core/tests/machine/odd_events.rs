@@ -90,7 +90,7 @@ fn a_clock_that_is_set_while_a_job_recovers_neither_hurries_nor_stops_it() {
                 2,
                 rank,
                 Report::Ready {
-                    in_memory: Vec::new(),
+                    in_memory: rekindle_types::InMemory::default(),
                     data_address: "h:1".to_owned(),
                 },
             );

@@ -115,7 +115,7 @@ fn play_with(desk: &mut Desk, known: &mut [bool; 3], act: &Act, saving: bool) {
             let report = match what {
                 0 => Report::Ready {
                     data_address: format!("h:{rank}"),
-                    in_memory: vec![u64::from(*rank % 2), 1],
+                    in_memory: rekindle_types::InMemory::own(&[u64::from(*rank % 2), 1]),
                 },
                 1 => Report::Step(step(u64::from(*rank) + 1)),
                 2 => Report::Finished,

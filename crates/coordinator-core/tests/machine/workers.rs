@@ -148,7 +148,7 @@ fn a_stray_trainer_that_speaks_is_stopped_once_and_nothing_else_with_it() {
     let data_address = "h:9".to_owned();
     let ready = Report::Ready {
         data_address,
-        in_memory: Vec::new(),
+        in_memory: rekindle_types::InMemory::default(),
     };
     desk.report_as("a", 20, &job, 0, 1, ready.clone());
     let commands = desk.commands();

@@ -297,7 +297,7 @@ impl FakeWorker {
                 rank,
                 Report::Ready {
                     data_address,
-                    in_memory: Vec::new(),
+                    in_memory: rekindle_types::InMemory::default(),
                 },
             )
             .await;
@@ -319,7 +319,7 @@ impl FakeWorker {
 
 pub fn trainer(job: &JobId, epoch: Epoch, rank: u32, step: u64) -> TrainerStatus {
     TrainerStatus {
-        in_memory: Vec::new(),
+        in_memory: rekindle_types::InMemory::default(),
         job: job.clone(),
         epoch,
         rank: RankId(rank),

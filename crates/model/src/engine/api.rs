@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rekindle_compute::{AdamStep, Device, Float, part, part_mut};
+use rekindle_compute::{Device, Float, part, part_mut};
 use rekindle_types::LayerId;
 
 use super::slots::BlockSlot;
@@ -158,6 +158,15 @@ impl<D: Device> Stage<D> {
         self.gradients.summary()
     }
 
+    /// The owned shard's mean gradient as [`Stage::update`] takes it, before clipping: native (little-endian) floats. Once the shard holds the
+    /// sums of all lanes (and of the mirror).
+    ///
+    /// # Errors
+    /// When the layer isn't here.
+    pub fn final_gradient(&self, layer: LayerId) -> Result<Vec<D::Float>> {
+        self.gradients.mean(layer, self.owned(layer)?)
+    }
+
     /// AdamW on the owned shard of a layer, then clears the layer's sums (with the head: the mirror's, too).
     /// `step` counts from 1; `clip` = min(1, max_norm / (norm + 1e-6)). A layer that is frozen ([`Stage::freeze_state`]) is updated into spare
     /// buffers, with the same result, or waited for.
@@ -166,14 +175,7 @@ impl<D: Device> Stage<D> {
     /// When the layer isn't here, or stays frozen too long ([`Stage::set_update_patience`]).
     pub fn update(&mut self, layer: LayerId, step: u64, lr: f64, clip: f64) -> Result<()> {
         let optimizer = self.spec.optimizer;
-        let numbers = AdamStep {
-            lr,
-            betas: optimizer.betas,
-            eps: optimizer.eps,
-            step,
-            tokens: self.spec.tokens_per_step,
-            clip,
-        };
+        let numbers = optimizer.numbers(self.spec.tokens_per_step, (step, lr, clip));
         let state = self
             .states
             .get_mut(&layer)
@@ -181,8 +183,9 @@ impl<D: Device> Stage<D> {
         let began = Instant::now();
         let before = state.thaw(&*self.device, self.patience);
         self.update_wait += began.elapsed();
-        let (gradients, hash) = (&mut self.gradients, self.hashing);
-        state.update(&*self.device, &before?, gradients, &optimizer, &numbers, hash)?;
+        let hash = self.hashing;
+        let (device, sums) = self.gradients.sums(layer)?;
+        state.update(device, &before?, (sums, 0), &optimizer, &numbers, hash)?;
         self.gradients.clear_rest(layer)?;
         if layer == LayerId::Head && self.mirror {
             self.gradients.clear_rest(LayerId::Embed)?;

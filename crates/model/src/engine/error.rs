@@ -44,6 +44,14 @@ pub enum EngineError {
         /// One past the last of them.
         end: usize,
     },
+    /// A shadow is to take a step without the gradient of a layer.
+    #[error(
+        "{layer}: its gradient of this step hasn't come; a shadow is updated once it has those of all layers"
+    )]
+    NoGradient {
+        /// The layer.
+        layer: LayerId,
+    },
     /// The call doesn't fit this stage or the order of calls.
     #[error("micro-batch slot {slot}: {what}")]
     Order {

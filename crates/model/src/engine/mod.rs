@@ -22,6 +22,7 @@ mod gaps;
 mod gradients;
 mod head;
 mod rope;
+mod shadow;
 mod slots;
 mod spec;
 mod state;
@@ -34,6 +35,7 @@ use std::time::Duration;
 pub use error::{EngineError, Result};
 pub use freeze::FrozenPart;
 pub use gradients::{GradientSummary, GradientSums};
+pub use shadow::Shadow;
 pub use spec::{AdamW, MemoryReport, StageInput, StageOutput, StageSpec};
 
 use block::Pass;

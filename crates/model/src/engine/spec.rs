@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use rekindle_compute::{AttentionShape, SumKind};
+use rekindle_compute::{AdamStep, AttentionShape, SumKind};
 use rekindle_types::{LayerId, ModelConfig, Numerics, Recompute};
 
 use super::EngineError;
@@ -17,6 +17,20 @@ pub struct AdamW {
     pub eps: f64,
     /// Decoupled weight decay of matrices (norms have none).
     pub weight_decay: f64,
+}
+
+impl AdamW {
+    /// What a step's update of a tensor without weight decay computes with, for gradients that are still to be divided by `tokens`.
+    pub(super) fn numbers(&self, tokens: u64, (step, lr, clip): (u64, f64, f64)) -> AdamStep {
+        AdamStep {
+            lr,
+            betas: self.betas,
+            eps: self.eps,
+            step,
+            tokens,
+            clip,
+        }
+    }
 }
 
 /// One stage of one lane.

@@ -3,18 +3,20 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use rekindle_compute::{AdamPart, AdamSource, AdamStep, AdamTarget, Device, part, part_mut, whole};
+use rekindle_compute::{AdamPart, AdamSource, AdamStep, AdamTarget, Device, part, part_mut};
 use rekindle_types::{BLOCK, LayerLayout, ModelConfig, shard_range};
 
 use super::blocks::{Blocks, ChunkDigests};
 use super::gaps::Gaps;
-use super::gradients::{GradientSums, check};
+use super::gradients::check;
 use super::{AdamW, EngineError, Result};
 use crate::{StateDigest, StateKind, init};
 
-/// A layer on this rank: all of its weights, the moments of the owned shard.
+/// A layer on this rank: its weights (all of them, or in a shadow those of the shard), the moments of the owned shard.
 pub(super) struct LayerState<D: Device> {
     pub layout: LayerLayout,
+    /// Elements of the layer that `weights` holds.
+    here: Range<usize>,
     pub weights: D::Buffer,
     exp_avg: D::Buffer,
     exp_avg_sq: D::Buffer,
@@ -30,8 +32,20 @@ impl<D: Device> LayerState<D> {
     /// `shard` is (lanes, lane), or None for a mirror, which owns nothing.
     pub fn new(device: &D, layout: LayerLayout, shard: Option<(u32, u32)>) -> Result<Self> {
         let owned = shard.map_or(0..0, |(lanes, lane)| shard_range(layout.numel(), lanes, lane));
+        let all = 0..layout.numel();
+        Self::holding(device, layout, all, owned)
+    }
+
+    /// The owned shard alone.
+    pub fn of_shard(device: &D, layout: LayerLayout, (lanes, lane): (u32, u32)) -> Result<Self> {
+        let owned = shard_range(layout.numel(), lanes, lane);
+        Self::holding(device, layout, owned.clone(), owned)
+    }
+
+    fn holding(device: &D, layout: LayerLayout, here: Range<usize>, owned: Range<usize>) -> Result<Self> {
         Ok(Self {
-            weights: device.alloc_state(layout.numel())?,
+            weights: device.alloc_state(here.len())?,
+            here,
             exp_avg: device.alloc_state(owned.len())?,
             exp_avg_sq: device.alloc_state(owned.len())?,
             layout,
@@ -63,7 +77,7 @@ impl<D: Device> LayerState<D> {
     /// The elements of a kind that are here.
     pub fn held(&self, kind: StateKind) -> Range<usize> {
         match kind {
-            StateKind::Weights => 0..self.layout.numel(),
+            StateKind::Weights => self.here.clone(),
             StateKind::ExpAvg | StateKind::ExpAvgSq => self.owned.clone(),
         }
     }
@@ -95,14 +109,14 @@ impl<D: Device> LayerState<D> {
 
     /// Refuses weights that aren't all there.
     pub fn complete(&self) -> Result<()> {
-        self.has(&(0..self.layout.numel()))
+        self.has(&self.here)
     }
 
     /// Elements of the buffers an update out of place needs.
     pub fn spare_lens(&self) -> [usize; 3] {
         match self.owned.len() {
             0 => [0; 3],
-            owned => [self.layout.numel(), owned, owned],
+            owned => [self.here.len(), owned, owned],
         }
     }
 
@@ -140,7 +154,7 @@ impl<D: Device> LayerState<D> {
         }
         let buffers = [&mut self.weights, &mut self.exp_avg, &mut self.exp_avg_sq];
         let before = Before(device.thaw(buffers, patience)?);
-        if before.0[0].is_some() {
+        if before.0[0].is_some() && self.here != self.owned {
             self.gaps = Gaps::around(&self.owned, self.layout.numel());
         }
         Ok(before)
@@ -163,27 +177,28 @@ impl<D: Device> LayerState<D> {
             .collect()
     }
 
-    /// AdamW on the owned shard (weight decay is for matrices only). With `hash`, the digests of what it leaves are kept, if the device
-    /// makes hashes.
+    /// AdamW on the owned shard (weight decay is for matrices only). `sums` begin with element `from` of the layer. With `hash`, the digests
+    /// of what it leaves are kept, if the device makes hashes.
     pub fn update(
         &mut self,
         device: &D,
         before: &Before<D>,
-        gradients: &mut GradientSums<D>,
+        (sums, from): (&mut D::Sums, usize),
         optimizer: &AdamW,
         step: &AdamStep,
         hash: bool,
     ) -> Result<()> {
         let Range { start, end } = self.owned;
         let parts = self.parts(optimizer);
-        let source = before.source(&self.owned);
+        let local = 0..end - start;
+        let weights = start - self.here.start..end - self.here.start;
+        let source = before.source(&weights, &local);
         let target = AdamTarget {
-            weights: part_mut(&mut self.weights, self.owned.clone()),
-            exp_avg: part_mut(&mut self.exp_avg, 0..end - start),
-            exp_avg_sq: part_mut(&mut self.exp_avg_sq, 0..end - start),
+            weights: part_mut(&mut self.weights, weights),
+            exp_avg: part_mut(&mut self.exp_avg, local.clone()),
+            exp_avg_sq: part_mut(&mut self.exp_avg_sq, local),
         };
         let layer = self.layout.layer;
-        let (_, sums) = gradients.sums(layer)?;
         // Shards begin at a block, so blocks counted from the shard's start are the layer's.
         let mut blocks = Blocks::new(if hash { end - start } else { 0 });
         let digest = |kind: usize, block: usize, bytes: &[u8]| {
@@ -192,7 +207,15 @@ impl<D: Device> LayerState<D> {
         };
         let hashing = hash.then(|| blocks.hashing(&digest));
         self.digests = None;
-        if device.adamw(target, source, sums, start..end, step, &parts, hashing)? {
+        if device.adamw(
+            target,
+            source,
+            sums,
+            start - from..end - from,
+            step,
+            &parts,
+            hashing,
+        )? {
             self.digests = Some(blocks.by_chunk(end - start));
         }
         Ok(())
@@ -220,7 +243,7 @@ impl<D: Device> LayerState<D> {
     pub fn memory(&self) -> (u64, u64) {
         let element = size_of::<D::Float>() as u64;
         (
-            self.layout.numel() as u64 * element,
+            self.here.len() as u64 * element,
             2 * self.owned.len() as u64 * element,
         )
     }
@@ -230,12 +253,13 @@ impl<D: Device> LayerState<D> {
 pub(super) struct Before<D: Device>([Option<D::Buffer>; 3]);
 
 impl<D: Device> Before<D> {
-    fn source(&self, owned: &Range<usize>) -> AdamSource<'_, D::Buffer> {
+    /// `range` of the weights, `local` of the moments.
+    fn source(&self, range: &Range<usize>, local: &Range<usize>) -> AdamSource<'_, D::Buffer> {
         let [weights, exp_avg, exp_avg_sq] = self.0.each_ref();
         AdamSource {
-            weights: weights.as_ref().map(|buffer| part(buffer, owned.clone())),
-            exp_avg: exp_avg.as_ref().map(|buffer| whole(buffer, owned.len())),
-            exp_avg_sq: exp_avg_sq.as_ref().map(|buffer| whole(buffer, owned.len())),
+            weights: weights.as_ref().map(|buffer| part(buffer, range.clone())),
+            exp_avg: exp_avg.as_ref().map(|buffer| part(buffer, local.clone())),
+            exp_avg_sq: exp_avg_sq.as_ref().map(|buffer| part(buffer, local.clone())),
         }
     }
 }

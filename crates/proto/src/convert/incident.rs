@@ -14,7 +14,12 @@ same_values!(
     "state",
     [Tracing, Recovering, Recovered, Overtaken, Failed, Cancelled]
 );
-same_values!(StateSource, StateSource, "source", [Local, Checkpoint, Beginning]);
+same_values!(
+    StateSource,
+    StateSource,
+    "source",
+    [Local, Shadow, Checkpoint, Beginning]
+);
 
 impl From<&NotedFailure> for pb::NotedFailure {
     fn from(noted: &NotedFailure) -> Self {

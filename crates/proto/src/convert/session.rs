@@ -1,8 +1,10 @@
 //! What a worker and its coordinator say to each other.
 
+use std::collections::BTreeMap;
+
 use rekindle_types::{
-    CheckpointPart, Command, NumberedReport, Plan, RankId, Registration, Report, StartTrainer, TrainerPhase,
-    TrainerStatus,
+    CheckpointPart, Command, InMemory, NumberedReport, Plan, RankId, Registration, Report, StartTrainer,
+    TrainerPhase, TrainerStatus,
 };
 
 use super::job::enumeration;
@@ -67,7 +69,8 @@ impl From<&TrainerStatus> for pb::TrainerStatus {
             phase: v1::TrainerPhase::from(t.phase).into(),
             data_address: t.data_address.clone().unwrap_or_default(),
             step: t.step,
-            steps_in_memory: t.in_memory.clone(),
+            steps_in_memory: t.in_memory.own.clone(),
+            guarded: guarded_to_pb(&t.in_memory),
         }
     }
 }
@@ -83,17 +86,45 @@ impl TryFrom<pb::TrainerStatus> for TrainerStatus {
             phase: enumeration::<v1::TrainerPhase, TrainerPhase>("phase", t.phase)?,
             data_address: optional(t.data_address),
             step: t.step,
-            in_memory: in_memory(t.steps_in_memory)?,
+            in_memory: in_memory(t.steps_in_memory, t.guarded)?,
         })
     }
 }
 
-/// Steps kept in memory by a trainer.
-fn in_memory(steps: Vec<u64>) -> Result<Vec<u64>, ConvertError> {
+/// More ranks than any plan has.
+const MOST_GUARDED: usize = 1 << 16;
+
+fn guarded_to_pb(in_memory: &InMemory) -> Vec<pb::GuardedState> {
+    let state = |(rank, steps): (&RankId, &Vec<u64>)| pb::GuardedState {
+        rank: rank.0,
+        steps: steps.clone(),
+    };
+    in_memory.guarded.iter().map(state).collect()
+}
+
+/// What a trainer found in memory.
+fn in_memory(own: Vec<u64>, states: Vec<pb::GuardedState>) -> Result<InMemory, ConvertError> {
+    if states.len() > MOST_GUARDED {
+        let why = format!("has {} entries; {MOST_GUARDED} is the most", states.len());
+        return Err(ConvertError::new("guarded", why));
+    }
+    let own = two_steps("steps_in_memory", own)?;
+    let mut guarded = BTreeMap::new();
+    for state in states {
+        let steps = two_steps("guarded.steps", state.steps)?;
+        if guarded.insert(RankId(state.rank), steps).is_some() {
+            let why = format!("names rank {} twice", state.rank);
+            return Err(ConvertError::new("guarded", why));
+        }
+    }
+    Ok(InMemory { own, guarded })
+}
+
+fn two_steps(field: &'static str, steps: Vec<u64>) -> Result<Vec<u64>, ConvertError> {
     match steps.len() {
         0..=2 => Ok(steps),
         more => Err(ConvertError::new(
-            "steps_in_memory",
+            field,
             format!("has {more} entries, and a trainer keeps two steps at most"),
         )),
     }
@@ -113,7 +144,8 @@ impl From<&NumberedReport> for pb::NumberedReport {
                     in_memory,
                 } => Wire::Ready(pb::TrainerReady {
                     data_address: data_address.clone(),
-                    steps_in_memory: in_memory.clone(),
+                    steps_in_memory: in_memory.own.clone(),
+                    guarded: guarded_to_pb(in_memory),
                 }),
                 Report::Step(step) => Wire::Step(step.into()),
                 Report::Saved { part, interval } => Wire::Saved(pb::TrainerSaved {
@@ -146,7 +178,7 @@ impl TryFrom<pb::NumberedReport> for NumberedReport {
             }
             Wire::Ready(ready) => Report::Ready {
                 data_address: ready.data_address,
-                in_memory: in_memory(ready.steps_in_memory)?,
+                in_memory: in_memory(ready.steps_in_memory, ready.guarded)?,
             },
             Wire::Step(step) => Report::Step(step.try_into().map_err(|e: ConvertError| e.inside("step"))?),
             Wire::Saved(saved) => Report::Saved {
@@ -206,9 +238,11 @@ pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
             epoch,
             peers,
             local,
+            guards,
             save,
         } => Message::ConnectTrainers(pb::ConnectTrainers {
             local_step: *local,
+            guards: guards.iter().map(|(rank, guard)| (rank.0, guard.0)).collect(),
             save: *save,
             job_id: job.to_string(),
             epoch: epoch.0,
@@ -249,6 +283,11 @@ impl TryFrom<pb::SessionResponse> for Command {
                 epoch: epoch(c.epoch),
                 peers: c.peers.into_iter().map(|(rank, at)| (RankId(rank), at)).collect(),
                 local: c.local_step,
+                guards: c
+                    .guards
+                    .into_iter()
+                    .map(|(rank, guard)| (RankId(rank), RankId(guard)))
+                    .collect(),
                 save: c.save,
             }),
             Message::ForgetJob(f) => Ok(Self::Forget {

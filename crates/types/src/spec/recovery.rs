@@ -9,6 +9,10 @@ pub enum RecoverySource {
     /// A trainer that dies leaves its state in its worker's memory: all ranks go on from the last step that all of them have there, at
     /// most the step in flight is run again. Exact. Costs as much memory again as weights and moments take.
     Local,
+    /// Every rank has a guard on another worker that repeats its updates: ranks whose machine was lost with its memory go on from there, on
+    /// another worker. Exact. Needs `local` for the ranks that weren't lost. Costs 4 bytes per parameter and step on the network, and
+    /// as much memory as `local` again.
+    Shadow,
     /// All ranks go back to the newest valid checkpoint (without one: to the beginning) and run the steps after it again. Exact.
     Checkpoint,
 }

@@ -1,7 +1,7 @@
 //! Relations between keys that make a job possible or not.
 
 use super::sections::{Auto, JobSpec, LrKind};
-use super::{SpecError, Violation};
+use super::{RecoverySource, SpecError, Violation};
 
 /// Collects violations under short names.
 struct Findings(Vec<Violation>);
@@ -32,6 +32,7 @@ impl JobSpec {
         self.check_optimizer(&mut found);
         self.check_parallelism(&mut found);
         self.check_checkpoint(&mut found);
+        self.check_recovery(&mut found);
         if found.0.is_empty() {
             Ok(())
         } else {
@@ -57,6 +58,15 @@ impl JobSpec {
         found.check(!remote, "job.output", || {
             format!("{output:?} is not a local folder; use a path or a file:// URL")
         });
+    }
+
+    fn check_recovery(&self, found: &mut Findings) {
+        let has = |source| self.recovery.sources.contains(&source);
+        found.check(
+            !has(RecoverySource::Shadow) || has(RecoverySource::Local),
+            "recovery.sources",
+            || "has \"shadow\" without \"local\", which the ranks go on from that weren't lost; add \"local\"".to_owned(),
+        );
     }
 
     fn check_data(&self, found: &mut Findings) {

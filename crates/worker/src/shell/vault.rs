@@ -17,7 +17,7 @@ use std::time::Duration;
 use rekindle_types::JobId;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::trainer::local::{job_of, prefix};
+use crate::trainer::left::{job_of, prefix};
 
 const NAME: &str = "rekindle-";
 const LOCK: &str = "lock";

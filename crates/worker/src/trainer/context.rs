@@ -1,10 +1,12 @@
 //! Where a trainer stands in its plan, and the values every part of a step needs.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use rekindle_plan::micro_batches_of;
 use rekindle_transport::{Deadline, Transport};
-use rekindle_types::{JobSpec, LayerId, Plan, Rank, RankId, StartPoint};
+use rekindle_types::{JobSpec, LayerId, Plan, Rank, RankId, StartPoint, shard_range};
 
 /// One rank's view of its job. Nothing in it changes while an epoch lasts.
 pub struct Context {
@@ -18,6 +20,10 @@ pub struct Context {
     pub start: Option<StartPoint>,
     /// The step whose state it took from the worker's memory instead.
     pub memory_step: Option<u64>,
+    /// The guard of each rank; none where the job wants no shadows.
+    pub guards: BTreeMap<RankId, RankId>,
+    /// Ranks that take the state they start from out of another rank's worker's memory, and that rank.
+    pub refills: BTreeMap<RankId, RankId>,
     /// Names this epoch's trainers in the keys of checkpoint files.
     pub writer: String,
     /// Mean time between failures as known at the start, seconds.
@@ -64,14 +70,46 @@ impl Context {
         self.rank.stage + 1 == self.plan.stage_count()
     }
 
+    /// This rank's guard.
+    #[must_use]
+    pub fn guard(&self) -> Option<RankId> {
+        self.guards.get(&self.id()).copied()
+    }
+
+    /// The ranks that this one guards, in order.
+    pub fn wards(&self) -> impl Iterator<Item = RankId> + '_ {
+        let me = self.id();
+        let mine = move |(_, guard): &(&RankId, &RankId)| **guard == me;
+        self.guards.iter().filter(mine).map(|(rank, _)| *rank)
+    }
+
+    /// The elements of a layer that a rank of its stage updates.
+    #[must_use]
+    pub fn owned_by(&self, rank: RankId, layer: LayerId) -> Range<usize> {
+        shard_range(self.numel(layer), self.plan.lanes, self.plan.rank(rank).lane)
+    }
+
+    /// The elements of a layer that this rank updates.
+    #[must_use]
+    pub fn owned(&self, layer: LayerId) -> Range<usize> {
+        self.owned_by(self.id(), layer)
+    }
+
+    /// The layers that a rank updates something of, in pipeline order.
+    #[must_use]
+    pub fn owned_layers(&self, rank: RankId) -> Vec<LayerId> {
+        let some = |layer: &LayerId| !self.owned_by(rank, *layer).is_empty();
+        let layers = self.layers_of(self.plan.rank(rank).stage);
+        layers.filter(some).collect()
+    }
+
     /// The layers of this stage, in pipeline order.
     pub fn layers(&self) -> impl Iterator<Item = LayerId> + use<> {
-        let range = self
-            .plan
-            .stages
-            .get(self.rank.stage as usize)
-            .cloned()
-            .unwrap_or(0..0);
+        self.layers_of(self.rank.stage)
+    }
+
+    fn layers_of(&self, stage: u32) -> impl Iterator<Item = LayerId> + use<> {
+        let range = self.plan.stages.get(stage as usize).cloned().unwrap_or(0..0);
         self.spec
             .model
             .layers()
@@ -135,9 +173,18 @@ impl Context {
             vec![RankId(0)]
         };
         let me = self.id();
-        [self.previous(), self.next(), self.tied_peer()]
+        let gives_or_takes = |(rank, guard): (&RankId, &RankId)| {
+            [(*rank, *guard), (*guard, *rank)]
+                .into_iter()
+                .find(|(one, _)| *one == me)
+                .map(|(_, other)| other)
+        };
+        let refills = self.refills.iter().filter_map(gives_or_takes);
+        [self.previous(), self.next(), self.tied_peer(), self.guard()]
             .into_iter()
             .flatten()
+            .chain(self.wards())
+            .chain(refills)
             .chain(self.other_lanes().map(|(_, id)| id))
             .chain(everyone_meets_rank_0)
             .filter(|id| *id != me)
@@ -218,6 +265,8 @@ mod tests {
             rank,
             start: None,
             memory_step: None,
+            guards: BTreeMap::new(),
+            refills: BTreeMap::new(),
             writer: "t".to_owned(),
             mtbf_seconds: 3600.0,
             patience: Duration::from_secs(1),

@@ -18,19 +18,24 @@ mod context;
 mod error;
 mod evaluate;
 mod export;
+mod keep;
 mod lanes;
+pub(crate) mod left;
 mod load;
-pub(crate) mod local;
+mod local;
 mod pipe;
 mod pipeline;
+mod refill;
 mod report;
 mod reports;
 mod saver;
 mod setup;
+mod shadow;
 mod step;
 mod storage;
 mod tied;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -39,15 +44,18 @@ use std::time::{Duration, Instant};
 
 use rekindle_compute::Cpu;
 use rekindle_model::Stage;
-use rekindle_types::RankId;
+use rekindle_types::spec::RecoverySource;
+use rekindle_types::{InMemory, RankId};
 use rekindle_worker_core::trainer_messages::{FromTrainer, ToTrainer};
 
 use context::{Context, SharedTransport};
 pub use error::TrainerError;
-use local::{Left, Local};
+use left::{Memory, Whose};
+use local::Local;
 use pipe::Pipe;
 use reports::Reports;
 use saver::Saver;
+use shadow::Shadows;
 use step::Trainer;
 
 /// The stage engine of this process.
@@ -86,26 +94,34 @@ pub fn trainer_main() -> ExitCode {
 fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     let (context, listen_host, threads, vault) = begin(pipe)?;
     *rank = Some(context.id());
-    let left = vault.as_deref().and_then(|folder| local::find(folder, &context));
+    let memory = in_memory(vault.as_deref(), &context);
     let local = Local::new(vault.as_deref(), &context);
     let mut engine = setup::engine(&context, threads, local.as_ref().map(Local::memory))?;
     if local.is_some() {
         engine.reserve_whole()?;
     }
+    let shadows = Shadows::new(vault.as_deref(), &context, threads)?;
     let text = setup::text(&context)?;
     let endpoint = connect::listen(&listen_host)?;
     let data_address = connect::advertised(&endpoint, &listen_host);
     tracing::info!(rank = %context.rank, %data_address, threads, "ready");
-    let in_memory = left.as_ref().map(Left::steps).unwrap_or_default();
     pipe.tell(&FromTrainer::Ready {
         data_address,
-        in_memory,
+        in_memory: InMemory {
+            own: memory.steps(Whose::Own(context.id())),
+            guarded: memory.guarded(),
+        },
     })?;
     let (peers, from, save) = match pipe.next(CONNECT_WAIT)? {
-        ToTrainer::Connect { peers, local, save } => (peers, local, save),
+        ToTrainer::Connect {
+            peers,
+            local,
+            guards,
+            save,
+        } => (peers, (local, guards), save),
         other => return Err(unexpected("Connect", &other)),
     };
-    let context = load_state(context, &mut engine, left, from)?;
+    let context = load_state(context, &mut engine, &memory, from)?;
     let saver = Saver::new(&context, &mut engine)?;
     let transport: SharedTransport = Arc::new(connect::meet(&endpoint, &context, &peers)?);
     tracing::info!(links = context.links().len(), "connected");
@@ -122,9 +138,11 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
         told: Box::new(move |message| to_worker.tell(message)),
         reports,
         local,
+        shadows,
         last_commit: Instant::now(),
     };
-    trainer.begin(save)?;
+    trainer.begin(&memory, save)?;
+    drop(memory);
     if let Some(folder) = folder {
         tell_again(pipe, &mut trainer, folder)?;
     }
@@ -149,25 +167,30 @@ fn tell_again(pipe: &Pipe, trainer: &mut Trainer, folder: &Path) -> Result<(), T
     Ok(())
 }
 
-/// Fills the engine from the worker's memory, or with what the plan starts from. What was left there isn't needed after that.
+/// What trainers of this job that died left in the worker's memory.
+fn in_memory(vault: Option<&Path>, context: &Context) -> Memory {
+    let shadows = context.spec.recovery.sources.contains(&RecoverySource::Shadow);
+    vault.map_or_else(Memory::default, |folder| Memory::find(folder, context, shadows))
+}
+
+/// Fills the engine from the worker's memory, or with what the plan starts from. A rank that has nothing there gets its state from another
+/// one once it has met it ([`Trainer::begin`]).
 fn load_state(
     mut context: Context,
     engine: &mut Engine,
-    left: Option<Left>,
-    from: Option<u64>,
+    memory: &Memory,
+    (from, refills): (Option<u64>, BTreeMap<RankId, RankId>),
 ) -> Result<Context, TrainerError> {
-    match (from, left) {
-        (None, _) => setup::fill(engine, &context)?,
-        (Some(step), Some(left)) => {
-            left.load(engine, step)?;
-            context.memory_step = Some(step);
-            tracing::info!(step, "goes on from the worker's memory");
-        }
-        (Some(step), None) => {
-            let why = "nothing was found".to_owned();
-            return Err(TrainerError::Lost { step, why });
-        }
+    let Some(step) = from else {
+        setup::fill(engine, &context)?;
+        return Ok(context);
+    };
+    match refills.get(&context.id()) {
+        None => memory.at(Whose::Own(context.id()), step)?.load(engine)?,
+        Some(guard) => tracing::info!(%guard, "takes its state from that rank"),
     }
+    tracing::info!(step, "goes on from the workers' memory");
+    (context.memory_step, context.refills) = (Some(step), refills);
     Ok(context)
 }
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rekindle_types::StepReport;
 
 use super::context::Context;
-use super::local::prefix;
+use super::left::prefix;
 
 /// Reports a successor finds.
 const MOST: usize = 256;

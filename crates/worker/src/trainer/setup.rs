@@ -1,12 +1,15 @@
 //! From a plan to a trainer that is ready to meet its peers: layers with weights, text where the pipeline's ends need it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rekindle_checkpoint::HfModel;
 use rekindle_compute::{Cpu, StateMemory};
 use rekindle_data::{Corpus, Sampler};
 use rekindle_model::{AdamW, Stage, StageSpec, StateKind};
-use rekindle_types::{LayerId, StartTrainer};
+use rekindle_plan::guards;
+use rekindle_types::spec::RecoverySource;
+use rekindle_types::{LayerId, Rank, StartTrainer};
 
 use super::context::Context;
 use super::load::load;
@@ -44,7 +47,13 @@ pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Con
         return Err(TrainerError::Protocol { what });
     }
     let rank = plan.rank(rank);
+    let guards = match spec.recovery.sources.contains(&RecoverySource::Shadow) {
+        true => guards(&plan),
+        false => BTreeMap::new(),
+    };
     Ok(Context {
+        guards,
+        refills: BTreeMap::new(),
         spec,
         plan,
         rank,
@@ -65,27 +74,33 @@ pub fn engine(
     threads: u32,
     memory: Option<Arc<dyn StateMemory>>,
 ) -> Result<Engine, TrainerError> {
+    let stage = stage_of(context, context.rank);
+    Ok(Stage::new(
+        Cpu::with_memory(threads as usize, memory)?.into(),
+        stage,
+    )?)
+}
+
+/// What the stage of a rank is made of.
+#[must_use]
+pub fn stage_of(context: &Context, rank: Rank) -> StageSpec {
     let spec = &context.spec;
-    let stage = StageSpec {
+    StageSpec {
         model: spec.model.clone(),
-        layers: context.plan.stages[context.rank.stage as usize].clone(),
+        layers: context.plan.stages[rank.stage as usize].clone(),
         micro_batch: spec.training.micro_batch,
         seq_len: spec.data.seq_len,
         numerics: spec.training.numerics,
         recompute: spec.training.recompute,
         tokens_per_step: spec.tokens_per_step(),
-        lane: context.rank.lane,
+        lane: rank.lane,
         lanes: context.plan.lanes,
         optimizer: AdamW {
             betas: spec.optimizer.betas,
             eps: spec.optimizer.eps,
             weight_decay: spec.optimizer.weight_decay,
         },
-    };
-    Ok(Stage::new(
-        Cpu::with_memory(threads as usize, memory)?.into(),
-        stage,
-    )?)
+    }
 }
 
 /// The state that the plan starts from: a checkpoint's, seeded weights, or those of the folder the job starts from.

@@ -14,12 +14,15 @@ use super::batch::Batch;
 use super::commit::{Sums, clip_factor};
 use super::context::{Context, SharedTransport};
 use super::lanes::Lanes;
+use super::left::Memory;
 use super::local::Local;
 use super::pipeline::Pipeline;
+use super::refill::Refill;
 use super::report::{Measured, to_rank_0};
 use super::reports::Reports;
 use super::saver::Saver;
 use super::setup::Text;
+use super::shadow::Shadows;
 use super::storage::{Told, outlast};
 use super::tied::Tied;
 use super::{Engine, TrainerError};
@@ -42,28 +45,38 @@ pub struct Trainer {
     pub local: Option<Local>,
     /// Keeps rank 0's reports there, too.
     pub reports: Option<Reports>,
+    /// Its guard's and its wards' part.
+    pub shadows: Shadows,
     /// When the step before was committed.
     pub last_commit: Instant,
 }
 
 impl Trainer {
-    /// Before the first step: the mirror of a tied matrix takes what isn't kept in memory, the state it starts from is kept, and saved where
-    /// a checkpoint of it is owed.
+    /// Before the first step: ranks whose own state is lost get it from where it is in `memory`, the mirror of a tied matrix takes what isn't
+    /// kept there, the state it starts from is kept, given to the guard, and saved where a checkpoint of it is owed.
     ///
     /// # Errors
     /// [`TrainerError`] when a peer is lost.
-    pub fn begin(&mut self, save: bool) -> Result<(), TrainerError> {
+    pub fn begin(&mut self, memory: &Memory, save: bool) -> Result<(), TrainerError> {
         let step = self.context.started_after();
-        if self.context.memory_step.is_some() {
-            let (context, transport) = (&self.context, &self.transport);
+        let (context, transport) = (&self.context, &self.transport);
+        if context.memory_step.is_some() {
+            let refill = Refill {
+                context,
+                transport,
+                memory,
+                step,
+            };
+            refill.run(&mut self.engine)?;
             let tied = Tied { context, transport };
             tied.send_weights(&self.engine, step)?;
             tied.take_weights(&mut self.engine, step)?;
         }
         if let Some(local) = &mut self.local {
             local.keep(step, &self.engine)?;
-            local.forget_older(&self.context);
+            local.forget_older(context);
         }
+        self.shadows.begin(context, transport, &self.engine, step)?;
         match &mut self.saver {
             Some(saver) if save => saver.begin(step, &self.context, &self.engine, &self.told),
             _ => Ok(()),
@@ -81,6 +94,9 @@ impl Trainer {
             ..self.gradients(step)?
         };
         let sums = self.commit(sums, step)?;
+        if step == self.context.started_after() + 1 {
+            self.shadows.forget_older(&self.context);
+        }
         let norm = sums.squares.norm();
         let lr = learning_rate(&self.context.spec, step);
         if let Some(local) = &mut self.local {
@@ -88,11 +104,8 @@ impl Trainer {
         }
         // State that will be saved is hashed by the update that leaves it, while it is in the cache.
         self.engine.set_hashing(sums.save > 0 && self.saver.is_some());
-        self.update(
-            step,
-            lr,
-            clip_factor(norm, self.context.spec.training.max_grad_norm),
-        )?;
+        let clip = clip_factor(norm, self.context.spec.training.max_grad_norm);
+        self.update(step, lr, clip)?;
         if sums.save > 0
             && let Some(saver) = &mut self.saver
         {
@@ -145,9 +158,16 @@ impl Trainer {
             let bytes = |range| Ok(engine.gradient_bytes(LayerId::Embed, range)?.into_owned());
             lanes.send_gradient(step, LayerId::Embed, &bytes)?;
         }
+        let mut turn = 0;
         for layer in self.engine.layers().into_iter().rev() {
             lanes.add_gradients(&mut self.engine, step, layer)?;
+            if !context.owned(layer).is_empty() {
+                let of = (step, turn, layer);
+                self.shadows.exchange(context, transport, &self.engine, of)?;
+                turn += 1;
+            }
         }
+        self.shadows.take_rest(context, transport, step, turn)?;
         let summary = self.engine.finish_gradients()?;
         let non_finite = i128::from(result.non_finite || !summary.finite);
         Ok(Sums {
@@ -170,7 +190,7 @@ impl Trainer {
         Ok(sums)
     }
 
-    /// AdamW on the own shard; every layer's new weights leave for the other lanes as soon as they are there.
+    /// AdamW on the own shard and those of the wards; every layer's new weights leave for the other lanes as soon as they are there.
     fn update(&mut self, step: u64, lr: f64, clip: f64) -> Result<(), TrainerError> {
         let (context, transport) = (&self.context, &self.transport);
         let (lanes, tied) = (Lanes { context, transport }, Tied { context, transport });
@@ -180,6 +200,8 @@ impl Trainer {
             outlast(step, &self.told, || engine.update(*layer, step, lr, clip))?;
             lanes.send_weights(&self.engine, step, *layer)?;
         }
+        // Before anything is waited for: a peer that is lost now takes no ward's step with it.
+        self.shadows.update(step, lr, clip)?;
         for layer in &layers {
             lanes.take_weights(&mut self.engine, step, *layer)?;
         }

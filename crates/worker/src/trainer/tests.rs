@@ -3,13 +3,19 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rekindle_transport::{MemoryMesh, Options};
-use rekindle_types::{Epoch, JobFile, JobId, JobSpec, Plan, RankId, StartTrainer, StepReport, WorkerId};
+use rekindle_types::spec::RecoverySource;
+use rekindle_types::{
+    Epoch, JobFile, JobId, JobSpec, LayerId, Plan, RankId, StartTrainer, StateKind, StepReport, WorkerId,
+};
 
 use super::context::SharedTransport;
+use super::left::{Memory, Whose};
+use super::shadow::{Shadows, pieces};
 use super::step::Trainer;
 use super::{TrainerError, export, setup};
 
@@ -72,42 +78,64 @@ fn cuts(ends: &[u32]) -> Vec<Range<u32>> {
 
 /// Trains on all ranks at once; the reports of rank 0, or the first error.
 fn train(spec: &JobSpec, lanes: u32, ends: &[u32], threads: u32) -> Result<Vec<StepReport>, TrainerError> {
-    let stages = u32::try_from(ends.len()).unwrap();
-    let world = lanes * stages;
-    let plan = Plan {
+    let world = lanes as usize * ends.len();
+    let plan = plan(lanes, ends, &vec!["w"; world]);
+    let mut ranks = train_on(spec, &plan, threads, None)?;
+    Ok(ranks.remove(0).0)
+}
+
+fn plan(lanes: u32, ends: &[u32], workers: &[&str]) -> Plan {
+    Plan {
         job: JobId::new("exact-1").unwrap(),
         epoch: Epoch(1),
         lanes,
         stages: cuts(ends),
-        workers: vec![WorkerId::new("w").unwrap(); world as usize],
-    };
-    let transports = MemoryMesh::connect(&plan.job, plan.epoch, world, &Options::default())?;
-    let ranks: Vec<_> = (0..world)
+        workers: workers.iter().map(|name| WorkerId::new(*name).unwrap()).collect(),
+    }
+}
+
+fn start(spec: &JobSpec, plan: &Plan, rank: RankId) -> StartTrainer {
+    StartTrainer {
+        rank,
+        spec: spec.clone(),
+        plan: plan.clone(),
+        writer: "exact".to_owned(),
+        start: None,
+        mtbf_seconds: 3600.0,
+    }
+}
+
+/// What a rank owns at the end.
+type Owned = BTreeMap<(LayerId, StateKind), Vec<u8>>;
+
+/// The reports and the state of every rank, whose workers have folders in `memory`.
+fn train_on(
+    spec: &JobSpec,
+    plan: &Plan,
+    threads: u32,
+    memory: Option<&Path>,
+) -> Result<Vec<(Vec<StepReport>, Owned)>, TrainerError> {
+    let transports = MemoryMesh::connect(&plan.job, plan.epoch, plan.world(), &Options::default())?;
+    let ranks: Vec<_> = plan
+        .ranks()
         .zip(transports)
         .map(|(rank, transport)| {
-            let start = StartTrainer {
-                rank: RankId(rank),
-                spec: spec.clone(),
-                plan: plan.clone(),
-                writer: "exact".to_owned(),
-                start: None,
-                mtbf_seconds: 3600.0,
-            };
-            std::thread::spawn(move || one(start, Arc::new(transport), threads))
+            let start = start(spec, plan, rank);
+            let folder = memory.map(|parent| parent.join(plan.worker_of(rank).unwrap().as_str()));
+            std::thread::spawn(move || one(start, Arc::new(transport), threads, folder.as_deref()))
         })
         .collect();
-    let mut results: Vec<_> = ranks.into_iter().map(|t| t.join().unwrap()).collect();
-    let reports = results.remove(0)?;
-    results.into_iter().collect::<Result<Vec<_>, _>>()?;
-    Ok(reports)
+    ranks.into_iter().map(|thread| thread.join().unwrap()).collect()
 }
 
 fn one(
     start: StartTrainer,
     transport: SharedTransport,
     threads: u32,
-) -> Result<Vec<StepReport>, TrainerError> {
+    folder: Option<&Path>,
+) -> Result<(Vec<StepReport>, Owned), TrainerError> {
     let context = setup::context(start, Duration::from_secs(60))?;
+    let shadows = Shadows::new(folder, &context, threads)?;
     let mut engine = setup::engine(&context, threads, None)?;
     setup::fill(&mut engine, &context)?;
     let text = setup::text(&context)?;
@@ -120,14 +148,22 @@ fn one(
         told: Box::new(|_| Ok(())),
         local: None,
         reports: None,
+        shadows,
         last_commit: Instant::now(),
     };
+    trainer.begin(&Memory::default(), false)?;
     let mut reports = Vec::new();
     for step in 1..=trainer.context.spec.training.steps {
         reports.extend(trainer.step(step, false)?);
     }
     export::export(&trainer)?;
-    Ok(reports)
+    let (context, engine) = (&trainer.context, &trainer.engine);
+    let bytes = |(layer, kind)| {
+        let bytes = engine.state_bytes(layer, kind, context.owned(layer)).unwrap();
+        ((layer, kind), bytes.into_owned())
+    };
+    let owned = pieces(context, context.id()).into_iter().map(bytes).collect();
+    Ok((reports, owned))
 }
 
 /// What must not depend on the shape of the cluster, to the bit.
@@ -254,4 +290,46 @@ fn a_gradient_that_is_no_number_ends_every_rank_with_its_name() {
     spec.evaluation.every = 0;
     let error = train(&spec, 2, &[3, 5], 1).unwrap_err();
     assert!(matches!(error, TrainerError::NonFinite { .. }), "{error}");
+}
+
+/// What a guard's machine has after training is what the rank had, to the bit.
+#[test]
+fn what_guards_leave_is_the_state_of_their_ranks() {
+    let cases: [(u32, &[u32], &[&str]); 4] = [
+        (1, &[2, 5], &["a", "b"]),
+        (1, &[1, 4, 5], &["a", "b", "a"]),
+        (2, &[3, 5], &["a", "b", "c", "d"]),
+        (3, &[4, 5], &["a", "a", "b", "b", "c", "a"]),
+    ];
+    let text = folder();
+    let mut spec = spec(text.path(), "tie_word_embeddings = true", "");
+    let undisturbed = train(&spec, 1, &[5], 1).unwrap();
+    spec.recovery.sources = vec![RecoverySource::Local, RecoverySource::Shadow];
+    for (lanes, ends, workers) in cases {
+        let memory = tempfile::tempdir().unwrap();
+        for worker in workers {
+            std::fs::create_dir_all(memory.path().join(worker)).unwrap();
+        }
+        let plan = plan(lanes, ends, workers);
+        std::fs::remove_dir_all(text.path().join("run")).unwrap();
+        let ranks = train_on(&spec, &plan, 2, Some(memory.path())).unwrap();
+        assert_eq!(essence(&ranks[0].0), essence(&undisturbed), "{workers:?}");
+        let next = Plan {
+            epoch: Epoch(2),
+            ..plan.clone()
+        };
+        for (rank, guard) in rekindle_plan::guards(&plan) {
+            let context = setup::context(start(&spec, &next, guard), Duration::from_secs(1)).unwrap();
+            let worker = memory.path().join(plan.worker_of(guard).unwrap().as_str());
+            let left = Memory::find(&worker, &context, true);
+            assert_eq!(left.guarded()[&rank], [STEPS, STEPS - 1], "{rank} of {workers:?}");
+            let state = left.at(Whose::Guarded(rank), STEPS).unwrap();
+            for ((layer, kind), bytes) in &ranks[rank.0 as usize].1 {
+                let (range, kept) = state.piece(*layer, *kind).unwrap();
+                assert_eq!(range, context.owned_by(rank, *layer));
+                assert!(kept == bytes, "{kind} of {layer} of {rank} of {workers:?}");
+            }
+            assert_eq!(left.at(Whose::Guarded(rank), 1).is_err(), STEPS > 2);
+        }
+    }
 }

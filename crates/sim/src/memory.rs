@@ -1,0 +1,167 @@
+//! What lies in the machines' memory: states that trainers keep, their own and those of ranks they guard.
+//!
+//! - SM-13 A trainer goes on from memory only from a step that its worker has, or (of what a guard kept of it) the worker of the rank that it
+//!   is told to take it from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rekindle_plan::guards;
+use rekindle_types::spec::RecoverySource;
+use rekindle_types::{Epoch, InMemory, JobId, RankId};
+use rekindle_worker_core::TrainerKey;
+
+use crate::worker_side::name_of;
+use crate::world::World;
+
+/// The memory of a machine: steps, newest first.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    own: BTreeMap<(JobId, RankId), Vec<u64>>,
+    /// By the guarded rank and the epoch in which it was guarded.
+    guarded: BTreeMap<(JobId, RankId), BTreeMap<Epoch, Vec<u64>>>,
+}
+
+/// A step is whole; the one before it may stay.
+fn push(steps: &mut Vec<u64>, step: u64, and_before: bool) {
+    steps.retain(|held| and_before && held + 1 == step);
+    steps.insert(0, step);
+}
+
+impl Memory {
+    pub(crate) fn jobs(&self) -> BTreeSet<JobId> {
+        let all = self.own.keys().chain(self.guarded.keys());
+        all.map(|(job, _)| job.clone()).collect()
+    }
+
+    pub(crate) fn forget(&mut self, job: &JobId) {
+        self.own.retain(|(of, _), _| of != job);
+        self.guarded.retain(|(of, _), _| of != job);
+    }
+
+    /// What a trainer of this epoch finds of a rank that was guarded here: what the newest epoch left.
+    fn left(&self, job: &JobId, rank: RankId, epoch: Epoch) -> Option<&Vec<u64>> {
+        let epochs = self.guarded.get(&(job.clone(), rank))?;
+        epochs.range(..epoch).next_back().map(|(_, steps)| steps)
+    }
+
+    /// What a trainer finds.
+    pub(crate) fn offers(&self, key: &TrainerKey) -> InMemory {
+        let own = self.own.get(&(key.job.clone(), key.rank));
+        let ranks = self.guarded.keys().filter(|(job, _)| *job == key.job);
+        let guarded = ranks.filter_map(|(_, rank)| {
+            let steps = self.left(&key.job, *rank, key.epoch)?;
+            Some((*rank, steps.clone()))
+        });
+        InMemory {
+            own: own.cloned().unwrap_or_default(),
+            guarded: guarded.collect(),
+        }
+    }
+
+    /// The newest step isn't whole after all.
+    pub(crate) fn tear(&mut self, key: &TrainerKey) {
+        let kept = self.own.get_mut(&(key.job.clone(), key.rank));
+        if let Some(kept) = kept.filter(|kept| kept.len() > 1) {
+            kept.remove(0);
+        }
+    }
+
+    fn tear_shadow(&mut self, job: &JobId, rank: RankId, epoch: Epoch) {
+        let epochs = self.guarded.get_mut(&(job.clone(), rank));
+        let kept = epochs.and_then(|epochs| epochs.get_mut(&epoch));
+        if let Some(kept) = kept.filter(|kept| kept.len() > 1) {
+            kept.remove(0);
+        }
+    }
+}
+
+impl World {
+    /// A trainer has the state of `step` in memory now, and that of the step before if it committed that one, too.
+    pub(crate) fn keeps(&mut self, worker: usize, key: &TrainerKey, step: u64, and_before: bool) {
+        let own = &mut self.hosts[worker].memory.own;
+        let steps = own.entry((key.job.clone(), key.rank)).or_default();
+        push(steps, step, and_before);
+        if let Some(guard) = self.guard_host(worker, key) {
+            let guarded = &mut self.hosts[guard].memory.guarded;
+            let epochs = guarded.entry((key.job.clone(), key.rank)).or_default();
+            push(epochs.entry(key.epoch).or_default(), step, and_before);
+        }
+    }
+
+    fn host_of(&self, worker: usize, key: &TrainerKey, rank: RankId) -> Option<usize> {
+        let plan = &self.hosts[worker].processes.get(key)?.start.plan;
+        let name = plan.worker_of(rank)?;
+        (0..self.hosts.len()).find(|host| name_of(*host) == *name)
+    }
+
+    /// The machine of a trainer's guard.
+    fn guard_host(&self, worker: usize, key: &TrainerKey) -> Option<usize> {
+        let start = &self.hosts[worker].processes.get(key)?.start;
+        let shadowed = start.spec.recovery.sources.contains(&RecoverySource::Shadow);
+        let guard = guards(&start.plan).get(&key.rank).copied().filter(|_| shadowed)?;
+        self.host_of(worker, key, guard)
+    }
+
+    /// A trainer dies in an update: the newest state of its own, or of one that it guards, isn't whole.
+    pub(crate) fn tear(&mut self, worker: usize, key: &TrainerKey) {
+        self.hosts[worker].memory.tear(key);
+        let Some(process) = self.hosts[worker].processes.get(key) else {
+            return;
+        };
+        let all = guards(&process.start.plan);
+        for (ward, _) in all.into_iter().filter(|(_, guard)| *guard == key.rank) {
+            if self.rng.one_in(2) {
+                self.hosts[worker].memory.tear_shadow(&key.job, ward, key.epoch);
+            }
+        }
+    }
+
+    /// Told to connect: a trainer that goes on from its own worker's memory loads that at once.
+    pub(crate) fn loads(&mut self, worker: usize, key: &TrainerKey, from: u64, local: Option<u64>) {
+        let kept = self.hosts[worker].memory.offers(key).own;
+        if local.is_some_and(|step| !kept.contains(&step)) {
+            let detail = format!("{key} is to go on from {local:?}, and w{worker} has {kept:?}");
+            self.violate("SM-13", detail);
+        }
+        let own = &mut self.hosts[worker].memory.own;
+        push(own.entry((key.job.clone(), key.rank)).or_default(), from, false);
+    }
+
+    /// Ranks whose state isn't there yet get it, and their guards: all, or those that are quick.
+    pub(crate) fn fill_some(&mut self, job: &JobId, epoch: Epoch, quick: bool) {
+        for (worker, key) in self.members(job, epoch) {
+            let late = quick && self.rng.one_in(2);
+            let Some(gang) = self.gangs.get_mut(&(job.clone(), epoch)) else {
+                return;
+            };
+            if late || !gang.filled.insert(key.rank) {
+                continue;
+            }
+            let (from, guard) = (gang.from, gang.guards.get(&key.rank).copied());
+            self.fills(worker, &key, from, guard);
+        }
+    }
+
+    /// The trainer has met its peers: it gets what its guard kept, if it has nothing itself, and gives its guard of this epoch all it has.
+    fn fills(&mut self, worker: usize, key: &TrainerKey, from: u64, guard: Option<RankId>) {
+        if let Some(guard) = guard.and_then(|rank| self.host_of(worker, key, rank)) {
+            let left = self.hosts[guard].memory.left(&key.job, key.rank, key.epoch);
+            if left.is_none_or(|steps| !steps.contains(&from)) {
+                let detail = format!("{key} is to get step {from} from w{guard}, which has {left:?}");
+                self.violate("SM-13", detail);
+            }
+        }
+        self.keeps(worker, key, from, false);
+    }
+
+    /// After the first commit of an epoch nobody needs what older ones left.
+    pub(crate) fn forgets_older_shadows(&mut self, members: &[(usize, TrainerKey)]) {
+        for (worker, key) in members {
+            for ((job, _), epochs) in &mut self.hosts[*worker].memory.guarded {
+                if *job == key.job {
+                    epochs.retain(|epoch, _| *epoch >= key.epoch);
+                }
+            }
+        }
+    }
+}
