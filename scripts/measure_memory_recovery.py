@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What keeping state in shared memory costs, and how fast a job goes on from there.
 
-    scripts/measure_memory_recovery.py overhead [--rounds 7] [--steps 60]
+    scripts/measure_memory_recovery.py overhead [--rounds 7] [--steps 60] [--shadow]
     scripts/measure_memory_recovery.py losses   [--losses 20] [--victim trainer|worker]
 
 Runs target/release/rekindle on jobs of its own in a temporary folder; prints tables for docs/measurements/. `overhead` alternates runs with
@@ -72,18 +72,20 @@ def overhead(options):
     print("| model | state, MB | step without, ms (spread) | step with, ms (spread) | difference of medians |")
     print("|---|---|---|---|---|")
     for size in [(128, 4), (384, 8)]:
-        medians = {"[]": [], "local": []}
+        kinds = {"without": ["local"], "with": ["local", "shadow"]} if options.shadow else {"without": [], "with": ["local"]}
+        workers = 2 if options.shadow else 1
+        medians = {kind: [] for kind in kinds}
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
             for number in range(options.rounds):
-                order = ["[]", "local"] if number % 2 == 0 else ["local", "[]"]
-                for kind in order:
-                    name = f"{'with' if kind == 'local' else 'without'}-{number}"
-                    path = job(folder, name, options.steps, [] if kind == "[]" else ["local"], size, 1)
-                    subprocess.run([REKINDLE, "run", path, "--workers", "1"], check=True, capture_output=True)
+                for kind in sorted(kinds, reverse=number % 2 == 0):
+                    name = f"{kind}-{number}"
+                    path = job(folder, name, options.steps, kinds[kind], size, workers)
+                    command = [REKINDLE, "run", path, "--workers", str(workers)]
+                    subprocess.run(command, check=True, capture_output=True)
                     steps = [line["step_seconds"] for line in lines(folder / name / "metrics.jsonl")[5:]]
                     medians[kind].append(statistics.median(steps))
-        without, with_ = medians["[]"], medians["local"]
+        without, with_ = medians["without"], medians["with"]
         change = statistics.median(with_) / statistics.median(without) - 1
         hidden, layers = size
         parameters = layers * (4 * hidden * hidden + 9 * hidden * hidden) + 2 * 256 * hidden
@@ -165,6 +167,7 @@ def main():
     mode = modes.add_parser("overhead")
     mode.add_argument("--rounds", type=int, default=7)
     mode.add_argument("--steps", type=int, default=60)
+    mode.add_argument("--shadow", action="store_true", help="shadow beside local, on two workers")
     mode.set_defaults(run=overhead)
     mode = modes.add_parser("losses")
     mode.add_argument("--losses", type=int, default=20)
