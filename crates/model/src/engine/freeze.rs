@@ -19,6 +19,7 @@ use std::time::Duration;
 use rekindle_compute::Device;
 use rekindle_types::LayerId;
 
+use super::state::LayerState;
 use super::{Result, Stage};
 use crate::{StateDigest, StateKind};
 
@@ -37,6 +38,27 @@ pub struct FrozenPart<D: Device> {
     pub frozen: D::Frozen,
     /// The digest of each chunk of them (see [`rekindle_types::Section`]), if the last update made them ([`Stage::set_hashing`]).
     pub digests: Option<Arc<[StateDigest]>>,
+}
+
+impl<D: Device> LayerState<D> {
+    /// Takes hold of a part, without its digests.
+    pub(super) fn freeze(
+        &self,
+        device: &D,
+        layer: LayerId,
+        kind: StateKind,
+        range: Range<usize>,
+    ) -> Result<FrozenPart<D>> {
+        let (buffer, place) = self.locate(kind, &range)?;
+        let frozen = device.freeze(buffer, place)?;
+        Ok(FrozenPart {
+            layer,
+            kind,
+            range,
+            frozen,
+            digests: None,
+        })
+    }
 }
 
 impl<D: Device> Stage<D> {
@@ -78,16 +100,7 @@ impl<D: Device> Stage<D> {
             let state = self.state(layer)?;
             state.complete()?;
             for kind in StateKind::ALL.into_iter().filter(|_| !state.owned.is_empty()) {
-                let range = state.held(kind);
-                let (buffer, place) = state.locate(kind, &range)?;
-                let frozen = self.device.freeze(buffer, place)?;
-                parts.push(FrozenPart {
-                    layer,
-                    kind,
-                    range,
-                    frozen,
-                    digests: None,
-                });
+                parts.push(state.freeze(&*self.device, layer, kind, state.held(kind))?);
             }
         }
         Ok(parts)

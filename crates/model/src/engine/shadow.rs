@@ -154,16 +154,8 @@ impl<D: Device> Shadow<D> {
         let mut parts = Vec::with_capacity(StateKind::ALL.len() * self.shards.len());
         for (layer, range) in self.layers() {
             for kind in StateKind::ALL {
-                let (buffer, place) = self.shard(layer)?.state.locate(kind, &range)?;
-                let frozen = self.device.freeze(buffer, place)?;
-                let range = range.clone();
-                parts.push(FrozenPart {
-                    layer,
-                    kind,
-                    range,
-                    frozen,
-                    digests: None,
-                });
+                let state = &self.shard(layer)?.state;
+                parts.push(state.freeze(&*self.device, layer, kind, range.clone())?);
             }
         }
         Ok(parts)

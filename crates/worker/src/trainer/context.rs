@@ -224,12 +224,12 @@ impl Context {
 pub type SharedTransport = std::sync::Arc<dyn Transport>;
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use rekindle_types::{Epoch, JobFile, JobId, WorkerId};
 
     use super::*;
 
-    fn context(lanes: u32, stages: u32, rank: Rank) -> Context {
+    pub fn context(lanes: u32, stages: u32, rank: Rank) -> Context {
         let text = r#"
             [job]
             name = "t"

@@ -156,12 +156,11 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
 /// Reports that the worker of a dead rank 0 may never have passed on.
 fn tell_again(pipe: &Pipe, trainer: &mut Trainer, folder: &Path) -> Result<(), TrainerError> {
     let context = &trainer.context;
-    let (Some(reports), Some(step)) = (&mut trainer.reports, context.memory_step) else {
-        return Ok(());
-    };
-    for report in reports::left(folder, context, step) {
-        reports.keep(&report);
-        pipe.tell(&FromTrainer::Step(report))?;
+    if let (Some(reports), Some(step)) = (&mut trainer.reports, context.memory_step) {
+        for report in reports::left(folder, context, step) {
+            reports.keep(&report);
+            pipe.tell(&FromTrainer::Step(report))?;
+        }
     }
     reports::forget_older(folder, context);
     Ok(())

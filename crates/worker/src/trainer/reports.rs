@@ -40,7 +40,7 @@ impl Reports {
 
     /// Keeps one. When that fails, which is logged, nothing more is kept.
     pub fn keep(&mut self, report: &StepReport) {
-        if self.lines == MOST {
+        if self.lines == MOST && self.file.is_some() {
             self.lines = 0;
             self.file = match std::fs::rename(&self.path, old(&self.path)) {
                 Ok(()) => create(&self.path),
@@ -118,4 +118,47 @@ fn create(path: &Path) -> Option<File> {
 fn gone(path: &Path, error: &std::io::Error) -> Option<File> {
     tracing::warn!(%error, path = %path.display(), "reports of steps aren't kept");
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trainer::context::tests::context;
+
+    fn report(step: u64) -> StepReport {
+        StepReport {
+            step,
+            loss: 1.5,
+            grad_norm: 1.0,
+            lr: 0.1,
+            tokens: 8,
+            step_seconds: 0.5,
+            epoch: rekindle_types::Epoch(1),
+            data_digest: "d".to_owned(),
+            state_digest: None,
+            val_loss: None,
+        }
+    }
+
+    #[test]
+    fn a_successor_finds_the_newest_reports_up_to_its_step_and_no_torn_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut context = context(1, 1, rekindle_types::Rank { lane: 0, stage: 0 });
+        let mut reports = Reports::new(folder.path(), &context);
+        let last = 2 * MOST as u64 + 10;
+        (1..=last).for_each(|step| reports.keep(&report(step)));
+        write!(reports.file.as_mut().unwrap(), "{{\"step\":{}", last + 1).unwrap();
+        let steps = |context: &Context, step| -> Vec<u64> {
+            let found = left(folder.path(), context, step);
+            found.iter().map(|report| report.step).collect()
+        };
+        assert!(steps(&context, last).is_empty(), "its own epoch's");
+        context.plan.epoch = context.plan.epoch.next();
+        let found = steps(&context, last + 1);
+        assert_eq!((found.len(), found.last()), (MOST, Some(&last)));
+        assert!(found.is_sorted());
+        assert_eq!(steps(&context, last - 3).last(), Some(&(last - 3)));
+        forget_older(folder.path(), &context);
+        assert!(steps(&context, last).is_empty());
+    }
 }

@@ -1,8 +1,8 @@
 //! One optimizer step, from tokens to the report.
 //!
 //! ```text
-//!   tokens -> 1F1B -> gradients over lanes (and ends of a tied matrix) -> sums of all ranks = COMMIT POINT
-//!          -> AdamW on the own shard -> weights over lanes -> report (rank 0)
+//!   tokens -> 1F1B -> gradients over lanes (and ends of a tied matrix), to the guard -> sums of all ranks = COMMIT POINT
+//!          -> AdamW on the own shard and those of the wards -> weights over lanes -> report (rank 0) -> state kept in shared memory
 //! ```
 
 use std::time::Instant;
