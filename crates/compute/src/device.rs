@@ -154,6 +154,19 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn alloc_state(&self, len: usize) -> Result<Self::Buffer> {
         self.alloc(len)
     }
+    /// As [`Device::alloc_state`], for weights: what products, norms and [`Device::gather`] read.
+    fn alloc_weights(&self, len: usize) -> Result<Self::Buffer> {
+        self.alloc_state(len)
+    }
+    /// A zeroed buffer for numbers that keep [`Self::Float`]'s precision where activations are rounded to less: `rstd`, `lse`, tables of the
+    /// rotation, gradients of weights.
+    fn alloc_wide(&self, len: usize) -> Result<Self::Buffer> {
+        self.alloc(len)
+    }
+    /// About how many logits are worked on at once. Fixed for a device, because the order of sums follows it.
+    fn logits_at_once(&self) -> usize {
+        1 << 21
+    }
     /// Number of elements.
     fn len(&self, buffer: &Self::Buffer) -> usize;
     /// The elements, on the host.

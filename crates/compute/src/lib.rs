@@ -22,6 +22,7 @@ mod device;
 mod error;
 mod float;
 mod frozen;
+mod operands;
 
 pub use adam::{AdamPart, AdamSource, AdamStep, AdamTarget, BlockHash, Hashing};
 #[doc(hidden)]

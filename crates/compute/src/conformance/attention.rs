@@ -1,6 +1,6 @@
 //! Rotation and attention.
 
-use super::{Check, all, reference, upload};
+use super::{Check, all, reference, upload, upload_wide};
 use crate::{AttentionShape, Device, Result, whole_mut};
 
 fn shape<D: Device>(check: &mut Check<'_, D>) -> AttentionShape {
@@ -28,8 +28,8 @@ pub fn rope<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
     );
     let (mut buffer, c, s) = (
         upload(device, &qkv)?,
-        upload(device, &cos)?,
-        upload(device, &sin)?,
+        upload_wide(device, &cos)?,
+        upload_wide(device, &sin)?,
     );
     for inverse in [false, true] {
         device.rope(
@@ -53,7 +53,7 @@ pub fn attention<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
     let (source, gradient) = (upload(device, &qkv)?, upload(device, &dout)?);
     let (mut out, mut lse) = (
         device.alloc(rows * shape.width())?,
-        device.alloc(rows * shape.heads)?,
+        device.alloc_wide(rows * shape.heads)?,
     );
     let (o, l) = (
         whole_mut(&mut out, rows * shape.width()),

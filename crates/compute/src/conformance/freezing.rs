@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Check, upload};
+use super::{Check, filled, upload};
 use crate::{
     AdamPart, AdamSource, AdamStep, AdamTarget, ComputeError, Device, Frozen, Hashing, Result, SumKind, part,
     part_mut, whole, whole_mut,
@@ -33,7 +33,8 @@ fn step() -> AdamStep {
 
 fn state<D: Device>(device: &D, values: &[Vec<f64>; 3]) -> Result<State<D>> {
     let [w, m, v] = values;
-    Ok([upload(device, w)?, upload(device, m)?, upload(device, v)?])
+    let state = |values: &[f64]| filled(device, device.alloc_state(values.len())?, values);
+    Ok([filled(device, device.alloc_weights(w.len())?, w)?, state(m)?, state(v)?])
 }
 
 fn bytes<D: Device>(device: &D, state: &State<D>) -> Result<Vec<u8>> {
@@ -147,7 +148,7 @@ pub fn writes<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
     let (device, r) = (check.device, &mut check.random);
     let len = MOST + r.size(1..=200);
     let (from, to) = (r.size(0..=len / 2), r.size(len / 2..=len));
-    let mut buffer = upload(device, &r.values(len))?;
+    let mut buffer = filled(device, device.alloc_weights(len)?, &r.values(len))?;
     let want = device.bytes(part(&buffer, from..to))?.into_owned();
     let handle = device.freeze(&buffer, from..to)?;
     let refused = match device.fill_zero(part_mut(&mut buffer, 0..len)) {

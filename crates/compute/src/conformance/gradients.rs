@@ -1,6 +1,6 @@
 //! Accumulators and the optimizer.
 
-use super::{Check, all, reference, upload};
+use super::{Check, all, filled, reference, upload};
 use crate::{
     AdamPart, AdamSource, AdamStep, AdamTarget, Device, Float, Product, Result, SumKind, part_mut, whole_mut,
 };
@@ -115,7 +115,8 @@ pub fn adamw<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
         tokens: TOKENS,
         clip: 0.7,
     };
-    let (mut bp, mut bm, mut bv) = (upload(device, &p)?, upload(device, &m)?, upload(device, &v)?);
+    let state = |values: &[f64]| filled(device, device.alloc_state(len)?, values);
+    let (mut bp, mut bm, mut bv) = (filled(device, device.alloc_weights(len)?, &p)?, state(&m)?, state(&v)?);
     let mut sums = device.alloc_sums(SumKind::Fixed { shift: 38 }, len + from)?;
     device.accumulate(&mut sums, 0, all(device, &upload(device, &g)?))?;
     let target = AdamTarget {

@@ -43,7 +43,15 @@ impl Random {
 
 /// A buffer with these values.
 fn upload<D: Device>(device: &D, values: &[f64]) -> Result<D::Buffer> {
-    let mut buffer = device.alloc(values.len())?;
+    filled(device, device.alloc(values.len())?, values)
+}
+
+/// A wide one.
+fn upload_wide<D: Device>(device: &D, values: &[f64]) -> Result<D::Buffer> {
+    filled(device, device.alloc_wide(values.len())?, values)
+}
+
+fn filled<D: Device>(device: &D, mut buffer: D::Buffer, values: &[f64]) -> Result<D::Buffer> {
     let values: Vec<D::Float> = values.iter().map(|&v| D::Float::of(v)).collect();
     device.write(crate::part_mut(&mut buffer, 0..values.len()), &values)?;
     Ok(buffer)

@@ -44,7 +44,7 @@ pub fn norms<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
         upload(device, &delta)?,
         upload(device, &weight)?,
     );
-    let (mut sum, mut y, mut rstd) = (device.alloc(len)?, device.alloc(len)?, device.alloc(rows)?);
+    let (mut sum, mut y, mut rstd) = (device.alloc(len)?, device.alloc(len)?, device.alloc_wide(rows)?);
     let pair = Some((all(device, &bdelta), whole_mut(&mut sum, len)));
     let (ym, rm) = (whole_mut(&mut y, len), whole_mut(&mut rstd, rows));
     device.norm(all(device, &bx), pair, all(device, &bweight), 1e-5, ym, rm)?;
@@ -58,7 +58,7 @@ pub fn norms<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
     device.norm(all(device, &bx), None, all(device, &bweight), 1e-5, ym, rm)?;
     let (want_y, want_rstd) = reference::norm(&x, &weight, 1e-5);
     check.compare("norm y without delta", &y, &want_y)?;
-    let (mut bdy, mut bdx, mut dweight) = (upload(device, &dy)?, upload(device, &dx)?, device.alloc(width)?);
+    let (mut bdy, mut bdx, mut dweight) = (upload(device, &dy)?, upload(device, &dx)?, device.alloc_wide(width)?);
     device.norm_backward(
         all(device, &bx),
         all(device, &bweight),

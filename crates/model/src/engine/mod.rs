@@ -78,7 +78,7 @@ impl<D: Device> Stage<D> {
     /// [`EngineError::Spec`] naming what is impossible, or the device's error.
     pub fn new(device: Arc<D>, spec: StageSpec) -> Result<Self> {
         spec.validate()?;
-        let (widths, ids) = (Widths::of(&spec), spec.layer_ids());
+        let (widths, ids) = (Widths::of(&spec, &*device), spec.layer_ids());
         let head = ids.contains(&LayerId::Head);
         let mirror = head && spec.model.tie_word_embeddings && !ids.contains(&LayerId::Embed);
         let blocks = ids.iter().filter(|l| matches!(l, LayerId::Block(_))).count();

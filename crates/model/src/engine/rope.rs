@@ -20,8 +20,8 @@ impl<D: Device> Rope<D> {
             (i / half) as f64 * frequency
         };
         let mut rope = Self {
-            cos: device.alloc(len)?,
-            sin: device.alloc(len)?,
+            cos: device.alloc_wide(len)?,
+            sin: device.alloc_wide(len)?,
             len,
         };
         let cos: Vec<D::Float> = (0..len).map(|i| D::Float::of(angle(i).cos())).collect();

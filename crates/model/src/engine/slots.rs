@@ -21,10 +21,12 @@ pub(super) struct Widths {
     pub fused: usize,
     pub heads: usize,
     pub vocab: usize,
+    /// See [`Device::logits_at_once`].
+    logits: usize,
 }
 
 impl Widths {
-    pub fn of(spec: &StageSpec) -> Self {
+    pub fn of<D: Device>(spec: &StageSpec, device: &D) -> Self {
         let model = &spec.model;
         Self {
             rows: spec.rows(),
@@ -34,12 +36,13 @@ impl Widths {
             fused: model.query_size() + 2 * model.key_value_size(),
             heads: model.num_attention_heads as usize,
             vocab: model.vocab_size as usize,
+            logits: device.logits_at_once(),
         }
     }
 
-    /// Rows of logits that are worked on at once: about 2^21 logits, fixed by the shape.
+    /// Rows of logits that are worked on at once, fixed by the shape and the kind of device.
     pub fn logit_rows(&self) -> usize {
-        ((1 << 21) / self.vocab).max(64).min(self.rows)
+        (self.logits / self.vocab).max(64).min(self.rows)
     }
 }
 
@@ -61,9 +64,9 @@ impl<D: Device> BlockSlot<D> {
             mid: device.alloc(w.rows * w.hidden)?,
             qkv: device.alloc(w.rows * w.fused)?,
             attention: device.alloc(w.rows * w.query)?,
-            lse: device.alloc(w.rows * w.heads)?,
-            rstd_in: device.alloc(w.rows)?,
-            rstd_mid: device.alloc(w.rows)?,
+            lse: device.alloc_wide(w.rows * w.heads)?,
+            rstd_in: device.alloc_wide(w.rows)?,
+            rstd_mid: device.alloc_wide(w.rows)?,
             gate_up: device.alloc(w.rows * 2 * w.inter)?,
         })
     }
@@ -206,10 +209,10 @@ impl<D: Device> Scratch<D> {
             delta: device.alloc(stream)?,
             narrow: device.alloc(narrow)?,
             wide: device.alloc(wide)?,
-            rstd: device.alloc(w.rows)?,
+            rstd: device.alloc_wide(w.rows)?,
             logits: device.alloc(logits)?,
             head_x: device.alloc(of_head(stream))?,
-            gradient: device.alloc(gradient)?,
+            gradient: device.alloc_wide(gradient)?,
             elements: 2 * stream + narrow + wide + w.rows + logits + of_head(stream) + gradient,
         })
     }

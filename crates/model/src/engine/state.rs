@@ -44,7 +44,7 @@ impl<D: Device> LayerState<D> {
 
     fn holding(device: &D, layout: LayerLayout, here: Range<usize>, owned: Range<usize>) -> Result<Self> {
         Ok(Self {
-            weights: device.alloc_state(here.len())?,
+            weights: device.alloc_weights(here.len())?,
             here,
             exp_avg: device.alloc_state(owned.len())?,
             exp_avg_sq: device.alloc_state(owned.len())?,
