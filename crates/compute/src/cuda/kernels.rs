@@ -149,7 +149,12 @@ pub const ATTENTION_ROWS: usize = 64;
 /// Bytes of launch memory that attention wants, compiled for `head_dim`, with elements of `bytes` (2 or 4).
 #[must_use]
 pub fn attention_memory(pass: AttentionPass, head_dim: usize, bytes: usize) -> usize {
-    let passing_by = if bytes == 2 { 32 } else { 16 };
+    // Rows of a tile that passes by, times the tiles of a kind that are there at once.
+    let passing_by = match (bytes, pass) {
+        (2, AttentionPass::Backward) if head_dim > 64 => 2 * 32,
+        (2, _) => 2 * 64,
+        _ => 16,
+    };
     let rows = match pass {
         AttentionPass::Forward => ATTENTION_ROWS + 2 * passing_by,
         AttentionPass::Backward => 2 * (ATTENTION_ROWS + passing_by),

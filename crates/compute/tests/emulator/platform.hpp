@@ -38,13 +38,14 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 namespace emu {
 
 [[noreturn]] void fail(const char *format, ...);
+void check_copies();
 
 enum State { READY, AT_BARRIER, IN_WARP, ENDED };
 struct Fibre {
     State state;
     bool started;
     int line, operations;
-    u32 warp_syncs;
+    u32 warp_syncs, groups;
     ucontext_t context;
     jmp_buf at;
     char *stack;
@@ -116,6 +117,7 @@ inline int lane() { return current % 32; }
 
 inline void enter() {
     body();
+    check_copies();
     fibres[current].state = ENDED;
     _longjmp(scheduler, 1);
 }
@@ -193,6 +195,32 @@ struct Memory {
         }
     }
 };
+// What a thread asked to be copied, and in which group. It is carried out in the wait, as late as may be.
+struct Copy {
+    Memory *memory;
+    size_t place;
+    uint4 value;
+    u32 group;
+};
+inline std::vector<Copy> copies[MOST_THREADS];
+inline void finish_copies(u32 open) {
+    std::vector<Copy> &mine = copies[current];
+    size_t kept = 0;
+    for (const Copy &copy : mine) {
+        if (copy.group + open >= fibres[current].groups) {
+            mine[kept++] = copy;
+            continue;
+        }
+        copy.memory->touch_write(copy.place, 16);
+        std::memcpy(&copy.memory->bytes[copy.place], &copy.value, 16);
+    }
+    mine.resize(kept);
+}
+
+inline void check_copies() {
+    if (!copies[current].empty()) fail("thread %d ends with copies that nobody waited for", current);
+}
+
 inline std::vector<Memory *> declared;
 inline Memory launched(0);
 inline std::shared_ptr<Memory> declare(size_t size) {
@@ -208,7 +236,8 @@ inline void run_block(int count, Order &order) {
     launched.forget();
     for (int t = 0; t < count; t++) {
         Fibre &f = fibres[t];
-        f.state = READY, f.started = false, f.operations = 0, f.warp_syncs = 0;
+        f.state = READY, f.started = false, f.operations = 0, f.warp_syncs = 0, f.groups = 0;
+        copies[t].clear();
         getcontext(&f.context);
         f.context.uc_stack.ss_sp = f.stack, f.context.uc_stack.ss_size = STACK, f.context.uc_link = nullptr;
         makecontext(&f.context, enter, 0);
@@ -302,6 +331,16 @@ DEVICE void store16(void *to, uint4 value) {
     if (reinterpret_cast<u64>(to) % 16) emu::fail("16 bytes are written at an address that isn't a multiple of 16");
     std::memcpy(to, &value, 16);
 }
+DEVICE u32 load4(const void *from) {
+    if (reinterpret_cast<u64>(from) % 4) emu::fail("4 bytes are read at an address that isn't a multiple of 4");
+    u32 value;
+    std::memcpy(&value, from, 4);
+    return value;
+}
+DEVICE void store4(void *to, u32 value) {
+    if (reinterpret_cast<u64>(to) % 4) emu::fail("4 bytes are written at an address that isn't a multiple of 4");
+    std::memcpy(to, &value, 4);
+}
 DEVICE u16 bf16_bits(float x) {
     const u32 bits = __float_as_uint(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
@@ -373,5 +412,13 @@ DEVICE void mma_tf32(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
     emu::multiply(d, emu::exchange(__LINE__, f), 8, emu::tf32_a, emu::tf32_b);
 }
 DEVICE void load_matrices(u32 (&r)[4], Shared<u16> tile, int at) { emu::matrices(__LINE__, r, tile, at, false); }
-DEVICE void load_matrices(u32 (&r)[2], Shared<u16> tile, int at) { emu::matrices(__LINE__, r, tile, at, false); }
-DEVICE void load_matrices_transposed(u32 (&r)[2], Shared<u16> tile, int at) { emu::matrices(__LINE__, r, tile, at, true); }
+DEVICE void load_matrices_transposed(u32 (&r)[4], Shared<u16> tile, int at) { emu::matrices(__LINE__, r, tile, at, true); }
+
+template <class T> void copy16_later(Shared<T> to, int at, const void *from, bool there) {
+    const uint4 zero = {0, 0, 0, 0}, nothing = {~0u, ~0u, ~0u, ~0u};
+    // From here on the place holds anything; whoever reads it before the wait reads this.
+    to.set16(at, nothing);
+    emu::copies[emu::current].push_back({to.memory, to.place(at), there ? load16(from) : zero, emu::fibres[emu::current].groups});
+}
+DEVICE void close_copies() { emu::fibres[emu::current].groups++; }
+template <int OPEN> void wait_for_copies() { emu::finish_copies(OPEN); }

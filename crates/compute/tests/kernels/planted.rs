@@ -27,8 +27,8 @@ fn attention_with(from: &str, to: &str) -> String {
 fn a_missing_barrier_before_a_tile_is_overwritten() {
     needs_compiler!();
     let text = attention_with(
-        "__syncthreads();\n        const T *rows = sequence + static_cast<u64>(from) * stride;",
-        "const T *rows = sequence + static_cast<u64>(from) * stride;",
+        "mix<T>(o, p, v, at);\n        __syncthreads();",
+        "mix<T>(o, p, v, at);",
     );
     assert!(text.contains("race in shared memory"), "{text}");
 }
@@ -37,8 +37,8 @@ fn a_missing_barrier_before_a_tile_is_overwritten() {
 fn a_missing_barrier_before_a_tile_is_read() {
     needs_compiler!();
     let text = attention_with(
-        "__syncthreads();\n        float p[TILES][4];",
-        "float p[TILES][4];",
+        "__syncthreads();\n        if (n == 0) own.take();",
+        "if (n == 0) own.take();",
     );
     assert!(
         text.contains("race in shared memory") || text.contains("nobody wrote"),
@@ -47,11 +47,26 @@ fn a_missing_barrier_before_a_tile_is_read() {
 }
 
 #[test]
+fn a_tile_that_is_read_while_it_is_on_its_way() {
+    needs_compiler!();
+    let text = attention_with(
+        "wait_for_copies<U::STAGES - 1>();",
+        "wait_for_copies<U::STAGES>();",
+    );
+    assert!(
+        text.contains("instead of")
+            || text.contains("race in shared memory")
+            || text.contains("nobody wrote"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_mask_that_is_off_by_one() {
     needs_compiler!();
     let text = attention_with(
-        "x = key <= row ? x * scale : NONE;",
-        "x = key < row ? x * scale : NONE;",
+        "x = key <= row + 8 * h ? x : NONE;",
+        "x = key < row + 8 * h ? x : NONE;",
     );
     assert!(text.contains("instead of"), "{text}");
 }
@@ -60,8 +75,8 @@ fn a_mask_that_is_off_by_one() {
 fn a_last_tile_that_is_left_out() {
     needs_compiler!();
     let text = attention_with(
-        "for (int from = first; from < s.seq_len; from += U::OTHER)",
-        "for (int from = first; from + U::OTHER < s.seq_len; from += U::OTHER)",
+        "count = (end + OTHER - 1) / OTHER;",
+        "count = (end + OTHER - 1) / OTHER - 1;",
     );
     assert!(text.contains("instead of"), "{text}");
 }
@@ -90,8 +105,8 @@ fn a_store_beyond_the_last_row() {
 fn less_launch_memory_than_tiles() {
     needs_compiler!();
     let text = attention_with(
-        "launch_shared<typename U::Cell>((OWN + U::OTHER) * TILE_BYTES)",
-        "launch_shared<typename U::Cell>((OWN + 2 * U::OTHER) * TILE_BYTES)",
+        "launch_shared<typename U::Cell>((OWN + U::STAGES * OTHER) * TILE_BYTES)",
+        "launch_shared<typename U::Cell>((OWN + 2 * U::STAGES * OTHER) * TILE_BYTES)",
     );
     assert!(text.contains("shared memory"), "{text}");
 }

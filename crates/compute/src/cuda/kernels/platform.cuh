@@ -34,6 +34,8 @@ template <class T> DEVICE Shared<T> launch_shared(int bytes) {
 
 DEVICE uint4 load16(const void *from) { return *reinterpret_cast<const uint4 *>(from); }
 DEVICE void store16(void *to, uint4 value) { *reinterpret_cast<uint4 *>(to) = value; }
+DEVICE u32 load4(const void *from) { return *reinterpret_cast<const u32 *>(from); }
+DEVICE void store4(void *to, u32 value) { *reinterpret_cast<u32 *>(to) = value; }
 
 // Rounds to the nearest bf16, ties to even; a NaN becomes 0x7fff.
 DEVICE u16 bf16_bits(float x) {
@@ -77,30 +79,34 @@ DEVICE void mma_tf32(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
                    "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
 }
 
-DEVICE u32 shared_address(const u16 *pointer) {
+DEVICE u32 shared_address(const void *pointer) {
     u64 address;
     asm("cvta.to.shared.u64 %0, %1;" : "=l"(address) : "l"(reinterpret_cast<u64>(pointer)));
     return static_cast<u32>(address);
 }
 
-// Four (two) 8x8 matrices of 16-bit elements: lane l names the first element of row l % 8 of matrix l / 8 and gets elements
-// [lane / 4][2 (lane % 4)] and the next of each; transposed: [2 (lane % 4)][lane / 4] and the one below. With two matrices the addresses
-// of lanes 16 to 31 don't matter. PTX ISA, ldmatrix.
+// Four 8x8 matrices of 16-bit elements: lane l names the first element of row l % 8 of matrix l / 8 and gets elements
+// [lane / 4][2 (lane % 4)] and the next of each; transposed: [2 (lane % 4)][lane / 4] and the one below. PTX ISA, ldmatrix.
 DEVICE void load_matrices(u32 (&r)[4], Shared<u16> tile, int at) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(shared_address(tile.data + at))
                  : "memory");
 }
-DEVICE void load_matrices(u32 (&r)[2], Shared<u16> tile, int at) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
-                 : "=r"(r[0]), "=r"(r[1])
+DEVICE void load_matrices_transposed(u32 (&r)[4], Shared<u16> tile, int at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(shared_address(tile.data + at))
                  : "memory");
 }
-DEVICE void load_matrices_transposed(u32 (&r)[2], Shared<u16> tile, int at) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
-                 : "=r"(r[0]), "=r"(r[1])
-                 : "r"(shared_address(tile.data + at))
+
+// Copies 16 bytes to the memory of a block, later: they are there for the thread that asked after `wait_for_copies`, for others after a barrier
+// behind that. `there` false: zeroes, nothing is read. PTX ISA, cp.async.
+template <class T> DEVICE void copy16_later(Shared<T> to, int at, const void *from, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to.data + at)), "l"(from), "r"(there ? 16 : 0)
                  : "memory");
 }
+// Closes the group of copies asked for since the last call.
+DEVICE void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits for this thread's copies but those of the last OPEN groups.
+template <int OPEN> DEVICE void wait_for_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(OPEN) : "memory"); }
