@@ -47,6 +47,9 @@ impl<T> Named<T> for std::result::Result<T, DriverError> {
     }
 }
 
+/// Memory of a block that is left to what kernels declare themselves.
+const OWN_MEMORY: usize = 4 << 10;
+
 /// A device's primary context, retained.
 pub struct Context {
     device: sys::CUdevice,
@@ -54,6 +57,7 @@ pub struct Context {
     name: String,
     capability: (i32, i32),
     multiprocessors: i32,
+    launch_memory: usize,
 }
 
 // SAFETY: the driver may be called with a context from any thread that made it current.
@@ -85,6 +89,10 @@ impl Context {
                 attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
             ),
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            launch_memory: {
+                let most = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+                usize::try_from(most).unwrap_or(0).saturating_sub(OWN_MEMORY)
+            },
             name: result::device::get_name(device).named("cuDeviceGetName")?,
             // SAFETY: the device was just given; released when this is dropped.
             raw: unsafe { result::primary_ctx::retain(device) }.named("cuDevicePrimaryCtxRetain")?,
@@ -106,6 +114,11 @@ impl Context {
     /// Streaming multiprocessors.
     pub fn multiprocessors(&self) -> i32 {
         self.multiprocessors
+    }
+
+    /// Bytes of launch memory that a block may have.
+    pub fn launch_memory(&self) -> usize {
+        self.launch_memory
     }
 
     fn bind(&self) -> Result<()> {

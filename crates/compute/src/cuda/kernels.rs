@@ -136,12 +136,27 @@ pub const ROW_THREADS: u32 = 128;
 /// Threads of a block of the kernels of sums.cu; each has four elements, in `block_squares` sixteen threads have a block.
 pub const SUM_THREADS: u32 = 256;
 /// Threads of a block of the kernels of loss.cu, which has a row.
-pub const LOSS_THREADS: u32 = 256;
+pub const LOSS_THREADS: u32 = 512;
 /// Threads of a block of attention.
 pub const ATTENTION_THREADS: u32 = 128;
 
+/// Launch memory that every supported device has for a block.
+pub const SURE_MEMORY: usize = 96 << 10;
+
+/// Threads and bytes of launch memory of `norm_backward_*` for rows of `width` elements of `bytes`: as many warps as have room for their shares
+/// of the weight's gradient. None for rows that are too wide.
+#[must_use]
+pub fn norm_launch(width: usize, bytes: usize) -> Option<(u32, usize)> {
+    let row = width.next_multiple_of(32 * 16 / bytes) * size_of::<f32>();
+    let warps = [4, 2, 1].into_iter().find(|warps| warps * row <= SURE_MEMORY)?;
+    Some((32 * warps as u32, warps * row))
+}
+
+/// Columns of a block of `sum_partials_*`.
+pub const PARTIAL_COLUMNS: usize = 32;
+
 /// Rows of a block of `norm_backward_*`: the launch has one block, and `partial` one row, for each group of so many.
-pub const NORM_ROWS: usize = 16;
+pub const NORM_ROWS: usize = 32;
 
 /// Rows of a tile that a block of attention owns: the launch has one block for each.
 pub const ATTENTION_ROWS: usize = 64;
@@ -173,6 +188,15 @@ mod tests {
         assert_eq!(compiled_head(64), Some(64));
         assert_eq!(compiled_head(65), Some(80));
         assert_eq!((compiled_head(0), compiled_head(129)), (None, None));
+    }
+
+    #[test]
+    fn wide_norms_get_fewer_warps() {
+        assert_eq!(norm_launch(768, 2), Some((128, 4 * 768 * 4)));
+        assert_eq!(norm_launch(1, 4), Some((128, 4 * 128 * 4)));
+        assert_eq!(norm_launch(8192, 2), Some((64, 2 * 8192 * 4)));
+        assert_eq!(norm_launch(20_000, 2).map(|l| l.0), Some(32));
+        assert_eq!(norm_launch(30_000, 2), None);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use rekindle_compute::Device;
 use rekindle_compute::conformance::Random;
-use rekindle_compute::cuda::kernels::MODULES;
+use rekindle_compute::cuda::kernels::{LOSS_THREADS, MODULES};
 
-use crate::emulator::{Arg, Emulator, Session};
+use crate::emulator::{Arg, Emulator, Launch, Session};
 use crate::rows::{call, width};
 use crate::values::{Brain, Element, Single, all_mut, close, cpu, read, to_doubles, upload, value, words};
 
@@ -19,7 +19,8 @@ fn cross_entropy<E: Element>(session: &mut Session, round: u64) {
     let loss = cpu
         .cross_entropy(all_mut(&mut want), &indices, 0..rows, true)
         .unwrap();
-    for gradient in [1u32, 0] {
+    let room = (width * E::BYTES).next_multiple_of(16);
+    for (gradient, memory) in [(1u32, 0), (0, 0), (1, room), (0, room)] {
         let losses = Arg::Buffer {
             skip: 0,
             bytes: vec![0xff; 8 * rows],
@@ -30,8 +31,13 @@ fn cross_entropy<E: Element>(session: &mut Session, round: u64) {
             losses,
             value(width as u32),
             value(gradient),
+            value(u32::from(memory > 0)),
         ];
-        let out = session.run(&call::<E>("cross_entropy", rows, 256, args)).unwrap();
+        let launch = Launch {
+            memory,
+            ..call::<E>("cross_entropy", rows, LOSS_THREADS as usize, args)
+        };
+        let out = session.run(&launch).unwrap();
         let sum: f64 = to_doubles(&out[2]).iter().sum();
         assert!(
             (sum - loss).abs() <= 1e-5 * loss.max(1.0),
@@ -75,10 +81,16 @@ fn edges() {
             losses,
             value(width as u32),
             value(1u32),
+            value(0u32),
         ];
         to_doubles(
             &session
-                .run(&call::<Single>("cross_entropy", rows, 256, args))
+                .run(&call::<Single>(
+                    "cross_entropy",
+                    rows,
+                    LOSS_THREADS as usize,
+                    args,
+                ))
                 .unwrap()[2],
         )
     };

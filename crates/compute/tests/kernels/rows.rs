@@ -1,7 +1,7 @@
 //! Norms, SwiGLU, rotary embedding, rows of an embedding, sums, casts.
 
 use rekindle_compute::conformance::Random;
-use rekindle_compute::cuda::kernels::{MODULES, NORM_ROWS};
+use rekindle_compute::cuda::kernels::{MODULES, NORM_ROWS, PARTIAL_COLUMNS, norm_launch};
 use rekindle_compute::{AttentionShape, Device};
 
 use crate::emulator::{Arg, Emulator, Launch, Session};
@@ -124,9 +124,12 @@ fn norm_backward<E: Element>(
         value(rows as u32),
         value(width as u32),
     ];
-    let out = session
-        .run(&call::<E>("norm_backward", groups, 128, args))
-        .unwrap();
+    let (threads, memory) = norm_launch(width, E::BYTES).unwrap();
+    let launch = Launch {
+        memory,
+        ..call::<E>("norm_backward", groups, threads as usize, args)
+    };
+    let out = session.run(&launch).unwrap();
     close("y again", &E::values(&out[3]), &read(&bdy), E::TOLERANCE);
     close("dx", &E::values(&out[4]), &read(&bdx), E::TOLERANCE);
     let args = vec![
@@ -139,7 +142,12 @@ fn norm_backward<E: Element>(
         value(width as u32),
     ];
     let out = session
-        .run(&call::<E>("sum_partials", width.div_ceil(128), 128, args))
+        .run(&call::<E>(
+            "sum_partials",
+            width.div_ceil(PARTIAL_COLUMNS),
+            128,
+            args,
+        ))
         .unwrap();
     close("dweight", &E::values(&out[1]), &read(&dweight), E::TOLERANCE);
 }

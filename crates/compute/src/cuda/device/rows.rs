@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::super::driver::Arg;
-use super::super::kernels::{LOSS_THREADS, NORM_ROWS, ROW_THREADS};
+use super::super::kernels::{
+    LOSS_THREADS, NORM_ROWS, PARTIAL_COLUMNS, ROW_THREADS, SURE_MEMORY, norm_launch,
+};
 use super::buffer::{Operand, stored};
 use super::{Cuda, CudaBuffer, CudaIndices, Precision};
 use crate::operands::{self, expect_len};
@@ -103,14 +105,22 @@ impl Cuda {
             Arg::Int(rows as i32),
             Arg::Int(width as i32),
         ];
-        self.typed_kernel("norm_backward", [groups, 1, 1], &args)?;
+        let kernel = self.code.plain(&format!("{op}_{}", self.precision.suffix()))?;
+        let (threads, memory) = norm_launch(width, self.precision.bytes()).ok_or(ComputeError::Shape {
+            op,
+            what: "weight",
+            have: width,
+            want: SURE_MEMORY / size_of::<f32>(),
+        })?;
+        self.stream
+            .launch(kernel, [groups, 1, 1], threads, memory, &args)?;
         let args = [
             Arg::At(partial.at()),
             Arg::At(dweight.at),
             Arg::Int(groups as i32),
             Arg::Int(width as i32),
         ];
-        let grid = [width.div_ceil(ROW_THREADS as usize), 1, 1];
+        let grid = [width.div_ceil(PARTIAL_COLUMNS), 1, 1];
         self.rows_kernel(&format!("sum_partials_{}", dweight.element.suffix()), grid, &args)
     }
 
@@ -195,16 +205,25 @@ impl Cuda {
         operands::tokens(op, ids, width)?;
         let mut losses = vec![0.0f64; ids.len()];
         let space = self.space(size_of_val(losses.as_slice()))?;
+        let row = width * logits.element.bytes();
+        // A row that fits is read from the device's memory once.
+        let fits = row.is_multiple_of(16) && row <= self.stream.context().launch_memory();
         let args = [
             Arg::At(logits.at),
             Arg::At(targets.at() + (rows.start * size_of::<u32>()) as u64),
             Arg::At(space.at()),
             Arg::Int(width as i32),
             Arg::Int(i32::from(gradient)),
+            Arg::Int(i32::from(fits)),
         ];
         let kernel = self.code.plain(&format!("{op}_{}", self.precision.suffix()))?;
-        self.stream
-            .launch(kernel, [ids.len(), 1, 1], LOSS_THREADS, 0, &args)?;
+        self.stream.launch(
+            kernel,
+            [ids.len(), 1, 1],
+            LOSS_THREADS,
+            if fits { row } else { 0 },
+            &args,
+        )?;
         self.stream
             .copy_out(bytemuck::cast_slice_mut(&mut losses), space.at())?;
         // Row order, as on the CPU.

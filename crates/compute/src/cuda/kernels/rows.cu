@@ -6,7 +6,7 @@
 const int ROW_WARPS = 4;
 const int ROW_THREADS = 32 * ROW_WARPS;
 // Rows whose gradient of a norm's weight is summed by one block.
-const int NORM_ROWS = 16;
+const int NORM_ROWS = 32;
 
 // x + delta (where there is a delta, rounded and written to `sum`), the root of its mean square, and the normed row.
 template <class T>
@@ -42,51 +42,77 @@ DEVICE void norm(const T *x, const T *delta, T *sum, const T *weight, T *y, floa
     }
 }
 
-// dx += gradient of x, dy becomes y, and a group's share of the weight's gradient: partial[group, width].
+// dx += gradient of x, dy becomes y, and a group's share of the weight's gradient: partial[group, width]. A warp has a row, and a row of launch
+// memory for its share; elements of a lane lie 32 apart there, so that lanes use different banks.
 template <class T>
 DEVICE void norm_backward(const T *x, const T *weight, const float *rstd, T *dy, T *dx, float *partial, int rows, int width) {
-    SHARED(float, space, ROW_WARPS);
-    const int N = Pack<T>::N;
+    const int N = Pack<T>::N, SPAN = 32 * N;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, spans = (width + SPAN - 1) / SPAN;
     const float inverse = 1.0f / static_cast<float>(width);
     const bool wide = wide_rows(x, width) && wide_rows(weight, width) && wide_rows(dy, width) && wide_rows(dx, width);
-    float *part = partial + static_cast<u64>(blockIdx.x) * width;
+    const Shared<float> shares = launch_shared<float>(0);
+    const int mine = warp * spans * SPAN + lane;
+    for (int n = 0; n < spans * N; n++) shares.set(mine + 32 * n, 0.0f);
     const int first = blockIdx.x * NORM_ROWS;
     const int last = first + NORM_ROWS < rows ? first + NORM_ROWS : rows;
-    for (int row = first; row < last; row++) {
+    for (int row = first + warp; row < last; row += warps) {
         const u64 at = static_cast<u64>(row) * width;
         const float r = rstd[row];
         float dot = 0.0f;
-        for (int i = threadIdx.x * N; i < width; i += ROW_THREADS * N) {
+#pragma unroll 4
+        for (int i = lane * N; i < width; i += SPAN) {
             const Pack<T> px = load(x + at + i, width - i, wide), pw = load(weight + i, width - i, wide);
             const Pack<T> pd = load(dy + at + i, width - i, wide);
 #pragma unroll
             for (int l = 0; l < N; l++) dot += pd.v[l] * pw.v[l] * px.v[l];
         }
+#pragma unroll
+        for (int far = 16; far > 0; far /= 2) dot += __shfl_xor_sync(ALL_LANES, dot, far);
         // d/dx of x r: r (g - x r² mean(g x)), g = dy weight
-        const float pull = block_sum<ROW_WARPS>(dot, space) * inverse * r * r;
-        for (int i = threadIdx.x * N; i < width; i += ROW_THREADS * N) {
+        const float pull = dot * inverse * r * r;
+        int slot = mine;
+#pragma unroll 2
+        for (int i = lane * N; i < width; i += SPAN) {
             const Pack<T> px = load(x + at + i, width - i, wide), pw = load(weight + i, width - i, wide);
             Pack<T> pd = load(dy + at + i, width - i, wide), out = load(dx + at + i, width - i, wide);
 #pragma unroll
             for (int l = 0; l < N; l++) {
                 const float unit = px.v[l] * r;
-                if (i + l < width) part[i + l] = (row == first ? 0.0f : part[i + l]) + pd.v[l] * unit;
+                // Beyond the row's end this adds 0.
+                shares.set(slot + 32 * l, shares.get(slot + 32 * l) + pd.v[l] * unit);
                 out.v[l] += (pd.v[l] * pw.v[l] - px.v[l] * pull) * r;
                 pd.v[l] = unit * pw.v[l];
             }
             store(dx + at + i, out, width - i, wide);
             store(dy + at + i, pd, width - i, wide);
+            slot += SPAN;
         }
     }
+    __syncthreads();
+    float *part = partial + static_cast<u64>(blockIdx.x) * width;
+    for (int span = warp; span < spans; span += warps)
+#pragma unroll
+        for (int l = 0; l < N; l++) {
+            const int column = span * SPAN + lane * N + l;
+            float sum = 0.0f;
+            for (int w = 0; w < warps; w++) sum += shares.get((w * spans + span) * SPAN + 32 * l + lane);
+            if (column < width) part[column] = sum;
+        }
 }
 
-// The sum of the groups' rows in order, one thread a column.
+// The sum of the groups' rows: a warp every ROW_WARPS-th group, a lane a column; then warps in order.
 template <class T> DEVICE void sum_partials(const float *partial, T *out, int groups, int width) {
-    const int i = blockIdx.x * ROW_THREADS + threadIdx.x;
-    if (i >= width) return;
+    SHARED(float, sums, ROW_THREADS);
+    const int i = blockIdx.x * 32 + threadIdx.x % 32, warp = threadIdx.x / 32;
     float sum = 0.0f;
+    if (i < width)
 #pragma unroll 8
-    for (int g = 0; g < groups; g++) sum += partial[static_cast<u64>(g) * width + i];
+        for (int g = warp; g < groups; g += ROW_WARPS) sum += partial[static_cast<u64>(g) * width + i];
+    sums.set(threadIdx.x, sum);
+    __syncthreads();
+    if (warp > 0 || i >= width) return;
+#pragma unroll
+    for (int w = 1; w < ROW_WARPS; w++) sum += sums.get(32 * w + threadIdx.x);
     out[i] = narrow<T>(sum);
 }
 
