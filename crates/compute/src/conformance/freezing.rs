@@ -34,7 +34,11 @@ fn step() -> AdamStep {
 fn state<D: Device>(device: &D, values: &[Vec<f64>; 3]) -> Result<State<D>> {
     let [w, m, v] = values;
     let state = |values: &[f64]| filled(device, device.alloc_state(values.len())?, values);
-    Ok([filled(device, device.alloc_weights(w.len())?, w)?, state(m)?, state(v)?])
+    Ok([
+        filled(device, device.alloc_weights(w.len())?, w)?,
+        state(m)?,
+        state(v)?,
+    ])
 }
 
 fn bytes<D: Device>(device: &D, state: &State<D>) -> Result<Vec<u8>> {

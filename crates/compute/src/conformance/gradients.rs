@@ -116,7 +116,11 @@ pub fn adamw<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
         clip: 0.7,
     };
     let state = |values: &[f64]| filled(device, device.alloc_state(len)?, values);
-    let (mut bp, mut bm, mut bv) = (filled(device, device.alloc_weights(len)?, &p)?, state(&m)?, state(&v)?);
+    let (mut bp, mut bm, mut bv) = (
+        filled(device, device.alloc_weights(len)?, &p)?,
+        state(&m)?,
+        state(&v)?,
+    );
     let mut sums = device.alloc_sums(SumKind::Fixed { shift: 38 }, len + from)?;
     device.accumulate(&mut sums, 0, all(device, &upload(device, &g)?))?;
     let target = AdamTarget {

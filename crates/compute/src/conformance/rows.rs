@@ -58,7 +58,11 @@ pub fn norms<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
     device.norm(all(device, &bx), None, all(device, &bweight), 1e-5, ym, rm)?;
     let (want_y, want_rstd) = reference::norm(&x, &weight, 1e-5);
     check.compare("norm y without delta", &y, &want_y)?;
-    let (mut bdy, mut bdx, mut dweight) = (upload(device, &dy)?, upload(device, &dx)?, device.alloc_wide(width)?);
+    let (mut bdy, mut bdx, mut dweight) = (
+        upload(device, &dy)?,
+        upload(device, &dx)?,
+        device.alloc_wide(width)?,
+    );
     device.norm_backward(
         all(device, &bx),
         all(device, &bweight),
