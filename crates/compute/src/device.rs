@@ -63,7 +63,7 @@ pub fn whole_mut<B>(buffer: &mut B, len: usize) -> ViewMut<'_, B> {
 }
 
 /// `C[m,n] = op(A) op(B)`, where `op(A)` is `[m,k]` and `op(B)` is `[k,n]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Product {
     /// Rows of C.
     pub m: usize,

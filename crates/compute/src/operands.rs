@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{AttentionShape, ComputeError, Product, Result};
+use crate::{AdamPart, AttentionShape, ComputeError, Product, Result};
 
 /// A range outside a buffer of `len` elements is refused.
 pub fn inside(op: &'static str, range: &Range<usize>, len: usize) -> Result<()> {
@@ -79,4 +79,11 @@ pub fn tokens(op: &'static str, tokens: &[u32], len: usize) -> Result<()> {
         }),
         None => Ok(()),
     }
+}
+
+/// Parts of an AdamW step that don't cover `len` elements in order are refused.
+pub fn adam_cover(parts: &[AdamPart], len: usize) -> Result<()> {
+    let ordered = parts.windows(2).all(|pair| pair[0].end <= pair[1].end);
+    let end = parts.last().map_or(0, |part| part.end);
+    expect_len("adamw", "parts", if ordered { end } else { 0 }, len)
 }

@@ -25,7 +25,9 @@ mod tile;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+pub(crate) use adamw::Factors;
 pub use buffer::Aligned;
+pub(crate) use embed::groups;
 pub use held::{CpuBuffer, CpuFrozen};
 pub use memory::StateMemory;
 pub use meter::{Spent, Work};

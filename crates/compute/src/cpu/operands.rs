@@ -37,9 +37,7 @@ pub fn adam<'a, T: Float>(
 
 /// Parts that don't cover `len` elements in order, and hashes that aren't one a block, are refused.
 pub fn adam_parts(parts: &[AdamPart], hashing: Option<&Hashing<'_>>, len: usize) -> Result<()> {
-    let ordered = parts.windows(2).all(|pair| pair[0].end <= pair[1].end);
-    let end = parts.last().map_or(0, |part| part.end);
-    expect_len("adamw", "parts", if ordered { end } else { 0 }, len)?;
+    adam_cover(parts, len)?;
     let Some(Hashing { block, out, .. }) = hashing else {
         return Ok(());
     };

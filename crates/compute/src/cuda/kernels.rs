@@ -131,6 +131,15 @@ pub enum AttentionPass {
     Backward,
 }
 
+/// Threads of a block of the kernels of rows.cu.
+pub const ROW_THREADS: u32 = 128;
+/// Threads of a block of the kernels of sums.cu; each has four elements, in `block_squares` sixteen threads have a block.
+pub const SUM_THREADS: u32 = 256;
+/// Threads of a block of the kernels of loss.cu, which has a row.
+pub const LOSS_THREADS: u32 = 256;
+/// Threads of a block of attention.
+pub const ATTENTION_THREADS: u32 = 128;
+
 /// Rows of a block of `norm_backward_*`: the launch has one block, and `partial` one row, for each group of so many.
 pub const NORM_ROWS: usize = 16;
 

@@ -1,10 +1,26 @@
-//! CUDA: the kernels, their compiler, and what of CUDA a machine has.
+//! CUDA: the device, the kernels, their compiler, and what of CUDA a machine has.
 //!
 //! Nothing of CUDA is needed to build this crate, nor to start it: libraries are looked for at run time, and one that is absent is an answer,
-//! not an error. There is no [`crate::Device`] on CUDA yet: nothing here launches a kernel.
+//! not a crash. Start reading at [`Cuda`].
 
+mod blas;
+mod cache;
+mod device;
+mod driver;
 pub mod kernels;
 pub mod library;
 pub mod nvrtc;
 mod raw;
 pub mod survey;
+
+pub use cache::FOLDER_VARIABLE as KERNEL_CACHE_VARIABLE;
+pub use device::{Cuda, CudaBuffer, CudaFrozen, CudaIndices, CudaSums};
+
+/// What activations and products are computed in. Weights' masters, moments, sums and norms are single precision in either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Single precision.
+    F32,
+    /// bfloat16: products of rounded operands, with sums in single precision.
+    Bf16,
+}

@@ -4,7 +4,7 @@ use crate::{AdamStep, Float};
 
 /// The step's factors, rounded once.
 #[derive(Clone, Copy)]
-pub(super) struct Factors<F> {
+pub(crate) struct Factors<F> {
     keep: F,
     lr: F,
     beta1: F,
@@ -18,7 +18,7 @@ pub(super) struct Factors<F> {
 }
 
 impl<F: Float> Factors<F> {
-    pub(super) fn new(step: &AdamStep, weight_decay: f64) -> Self {
+    pub(crate) fn new(step: &AdamStep, weight_decay: f64) -> Self {
         let [beta1, beta2] = step.betas;
         // A power by squaring: the same bits with every mathematics library.
         let power = |base: f64| {
@@ -44,6 +44,29 @@ impl<F: Float> Factors<F> {
             eps: F::of(step.eps),
             clip: F::of(step.clip),
         }
+    }
+
+    /// In the order that kernels declare.
+    pub(crate) fn all(&self) -> [F; 10] {
+        let Self {
+            keep,
+            lr,
+            beta1,
+            rest1,
+            ..
+        } = *self;
+        let Self {
+            beta2,
+            rest2,
+            correct1,
+            correct2,
+            eps,
+            clip,
+            ..
+        } = *self;
+        [
+            keep, lr, beta1, rest1, beta2, rest2, correct1, correct2, eps, clip,
+        ]
     }
 
     /// One element; `mean` is the mean gradient before clipping.

@@ -13,7 +13,7 @@ use super::pool::{Chunks, Pool};
 use super::stream;
 use super::sums::{CpuSums, Mean, TASK, mean_of};
 use crate::{AdamPart, AdamStep, Float, Hashing};
-use factors::Factors;
+pub(crate) use factors::Factors;
 use hashes::{Hashes, TaskHashes};
 pub use operand::Operand;
 use operand::Tasks;

@@ -1,0 +1,149 @@
+//! The CUDA device: one stream of work, cuBLASLt for products, kernels for the rest.
+//!
+//! Weights and moments are kept in single precision. In [`Precision::Bf16`] activations are rounded, and weights have a rounded copy beside
+//! them, which AdamW refreshes as it goes; sums, norms and the gradients of weights stay in single precision.
+//!
+//! Invariants
+//! - CP-8 Work of a device is in one stream, in the order of the calls; work space is shared by operations because of that. The only other
+//!   stream copies frozen state to the host.
+//!
+//! Deliberately absent: several devices in one process; communication.
+
+mod adam;
+mod attention;
+mod buffer;
+mod code;
+mod freeze;
+mod indices;
+mod ops;
+mod pool;
+mod rows;
+mod sums;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use buffer::CudaBuffer;
+pub use freeze::CudaFrozen;
+pub use indices::CudaIndices;
+pub use sums::CudaSums;
+
+use super::blas::Blas;
+use super::driver::{Context, Event, Memory, Stream};
+use super::{Precision, survey};
+use crate::{ComputeError, Result};
+use code::Code;
+use pool::Pool;
+
+/// A CUDA device, computing in a precision.
+pub struct Cuda {
+    precision: Precision,
+    stream: Stream,
+    pool: Arc<Pool>,
+    blas: Blas,
+    code: Code,
+    space: Mutex<Option<Memory>>,
+}
+
+/// A moment in the device's work, for measurements.
+pub struct Moment(Event);
+
+impl Cuda {
+    /// The device of an ordinal. Kernels are compiled where the cache has none.
+    ///
+    /// # Errors
+    /// [`ComputeError::Device`] when there is no such device, it is too old, or a library is missing.
+    pub fn open(ordinal: i32, precision: Precision) -> Result<Self> {
+        let context = Context::open(ordinal)?;
+        let (major, minor) = context.capability();
+        if (major, minor) < survey::OLDEST {
+            let name = context.name();
+            let what = format!(
+                "{name} has compute capability {major}.{minor}; the kernels need 8.0 or newer (A100 and later)"
+            );
+            return Err(ComputeError::Device { what });
+        }
+        Ok(Self {
+            precision,
+            stream: Stream::new(&context)?,
+            pool: Arc::new(Pool::new(&context)?),
+            blas: Blas::new(&context)?,
+            code: Code::load(&context, &format!("sm_{major}{minor}"))?,
+            space: Mutex::default(),
+        })
+    }
+
+    /// What it computes in.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The device's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.stream.context().name()
+    }
+
+    /// Streaming multiprocessors.
+    #[must_use]
+    pub fn multiprocessors(&self) -> i32 {
+        self.stream.context().multiprocessors()
+    }
+
+    /// Bytes of the device's memory: free, and all.
+    ///
+    /// # Errors
+    /// [`ComputeError::Device`].
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.stream.context().memory()
+    }
+
+    /// Waits for all work given so far.
+    ///
+    /// # Errors
+    /// What went wrong in it.
+    pub fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize()
+    }
+
+    /// The moment at which the work given so far is done.
+    ///
+    /// # Errors
+    /// [`ComputeError::Device`].
+    pub fn moment(&self) -> Result<Moment> {
+        let event = Event::new(self.stream.context(), true)?;
+        self.stream.record(&event)?;
+        Ok(Moment(event))
+    }
+
+    /// Seconds of the device's time between two moments. Waits for the later one.
+    ///
+    /// # Errors
+    /// [`ComputeError::Device`].
+    pub fn seconds(&self, from: &Moment, to: &Moment) -> Result<f64> {
+        to.0.synchronize()?;
+        Ok(f64::from(to.0.since(&from.0)?) / 1e3)
+    }
+
+    /// Work space of at least `bytes`. What an operation leaves in it, the next one may overwrite.
+    fn space(&self, bytes: usize) -> Result<Space<'_>> {
+        let mut held = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
+            // The old one goes first: the driver frees it when the work that uses it is done.
+            *held = None;
+            *held = Some(Memory::new(
+                self.stream.context(),
+                bytes.next_multiple_of(1 << 20),
+            )?);
+        }
+        Ok(Space(held))
+    }
+}
+
+struct Space<'a>(MutexGuard<'a, Option<Memory>>);
+
+impl Space<'_> {
+    fn at(&self) -> u64 {
+        self.0.as_ref().map_or(0, Memory::at)
+    }
+}
