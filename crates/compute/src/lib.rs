@@ -15,6 +15,7 @@
 //! Start reading at [`Device`], then [`Cpu`].
 
 mod adam;
+mod any;
 pub mod conformance;
 mod cpu;
 pub mod cuda;
@@ -25,6 +26,7 @@ mod frozen;
 mod operands;
 
 pub use adam::{AdamPart, AdamSource, AdamStep, AdamTarget, BlockHash, Hashing};
+pub use any::{AnyBuffer, AnyDevice, AnyFrozen, AnyIndices, AnySums};
 #[doc(hidden)]
 pub use cpu::Tile;
 pub use cpu::{Aligned, Cpu, CpuBuffer, CpuFrozen, CpuSums, Spent, StateMemory, Work};
