@@ -15,7 +15,7 @@ use crate::problem::Problem;
 #[derive(Debug, Clone, Copy, Args)]
 pub struct DeviceArgs {
     /// What computes: cpu, cuda:N, or auto: the first usable CUDA device, else the CPU
-    #[arg(long, default_value_t = Choice::Auto, value_name = "DEVICE")]
+    #[arg(long, env = "REKINDLE_DEVICE", default_value_t = Choice::Auto, value_name = "DEVICE")]
     device: Choice,
 }
 
@@ -122,8 +122,9 @@ fn named(device: DeviceId, survey: &Survey) -> Result<Chosen, Problem> {
         .fix("look at `rekindle doctor`, or use --device cpu"))
 }
 
-/// All usable CUDA devices, or else the CPU.
-fn best(survey: &Survey) -> Chosen {
+/// All usable CUDA devices, or else the CPU: what `auto` stands for.
+#[must_use]
+pub fn best(survey: &Survey) -> Chosen {
     let mut devices = usable(survey).into_iter();
     match devices.next() {
         Some(first) => Chosen {

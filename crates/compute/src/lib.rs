@@ -1,4 +1,4 @@
-//! The arithmetic of training: a device trait, and the CPU behind it.
+//! The arithmetic of training: a device trait, with the CPU or a CUDA device behind it.
 //!
 //! In: flat buffers and shapes. Out: flat buffers. Who calls: `rekindle-model`, which knows layers; this crate knows operations.
 //!
@@ -12,7 +12,7 @@
 //!
 //! Deliberately absent: knowledge of models, of files and of other ranks.
 //!
-//! Start reading at [`Device`], then [`Cpu`].
+//! Start reading at [`Device`], then [`Cpu`]; [`AnyDevice`] is either, chosen at run time.
 
 mod adam;
 mod any;
