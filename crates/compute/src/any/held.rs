@@ -8,6 +8,7 @@ type OnCpu = Cpu<f32>;
 macro_rules! either {
     ($(#[$doc:meta])* $name:ident, $what:ident) => {
         $(#[$doc])*
+        #[allow(clippy::large_enum_variant, reason = "a process has few, of one variant")]
         pub enum $name {
             /// On the CPU.
             Cpu(<OnCpu as Device>::$what),
