@@ -103,6 +103,9 @@ pub enum Command {
     /// Measure what recovery methods cost
     #[command(subcommand)]
     Experiment(commands::experiment::ExperimentCommand),
+    /// Measure how fast this machine trains
+    #[command(subcommand)]
+    Bench(commands::bench::BenchCommand),
     /// Show what this machine has to train on: CPU, GPUs, CUDA's libraries, and what is missing
     Doctor(commands::doctor::DoctorArgs),
     /// Print versions

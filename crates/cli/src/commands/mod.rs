@@ -1,5 +1,6 @@
 //! One file per command. Each takes its parsed arguments and returns the exit status.
 
+pub mod bench;
 pub mod cancel;
 pub mod chaos;
 pub mod checkpoint;
@@ -62,6 +63,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Problem> {
         Command::Chaos(command) => block_on(chaos::run(command, format)),
         Command::Sim(command) => sim::run(&command, format),
         Command::Experiment(command) => experiment::run(&command, format),
+        Command::Bench(command) => bench::run(&command, format),
         Command::Doctor(args) => doctor::run(&args, format),
         Command::Version(args) => version::run(&args, format),
         Command::Completion(args) => completion::run(&args),

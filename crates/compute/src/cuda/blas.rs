@@ -137,29 +137,31 @@ impl Blas {
         };
         let (one, beta) = (1.0f32, if shape.accumulate { 1.0f32 } else { 0.0 });
         let address = |m: Matrix| m.at as *const c_void;
-        // SAFETY: the caller's matrices; the plan was made for them and lives; the workspace is used by one product after the other, as the
-        // stream runs them.
-        unsafe {
-            result::matmul(
-                self.handle,
-                plan.description,
-                std::ptr::from_ref(&one).cast(),
-                std::ptr::from_ref(&beta).cast(),
-                address(b),
-                plan.layouts[0],
-                address(a),
-                plan.layouts[1],
-                address(c),
-                plan.layouts[2],
-                address(c).cast_mut(),
-                plan.layouts[2],
-                &raw const plan.algorithm,
-                self.workspace.at() as *mut c_void,
-                self.workspace.bytes(),
-                stream.raw().cast(),
-            )
-        }
-        .named(&format!("cublasLtMatmul of {shape:?}"))
+        stream.named("product", || {
+            // SAFETY: the caller's matrices; the plan was made for them and lives; the workspace is used by one product after the other, as
+            // the stream runs them.
+            unsafe {
+                result::matmul(
+                    self.handle,
+                    plan.description,
+                    std::ptr::from_ref(&one).cast(),
+                    std::ptr::from_ref(&beta).cast(),
+                    address(b),
+                    plan.layouts[0],
+                    address(a),
+                    plan.layouts[1],
+                    address(c),
+                    plan.layouts[2],
+                    address(c).cast_mut(),
+                    plan.layouts[2],
+                    &raw const plan.algorithm,
+                    self.workspace.at() as *mut c_void,
+                    self.workspace.bytes(),
+                    stream.raw().cast(),
+                )
+            }
+            .named(&format!("cublasLtMatmul of {shape:?}"))
+        })
     }
 
     fn plan(&self, shape: Product, c: Matrix, a: Matrix, b: Matrix) -> Result<Plan> {

@@ -8,8 +8,9 @@
 //!
 //! Deliberately absent: what kernels compute. Calls of the driver that do work are in this file alone.
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -254,6 +255,14 @@ impl Drop for Pinned {
 pub struct Stream {
     context: Arc<Context>,
     raw: sys::CUstream,
+    /// What was done between which events, while somebody asks for it.
+    spans: Mutex<Option<Vec<Span>>>,
+}
+
+struct Span {
+    name: &'static str,
+    from: Event,
+    to: Event,
 }
 
 // SAFETY: the driver takes work for a stream from any thread.
@@ -272,7 +281,51 @@ impl Stream {
         Ok(Self {
             context: Arc::clone(context),
             raw,
+            spans: Mutex::default(),
         })
+    }
+
+    fn spans(&self) -> MutexGuard<'_, Option<Vec<Span>>> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to note when each piece of work begins and ends on the device, or stops.
+    pub fn note_spans(&self, on: bool) {
+        *self.spans() = on.then(Vec::new);
+    }
+
+    /// How often each kind of work was done and the seconds it took, since spans are noted. Waits for it.
+    ///
+    /// # Errors
+    /// What went wrong in it.
+    pub fn take_spans(&self) -> Result<BTreeMap<&'static str, (usize, f64)>> {
+        let spans = self.spans().as_mut().map(std::mem::take).unwrap_or_default();
+        let mut all = BTreeMap::new();
+        for Span { name, from, to } in &spans {
+            to.synchronize()?;
+            let (count, seconds) = all.entry(*name).or_insert((0, 0.0));
+            *count += 1;
+            *seconds += f64::from(to.since(from)?) / 1e3;
+        }
+        Ok(all)
+    }
+
+    /// Gives work to the stream under a name, see [`Stream::note_spans`].
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn named(&self, name: &'static str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        if self.spans().is_none() {
+            return work();
+        }
+        let (from, to) = (Event::new(&self.context, true)?, Event::new(&self.context, true)?);
+        self.record(&from)?;
+        work()?;
+        self.record(&to)?;
+        if let Some(spans) = &mut *self.spans() {
+            spans.push(Span { name, from, to });
+        }
+        Ok(())
     }
 
     /// Its context.
@@ -427,9 +480,13 @@ impl Stream {
         };
         let (grid, memory) = ((size(grid[0])?, size(grid[1])?, size(grid[2])?), size(memory)?);
         let mut pointers: Vec<*mut c_void> = args.iter().map(Arg::pointer).collect();
-        // SAFETY: callers give what the kernel declares, over memory they own; the driver copies the arguments before it returns.
-        unsafe { result::launch_kernel(kernel.0, grid, (threads, 1, 1), memory, self.raw, &mut pointers) }
+        self.named(kernel.name, || {
+            // SAFETY: callers give what the kernel declares, over memory they own; the driver copies the arguments before it returns.
+            unsafe {
+                result::launch_kernel(kernel.raw, grid, (threads, 1, 1), memory, self.raw, &mut pointers)
+            }
             .named("cuLaunchKernel")
+        })
     }
 }
 
@@ -516,7 +573,10 @@ unsafe impl Sync for Image {}
 
 /// A kernel of an [`Image`].
 #[derive(Clone, Copy)]
-pub struct Function(sys::CUfunction);
+pub struct Function {
+    raw: sys::CUfunction,
+    name: &'static str,
+}
 
 // SAFETY: the driver takes a function from any thread; images are never unloaded.
 unsafe impl Send for Function {}
@@ -542,7 +602,7 @@ impl Image {
     ///
     /// # Errors
     /// [`ComputeError::Device`] when there is none.
-    pub fn function(&self, name: &str, memory: usize) -> Result<Function> {
+    pub fn function(&self, name: &'static str, memory: usize) -> Result<Function> {
         self.context.bind()?;
         let text =
             CString::new(name).map_err(|e| refused(format!("a kernel's name with a zero byte: {e}")))?;
@@ -554,7 +614,7 @@ impl Image {
         // SAFETY: the function was just given.
         unsafe { result::function::set_function_attribute(raw, attribute, memory) }
             .named(&format!("{memory} bytes of launch memory for {name}"))?;
-        Ok(Function(raw))
+        Ok(Function { raw, name })
     }
 }
 

@@ -302,6 +302,12 @@ DEVICE void store16(void *to, uint4 value) {
     if (reinterpret_cast<u64>(to) % 16) emu::fail("16 bytes are written at an address that isn't a multiple of 16");
     std::memcpy(to, &value, 16);
 }
+DEVICE u16 bf16_bits(float x) {
+    const u32 bits = __float_as_uint(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+    return static_cast<u16>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+DEVICE u32 bf16_pair(float low, float high) { return bf16_bits(low) | static_cast<u32>(bf16_bits(high)) << 16; }
 DEVICE float exp2_fast(float x) { return exp2f(x); }
 DEVICE float to_tf32(float x) {
     // Ties away from zero, 13 bits dropped.

@@ -63,11 +63,11 @@ impl Element for Brain {
     }
 }
 
-/// The nearest bf16, ties to even: chosen from the two neighbours by distance.
+/// The nearest bf16, ties to even: chosen from the two neighbours by distance; a NaN becomes 0x7fff, as on a GPU.
 pub fn to_bf16(value: f32) -> u16 {
     let low = (value.to_bits() >> 16) as u16;
     if value.is_nan() {
-        return low | 0x40;
+        return 0x7fff;
     }
     let wide = |bits: u16| f64::from(f32::from_bits(u32::from(bits) << 16));
     let high = low.wrapping_add(1);

@@ -20,6 +20,7 @@ mod pool;
 mod rows;
 mod sums;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use buffer::CudaBuffer;
@@ -123,6 +124,19 @@ impl Cuda {
     pub fn seconds(&self, from: &Moment, to: &Moment) -> Result<f64> {
         to.0.synchronize()?;
         Ok(f64::from(to.0.since(&from.0)?) / 1e3)
+    }
+
+    /// Begins to note when each piece of work begins and ends on the device, or stops.
+    pub fn note_spans(&self, on: bool) {
+        self.stream.note_spans(on);
+    }
+
+    /// How often each kernel ran, and products, and the seconds they took, since spans are noted. Waits for them.
+    ///
+    /// # Errors
+    /// What went wrong in them.
+    pub fn take_spans(&self) -> Result<BTreeMap<&'static str, (usize, f64)>> {
+        self.stream.take_spans()
     }
 
     /// Work space of at least `bytes`. What an operation leaves in it, the next one may overwrite.

@@ -12,13 +12,6 @@ struct bf16 {
 DEVICE float widen(float x) { return x; }
 DEVICE float widen(bf16 x) { return __uint_as_float(static_cast<u32>(x.bits) << 16); }
 
-// Rounds to the nearest bf16, ties to even; a NaN stays one.
-DEVICE u16 bf16_bits(float x) {
-    u32 bits = __float_as_uint(x);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<u16>(bits >> 16 | 0x40u);
-    return static_cast<u16>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
 template <class T> DEVICE T narrow(float x);
 template <> METHOD float narrow<float>(float x) { return x; }
 template <> METHOD bf16 narrow<bf16>(float x) { return bf16{bf16_bits(x)}; }
@@ -43,7 +36,6 @@ DEVICE void unpack(Pack<bf16> &p, uint4 q) {
         p.v[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
     }
 }
-DEVICE u32 bf16_pair(float low, float high) { return bf16_bits(low) | static_cast<u32>(bf16_bits(high)) << 16; }
 DEVICE uint4 packed(const Pack<float> &p) {
     return make_uint4(__float_as_uint(p.v[0]), __float_as_uint(p.v[1]), __float_as_uint(p.v[2]), __float_as_uint(p.v[3]));
 }

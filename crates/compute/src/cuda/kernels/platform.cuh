@@ -35,6 +35,19 @@ template <class T> DEVICE Shared<T> launch_shared(int bytes) {
 DEVICE uint4 load16(const void *from) { return *reinterpret_cast<const uint4 *>(from); }
 DEVICE void store16(void *to, uint4 value) { *reinterpret_cast<uint4 *>(to) = value; }
 
+// Rounds to the nearest bf16, ties to even; a NaN becomes 0x7fff.
+DEVICE u16 bf16_bits(float x) {
+    u16 y;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    return y;
+}
+// Two of them in a word.
+DEVICE u32 bf16_pair(float low, float high) {
+    u32 y;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
+
 // 2 to the power of x, relative error about 2e-7 (2 ulp), subnormals flushed.
 DEVICE float exp2_fast(float x) {
     float y;

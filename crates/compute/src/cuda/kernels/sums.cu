@@ -109,7 +109,7 @@ template <class S, class T> DEVICE void accumulate(S *sums, const T *gradient, u
 }
 
 // Another rank's accumulators.
-template <class S> DEVICE void add_sums(S *sums, const S *others, u64 len) {
+template <class S> DEVICE void join_sums(S *sums, const S *others, u64 len) {
     int count;
     const u64 at = my_four(len, count);
     if (count == 0) return;
@@ -160,7 +160,7 @@ struct Factors {
 // One AdamW step (Loshchilov & Hutter 2019) in one pass: reads the accumulators and zeroes them, reads weights and moments (from where they
 // were, which may be where they go) and writes them, and where asked for the weights rounded to bf16.
 template <class S>
-DEVICE void adamw(const float *weights_from, const float *avg_from, const float *square_from, float *weights, float *avg,
+DEVICE void adamw_step(const float *weights_from, const float *avg_from, const float *square_from, float *weights, float *avg,
                   float *square, bf16 *rounded, S *sums, u64 len, double unit, double tokens, Factors f) {
     int count;
     const u64 at = my_four(len, count);
@@ -198,7 +198,7 @@ DEVICE void adamw(const float *weights_from, const float *avg_from, const float 
     }
 
 #define FOR_EACH_SUM(S, name)                                                                                          \
-    KERNEL(SUM_THREADS) add_sums##name(S *sums, const S *others, u64 len) { add_sums(sums, others, len); }             \
+    KERNEL(SUM_THREADS) add_sums##name(S *sums, const S *others, u64 len) { join_sums(sums, others, len); }             \
     KERNEL(SUM_THREADS) mean##name(const S *sums, float *out, u64 len, double unit, double tokens) {                   \
         means(sums, out, len, unit, tokens);                                                                           \
     }                                                                                                                  \
@@ -209,7 +209,7 @@ DEVICE void adamw(const float *weights_from, const float *avg_from, const float 
     KERNEL(SUM_THREADS)                                                                                                \
     adamw##name(const float *weights_from, const float *avg_from, const float *square_from, float *weights,            \
                 float *avg, float *square, bf16 *rounded, S *sums, u64 len, double unit, double tokens, Factors f) {   \
-        adamw(weights_from, avg_from, square_from, weights, avg, square, rounded, sums, len, unit, tokens, f);         \
+        adamw_step(weights_from, avg_from, square_from, weights, avg, square, rounded, sums, len, unit, tokens, f);         \
     }
 
 FOR_EACH_TYPE(i64, float, f32)

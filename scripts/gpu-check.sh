@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# Checks and measures the CUDA device on a machine with a GPU, in under ten minutes, with a table at the end.
+#
+#   scripts/gpu-check.sh pack FOLDER             where Rust is: builds what the check needs and puts it into FOLDER
+#   scripts/gpu-check.sh run FOLDER [PART …]     where the GPU is: runs it. Nothing is built there, and no Rust is needed.
+#
+# Parts: doctor, tests, sanitizer, bench, peer. Without any, all but sanitizer. Logs and results go to $REKINDLE_GPU_RESULTS, or to
+# FOLDER/results. NVRTC and cuBLASLt are taken from REKINDLE_CUDA_LIBRARIES, the toolkit, or beside PyTorch; `peer` needs python3 with torch and
+# transformers. Only the card as it is found is measured: no clock or limit is set.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+pack() {
+  local folder=$1 release="${CARGO_TARGET_DIR:-target}/release"
+  set -e
+  mkdir -p "$folder/fixtures"
+  cargo build --release --locked --bin rekindle
+  cp "$release/rekindle" "$folder/rekindle"
+  for crate in compute model; do
+    built=$(cargo test --release --locked -p "rekindle-$crate" --test cuda --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')
+    cp "$built" "$folder/test-$crate"
+  done
+  strip "$folder/rekindle" "$folder/test-compute" "$folder/test-model"
+  cp -r crates/model/tests/fixtures/llama-tied "$folder/fixtures/"
+  if [ -d ../shared/fixtures/llama-gqa ]; then
+    cp -r ../shared/fixtures/llama-gqa "$folder/fixtures/"
+  else
+    echo "pack: ../shared/fixtures/llama-gqa is not on this machine; that reference run is left out" >&2
+  fi
+  du -sh "$folder"
+}
+
+failures=0
+# note NAME COMMAND…: runs a part for at most four minutes, says how it went.
+note() {
+  local name=$1 began=$SECONDS
+  shift
+  timeout 240 "$@" >"$results/$name.log" 2>&1
+  local code=$?
+  if [ $code = 0 ]; then
+    echo "ok     $name ($((SECONDS - began)) s)"
+  else
+    echo "FAILED $name ($code, $((SECONDS - began)) s): the end of $results/$name.log:"
+    tail -n "${TAIL:-25}" "$results/$name.log" | cut -c1-400
+    failures=$((failures + 1))
+  fi
+}
+
+tests() {
+  export REKINDLE_REQUIRE_CUDA=1 REKINDLE_FIXTURES=$folder/fixtures
+  # A process for each test: an error on the device is lost to its process only.
+  for crate in compute model; do
+    for test in $("$folder/test-$crate" --list --format terse | sed -n 's/: test$//p'); do
+      note "$crate-$test" "$folder/test-$crate" --exact "$test" --nocapture
+    done
+  done
+}
+
+sanitizer() {
+  export REKINDLE_REQUIRE_CUDA=1
+  for tool in memcheck racecheck; do
+    note "sanitizer-$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "$folder/test-compute" --exact single_precision_conforms
+    note "sanitizer-$tool-bf16" compute-sanitizer --tool "$tool" --error-exitcode 9 "$folder/test-compute" --exact bf16_conforms
+  done
+}
+
+# The shapes that are measured: model, sequence, micro-batch, micro-batches.
+shapes="124m,1024,16,4 124m,4096,4,4 1.3b,1024,8,2 1.3b,4096,2,2"
+
+bench() {
+  for shape in $shapes; do
+    IFS=, read -r model seq micro count <<<"$shape"
+    for numerics in exact fast; do
+      note "bench-$model-$seq-$numerics" "$folder/rekindle" -o json bench train --device cuda:0 --dtype bf16 --numerics $numerics \
+        --model "$model" --seq "$seq" --micro-batch "$micro" --micro-batches "$count" --steps 6 --kernels
+    done
+  done
+  note bench-124m-1024-f32 "$folder/rekindle" -o json bench train --device cuda:0 --model 124m --seq 1024 --micro-batch 8 \
+    --micro-batches 1 --steps 3 --kernels
+}
+
+peer() {
+  for shape in $shapes; do
+    IFS=, read -r model seq micro count <<<"$shape"
+    for mode in "" "--compile"; do
+      note "peer-$model-$seq-${mode:---eager}" python3 scripts/torch_train_cuda.py --model "$model" --seq "$seq" --micro-batch "$micro" \
+        --micro-batches "$count" --steps 6 $mode
+    done
+  done
+}
+
+table() {
+  python3 - "$results" <<'PYTHON'
+import glob, json, os, sys
+rows = []
+for path in sorted(glob.glob(os.path.join(sys.argv[1], "*.log"))):
+    name = os.path.basename(path)[:-4]
+    if not name.startswith(("bench", "peer")):
+        continue
+    text = open(path).read()
+    try:
+        data = json.loads(text[text.index("{"):text.rindex("}") + 1])
+    except ValueError:
+        continue
+    low, high = data["step_seconds_range"]
+    rows.append((name, data["tokens_per_second"], data["step_seconds"] * 1e3, low * 1e3, high * 1e3, data.get("mfu"), data["loss"]))
+    for kernel in data.get("kernels", [])[:9]:
+        rows.append(("    %(name)s x%(launches)d" % kernel, None, kernel["seconds"] * 1e3, None, None, None, None))
+for name, rate, median, low, high, mfu, loss in rows:
+    if rate is None:
+        print(f"{name:40} {'':10} {median:9.2f} ms")
+    else:
+        share = f"MFU {mfu * 100:5.1f} %" if mfu else ""
+        print(f"{name:40} {rate:10.0f} {median:9.2f} ms ({low:.2f} to {high:.2f}) {share} loss {loss:.4f}")
+PYTHON
+}
+
+run() {
+  folder=$(realpath "$1")
+  shift
+  results="${REKINDLE_GPU_RESULTS:-$folder/results}"
+  mkdir -p "$results"
+  beside=$(python3 -c 'import nvidia, os; print(":".join(os.path.join(p, d, "lib") for p in nvidia.__path__ for d in os.listdir(p)))' 2>/dev/null || true)
+  export REKINDLE_CUDA_LIBRARIES="${REKINDLE_CUDA_LIBRARIES:+$REKINDLE_CUDA_LIBRARIES:}/usr/local/cuda/lib64:$beside"
+  chmod +x "$folder/rekindle" "$folder"/test-*
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$results/card.txt"
+  for part in "${@:-doctor tests bench peer}"; do
+    for each in $part; do
+      case $each in
+        doctor) note doctor "$folder/rekindle" doctor ;;
+        tests | sanitizer | bench | peer) "$each" ;;
+        *) echo "unknown part $each" >&2; exit 2 ;;
+      esac
+    done
+  done
+  table
+  [ "$failures" = 0 ] && echo "all parts passed" || { echo "$failures failed"; exit 1; }
+}
+
+case "${1:-}" in
+  pack) pack "${2:?a folder to put things into}" ;;
+  run) shift; run "${@:?a folder that was packed}" ;;
+  *) sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'; exit 2 ;;
+esac
