@@ -14,6 +14,7 @@
 mod args;
 mod chaos;
 mod commands;
+mod device;
 mod exit;
 mod follow;
 mod job_file;

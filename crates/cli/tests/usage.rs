@@ -293,6 +293,21 @@ fn trainers_listen_on_loopback_unless_told_otherwise() {
 }
 
 #[test]
+fn a_device_that_is_none_or_not_there_is_refused() {
+    let none = common::call(&["worker", "--device", "gpu", "--name", "w"]);
+    assert_eq!(none.code, 2, "{}", none.stderr);
+    assert!(none.stderr.contains("auto, cpu, or cuda:0"), "{}", none.stderr);
+    let absent = common::call(&["worker", "--device", "cuda:65535", "--name", "w"]);
+    assert_eq!(absent.code, 1, "{}", absent.stderr);
+    assert!(
+        absent.stderr.contains("cuda:65535 can't be used"),
+        "{}",
+        absent.stderr
+    );
+    assert!(absent.stderr.contains("rekindle doctor"), "{}", absent.stderr);
+}
+
+#[test]
 fn an_experiment_prints_its_rows_and_leaves_its_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();

@@ -1,4 +1,4 @@
-//! The arithmetic of training: a device trait, and the CPU behind it.
+//! The arithmetic of training: a device trait, with the CPU or a CUDA device behind it.
 //!
 //! In: flat buffers and shapes. Out: flat buffers. Who calls: `rekindle-model`, which knows layers; this crate knows operations.
 //!
@@ -12,9 +12,10 @@
 //!
 //! Deliberately absent: knowledge of models, of files and of other ranks.
 //!
-//! Start reading at [`Device`], then [`Cpu`].
+//! Start reading at [`Device`], then [`Cpu`]; [`AnyDevice`] is either, chosen at run time.
 
 mod adam;
+mod any;
 pub mod conformance;
 mod cpu;
 pub mod cuda;
@@ -25,6 +26,7 @@ mod frozen;
 mod operands;
 
 pub use adam::{AdamPart, AdamSource, AdamStep, AdamTarget, BlockHash, Hashing};
+pub use any::{AnyBuffer, AnyDevice, AnyFrozen, AnyIndices, AnySums};
 #[doc(hidden)]
 pub use cpu::Tile;
 pub use cpu::{Aligned, Cpu, CpuBuffer, CpuFrozen, CpuSums, Spent, StateMemory, Work};

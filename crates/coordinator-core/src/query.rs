@@ -84,6 +84,7 @@ impl Coordinator {
                 version: info.version.clone(),
                 data_host: info.data_host.clone(),
                 threads: info.threads,
+                device: info.device,
                 slots: info.slots,
                 used: u32::try_from(entry.occupants.len()).unwrap_or(u32::MAX),
                 memory_bytes: info.memory_bytes,

@@ -1,7 +1,7 @@
 //! What queries return: plain copies, of durable state only (CO-1) plus the progress that isn't journalled.
 
 use rekindle_types::{
-    Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StepReport, WorkerId,
+    DeviceId, Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StepReport, WorkerId,
 };
 
 use crate::{CommittedCheckpoint, Millis};
@@ -90,6 +90,8 @@ pub struct WorkerView {
     pub data_host: String,
     /// Processor threads a trainer may use.
     pub threads: u32,
+    /// What its trainers compute on.
+    pub device: DeviceId,
     /// Trainers it may run.
     pub slots: u32,
     /// Trainers it runs or is told to run.

@@ -67,6 +67,7 @@ pub(crate) fn worker_status(view: &WorkerView, now: Millis) -> WorkerStatus {
         version: view.version.clone(),
         data_host: view.data_host.clone(),
         threads: view.threads,
+        device: view.device,
         slots: view.slots,
         used_slots: view.used,
         memory_bytes: view.memory_bytes,

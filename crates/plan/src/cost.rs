@@ -2,7 +2,7 @@
 //!
 //! Operations count a multiply and an add as two, matrix products and attention scores only; the rest is memory-bound and small.
 
-use rekindle_types::{LayerId, ModelConfig, Recompute};
+use rekindle_types::{Dtype, LayerId, ModelConfig, Recompute};
 
 /// Bytes of a float on the wire and in memory.
 pub const FLOAT_BYTES: u64 = 4;
@@ -51,27 +51,35 @@ pub fn work_flops(model: &ModelConfig, layer: LayerId, seq_len: u32, recompute: 
 
 /// Bytes that one token keeps of `layer` between its forward and its backward.
 #[must_use]
-pub fn kept_bytes(model: &ModelConfig, layer: LayerId, recompute: Recompute) -> u64 {
+pub fn kept_bytes(model: &ModelConfig, layer: LayerId, recompute: Recompute, dtype: Dtype) -> u64 {
     match (layer, recompute) {
-        (LayerId::Block(_), Recompute::Block) => FLOAT_BYTES * u64::from(model.hidden_size),
-        _ => activation_bytes(model, layer),
+        (LayerId::Block(_), Recompute::Block) => width(dtype) * u64::from(model.hidden_size),
+        _ => activation_bytes(model, layer, dtype),
     }
 }
 
 /// Bytes that one token's activations of `layer` take between its forward and its backward, when nothing is recomputed.
 ///
-/// Block: input, query, key, value, attention output, log-sum-exp per head, second residual, gate and up. Head: its input
-/// and the gradient of it. Embedding: the token id.
+/// Block: input, query, key, value, attention output, second residual, gate and up; and log-sum-exp per head, which is never rounded. Head:
+/// its input and the gradient of it. Embedding: the token id.
 #[must_use]
-pub fn activation_bytes(model: &ModelConfig, layer: LayerId) -> u64 {
+pub fn activation_bytes(model: &ModelConfig, layer: LayerId, dtype: Dtype) -> u64 {
     let hidden = u64::from(model.hidden_size);
     match layer {
         LayerId::Embed => FLOAT_BYTES,
-        LayerId::Head => FLOAT_BYTES * 2 * hidden,
+        LayerId::Head => width(dtype) * 2 * hidden,
         LayerId::Block(_) => {
             let (query, kv) = (model.query_size() as u64, model.key_value_size() as u64);
-            let floats = 2 * hidden + 2 * query + 2 * kv + 2 * u64::from(model.intermediate_size);
-            FLOAT_BYTES * (floats + u64::from(model.num_attention_heads))
+            let numbers = 2 * hidden + 2 * query + 2 * kv + 2 * u64::from(model.intermediate_size);
+            width(dtype) * numbers + FLOAT_BYTES * u64::from(model.num_attention_heads)
         }
+    }
+}
+
+/// Bytes of an activation in memory.
+fn width(dtype: Dtype) -> u64 {
+    match dtype {
+        Dtype::F32 => FLOAT_BYTES,
+        Dtype::Bf16 => FLOAT_BYTES / 2,
     }
 }

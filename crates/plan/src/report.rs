@@ -167,13 +167,13 @@ fn stage(
 
 /// What `in_flight` micro-batches keep, and with `recompute` the block whose activations exist at the moment.
 fn activations_per_token(spec: &JobSpec, own: &[LayerId], in_flight: u64) -> u64 {
-    let (model, recompute) = (&spec.model, spec.training.recompute);
-    let kept: u64 = own.iter().map(|l| kept_bytes(model, *l, recompute)).sum();
+    let (model, recompute, dtype) = (&spec.model, spec.training.recompute, spec.training.dtype);
+    let kept: u64 = own.iter().map(|l| kept_bytes(model, *l, recompute, dtype)).sum();
     let at_work = match recompute {
         Recompute::None => 0,
         Recompute::Block => own
             .iter()
-            .map(|l| activation_bytes(model, *l) - kept_bytes(model, *l, recompute))
+            .map(|l| activation_bytes(model, *l, dtype) - kept_bytes(model, *l, recompute, dtype))
             .max()
             .unwrap_or(0),
     };

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
 use rekindle_plan::{PlaceError, Slot, learning_rate, place, report};
-use rekindle_types::{Epoch, JobFile, JobId, JobSpec, Recompute, WorkerId};
+use rekindle_types::{Dtype, Epoch, JobFile, JobId, JobSpec, Recompute, WorkerId};
 
 fn spec(extra: &str) -> JobSpec {
     let text = format!(
@@ -112,6 +112,21 @@ fn recomputation_costs_work_and_saves_activations() {
         again.stages[0].flops_share > kept.stages[0].flops_share,
         "the head is on the other stage"
     );
+}
+
+#[test]
+fn halved_activations_take_half_but_for_what_is_never_rounded() {
+    let wide = spec("[parallelism]\npipeline = 2\ndata = 2");
+    let mut narrow = wide.clone();
+    narrow.training.dtype = Dtype::Bf16;
+    let plan = place(&job(), Epoch(1), &wide, &slots(&["a", "b", "c", "d"])).unwrap();
+    let (wide, narrow) = (report(&wide, &plan), report(&narrow, &plan));
+    let blocks = u64::from(plan.stages[0].end) - 1;
+    // Two micro-batches of 64 tokens in flight, whose ids and log-sum-exps (one a head) stay as they are.
+    let never_rounded = 2 * 64 * 4 * (1 + blocks * 4);
+    let halved = wide.stages[0].activation_bytes - never_rounded;
+    assert_eq!(narrow.stages[0].activation_bytes, never_rounded + halved / 2);
+    assert_eq!(narrow.links, wide.links, "what is sent stays 32 bits wide");
 }
 
 #[test]

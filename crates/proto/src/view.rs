@@ -3,7 +3,8 @@
 //! The coordinator fills them in, a client reads them out; both serialise the same way for `-o json`.
 
 use rekindle_types::{
-    Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StateDigest, StepReport, WorkerId,
+    DeviceId, Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StateDigest, StepReport,
+    WorkerId,
 };
 use serde::Serialize;
 
@@ -133,6 +134,8 @@ pub struct WorkerStatus {
     pub data_host: String,
     /// Processor threads a trainer may use.
     pub threads: u32,
+    /// What its trainers compute on.
+    pub device: DeviceId,
     /// Trainers it may run.
     pub slots: u32,
     /// Trainers it runs or is told to run.

@@ -11,10 +11,10 @@ use rekindle_proto::convert::{
 use rekindle_proto::pb::{v1, worker::v1 as worker};
 use rekindle_proto::{ApiError, ConvertError, Reason};
 use rekindle_types::{
-    CausalRole, CheckpointPart, Command, Epoch, Failure, FailureClass, FileEntry, InMemory, Incident,
-    IncidentState, IncidentTimes, JobEvent, JobFile, JobId, JobSpec, JobState, LayerId, NotedFailure,
-    NumberedReport, Plan, RankId, Registration, Report, Section, StartPoint, StartTrainer, StateDigest,
-    StateKind, StateSource, StepReport, TrainerPhase, TrainerStatus, WorkerId,
+    CausalRole, CheckpointPart, Command, DeviceId, Epoch, Failure, FailureClass, FileEntry, InMemory,
+    Incident, IncidentState, IncidentTimes, JobEvent, JobFile, JobId, JobSpec, JobState, LayerId,
+    NotedFailure, NumberedReport, Plan, RankId, Registration, Report, Section, StartPoint, StartTrainer,
+    StateDigest, StateKind, StateSource, StepReport, TrainerPhase, TrainerStatus, WorkerId,
 };
 
 const JOB: &str = r#"
@@ -218,6 +218,7 @@ fn registrations_survive_the_wire() {
         version: "0.1.0".to_owned(),
         data_host: "127.0.0.1".to_owned(),
         threads: 2,
+        device: DeviceId::Cuda(1),
         slots: 1,
         memory_bytes: 1 << 40,
         trainers: vec![TrainerStatus {
@@ -527,6 +528,7 @@ fn views_and_plan_reports_survive_the_wire() {
         version: "1".to_owned(),
         data_host: "h".to_owned(),
         threads: 4,
+        device: DeviceId::Cuda(3),
         slots: 5,
         used_slots: 6,
         memory_bytes: 7,

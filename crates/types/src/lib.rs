@@ -10,6 +10,7 @@
 
 pub mod checkpoint;
 pub mod clock;
+pub mod device;
 pub mod digest;
 pub mod fault;
 pub mod ids;
@@ -24,6 +25,7 @@ mod xxh3;
 
 pub use checkpoint::{CheckpointPart, FileEntry, Section, StartPoint};
 pub use clock::{Clock, Mono};
+pub use device::{DeviceId, DeviceIdError};
 pub use digest::{StateDigest, StateKind, layer_code};
 pub use fault::{Fault, FaultKind, FaultOrder, FaultTarget};
 pub use ids::{Epoch, IdError, JobId, Rank, RankId, WorkerId};
@@ -36,5 +38,5 @@ pub use session::{
     Command, InMemory, NumberedReport, Registration, Report, StartTrainer, TrainerPhase, TrainerStatus,
 };
 pub use shard::{BLOCK, shard_range};
-pub use spec::{JobFile, JobSpec, Numerics, Recompute, SpecError, Violation};
+pub use spec::{Dtype, JobFile, JobSpec, Numerics, Recompute, SpecError, Violation};
 pub use status::{Failure, FailureClass, JobEvent, JobState, StepReport};

@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CheckpointPart, Epoch, Failure, JobId, JobSpec, Plan, RankId, StartPoint, StepReport, WorkerId};
+use crate::{
+    CheckpointPart, DeviceId, Epoch, Failure, JobId, JobSpec, Plan, RankId, StartPoint, StepReport, WorkerId,
+};
 
 /// What a worker says when it (re)connects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +29,9 @@ pub struct Registration {
     pub data_host: String,
     /// Processor threads a trainer may use.
     pub threads: u32,
+    /// What its trainers compute on.
+    #[serde(default)]
+    pub device: DeviceId,
     /// Trainers this worker may run at once.
     pub slots: u32,
     /// Memory of the machine, bytes; 0 when unknown.

@@ -6,7 +6,7 @@ mod common;
 
 use common::{JOB, spec, with};
 use rekindle_types::spec::{Auto, DataFormat, LrKind};
-use rekindle_types::{JobFile, JobSpec, ModelConfig, Numerics};
+use rekindle_types::{Dtype, JobFile, JobSpec, ModelConfig, Numerics};
 
 #[test]
 fn a_minimal_file_gets_the_documented_defaults() {
@@ -18,6 +18,7 @@ fn a_minimal_file_gets_the_documented_defaults() {
     assert_eq!(spec.model.max_position_embeddings, 32);
     assert_eq!(spec.data.format, DataFormat::Auto);
     assert_eq!(spec.training.numerics, Numerics::Exact);
+    assert_eq!(spec.training.dtype, Dtype::F32);
     assert_eq!(spec.lr_schedule.kind, LrKind::Constant);
     assert_eq!(spec.parallelism.pipeline, Auto::Auto);
     assert_eq!(spec.tokens_per_step(), 256);
@@ -88,6 +89,7 @@ fn wrong_types_name_the_section() {
         ("training", "steps", "steps = -1"),
         ("data", "train", "train = \"a.txt\""),
         ("training", "numerics", "numerics = \"loose\""),
+        ("training", "dtype", "dtype = \"f16\""),
         ("parallelism", "pipeline", "pipeline = \"most\""),
         ("parallelism", "data", "data = -2"),
     ] {
@@ -96,6 +98,17 @@ fn wrong_types_name_the_section() {
     }
     assert!(spec("job = 3").unwrap_err().to_string().contains("[job]"));
     assert!(spec("[job").unwrap_err().to_string().contains("not valid TOML"));
+}
+
+#[test]
+fn dtype_is_read_and_a_job_from_before_it_is_f32() {
+    let bf16 = spec(&with("training", "dtype", "dtype = \"bf16\"")).unwrap();
+    assert_eq!(bf16.training.dtype, Dtype::Bf16);
+    let mut json = serde_json::to_value(&bf16).unwrap();
+    assert_eq!(json["training"]["dtype"], "bf16");
+    json["training"].as_object_mut().unwrap().remove("dtype");
+    let older: JobSpec = serde_json::from_value(json).unwrap();
+    assert_eq!(older.training.dtype, Dtype::F32);
 }
 
 #[test]

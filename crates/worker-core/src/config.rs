@@ -1,6 +1,6 @@
 //! Who the worker is, its time limits and bounds. All times in milliseconds.
 
-use rekindle_types::{JobId, WorkerId};
+use rekindle_types::{DeviceId, JobId, WorkerId};
 
 use crate::Millis;
 
@@ -17,6 +17,8 @@ pub struct WorkerConfig {
     pub data_host: String,
     /// Processor threads a trainer may use.
     pub threads: u32,
+    /// What its trainers compute on.
+    pub device: DeviceId,
     /// Trainers it may run at once.
     pub slots: u32,
     /// Memory of the machine, bytes; 0: unknown.
@@ -59,6 +61,7 @@ impl WorkerConfig {
             version: String::new(),
             data_host: "127.0.0.1".to_owned(),
             threads: 1,
+            device: DeviceId::Cpu,
             slots: 1,
             memory_bytes: 0,
             kept: Vec::new(),

@@ -1,6 +1,6 @@
 //! What the worker wants done.
 
-use rekindle_types::{NumberedReport, Registration, StartTrainer};
+use rekindle_types::{DeviceId, NumberedReport, Registration, StartTrainer};
 
 use crate::TrainerKey;
 use crate::trainer_messages::ToTrainer;
@@ -37,6 +37,8 @@ pub enum Effect {
         listen_host: String,
         /// Processor threads it may use.
         threads: u32,
+        /// What it computes on.
+        device: DeviceId,
     },
     /// Write a message to a trainer.
     ToTrainer {

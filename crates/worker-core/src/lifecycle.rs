@@ -35,6 +35,7 @@ impl Worker {
                 start: Box::new(start),
                 listen_host: self.config.data_host.clone(),
                 threads: self.config.threads,
+                device: self.config.device,
             });
         }
     }

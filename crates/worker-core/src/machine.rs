@@ -354,6 +354,7 @@ impl Worker {
             version: config.version.clone(),
             data_host: config.data_host.clone(),
             threads: config.threads,
+            device: config.device,
             slots: config.slots,
             memory_bytes: config.memory_bytes,
             trainers: self.trainers(),

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{CheckpointPart, Failure, InMemory, RankId, StartTrainer, StepReport};
+use rekindle_types::{CheckpointPart, DeviceId, Failure, InMemory, RankId, StartTrainer, StepReport};
 use serde::{Deserialize, Serialize};
 
 /// The longest line either side accepts, bytes.
@@ -27,6 +27,9 @@ pub enum ToTrainer {
         listen_host: String,
         /// Processor threads to use.
         threads: u32,
+        /// What to compute on.
+        #[serde(default)]
+        device: DeviceId,
         /// The worker's folder for state in shared memory, if it has one.
         vault: Option<String>,
     },

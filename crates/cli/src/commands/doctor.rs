@@ -4,6 +4,7 @@ use clap::Args;
 use rekindle_compute::cuda::survey::{DeviceState, LibraryState, Survey, survey};
 use serde::Serialize;
 
+use crate::device;
 use crate::exit::Exit;
 use crate::output::{self, Format};
 use crate::problem::Problem;
@@ -18,8 +19,8 @@ struct Report {
     libraries: Vec<Library>,
     devices: Vec<Device>,
     troubles: Vec<Trouble>,
-    /// Where version 0.1 trains.
-    trains_on: &'static str,
+    /// Where trainers compute unless `--device` says otherwise.
+    trains_on: String,
 }
 
 #[derive(Serialize)]
@@ -81,7 +82,9 @@ impl Report {
             what: t.what,
             fix: t.fix,
         };
+        let trains_on = device::best(&survey).first().to_string();
         Self {
+            trains_on,
             cpu: Processor {
                 threads: std::thread::available_parallelism().map_or(1, usize::from),
                 memory_bytes: memory(),
@@ -89,7 +92,6 @@ impl Report {
             libraries: survey.libraries.into_iter().map(Library::from).collect(),
             devices: survey.devices.into_iter().map(Device::from).collect(),
             troubles: survey.troubles.into_iter().map(trouble).collect(),
-            trains_on: "cpu",
         }
     }
 }
@@ -115,7 +117,7 @@ fn rows(report: &Report) -> Vec<Vec<String>> {
     let mut rows = vec![row(
         "CPU",
         "there".to_owned(),
-        format!("{} threads{memory}; trains here", report.cpu.threads),
+        format!("{} threads{memory}", report.cpu.threads),
     )];
     for library in &report.libraries {
         let state = match (&library.version, &library.path) {
@@ -158,6 +160,9 @@ pub fn run(_args: &DoctorArgs, format: Format) -> Result<Exit, Problem> {
     for trouble in &report.troubles {
         output::data(&format!("\n{}\n  fix: {}", trouble.what, trouble.fix))?;
     }
-    output::data("\nThis version trains on CPUs only; nothing that is missing for GPUs keeps it from that.")?;
+    output::data(&format!(
+        "\nTrainers compute on {} unless --device says otherwise; nothing that is missing for GPUs keeps them from the CPU.",
+        report.trains_on
+    ))?;
     Ok(Exit::Ok)
 }

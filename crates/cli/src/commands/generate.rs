@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use clap::Args;
 use rekindle_checkpoint::HfModel;
-use rekindle_compute::Cpu;
+use rekindle_compute::cuda::{Cuda, Precision};
+use rekindle_compute::{AnyDevice, Cpu};
 use rekindle_data::Tokenizer;
 use rekindle_model::generate::{Sampling, sample};
 use rekindle_model::{AdamW, Stage, StageSpec, StateKind};
-use rekindle_types::{Numerics, Recompute};
+use rekindle_types::{DeviceId, Numerics, Recompute};
 use serde::Serialize;
 
+use crate::device::DeviceArgs;
 use crate::exit::Exit;
 use crate::output::{self, Format};
 use crate::problem::Problem;
@@ -43,6 +45,8 @@ pub struct GenerateArgs {
     /// Processor threads (default: all)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 #[derive(Serialize)]
@@ -73,7 +77,7 @@ pub fn run(args: &GenerateArgs, format: Format) -> Result<Exit, Problem> {
         args.tokenizer.as_deref(),
         &args.prompt,
         &sampling,
-        args.threads,
+        (args.device.choose()?.first(), args.threads),
     )?;
     match format {
         Format::Json => output::json(&Generated {
@@ -85,7 +89,7 @@ pub fn run(args: &GenerateArgs, format: Format) -> Result<Exit, Problem> {
     Ok(Exit::Ok)
 }
 
-/// The continuation of `prompt` by the model in `folder`.
+/// The continuation of `prompt` by the model in `folder`, computed on this device with so many processor threads.
 ///
 /// # Errors
 /// As [`run`].
@@ -94,7 +98,7 @@ pub fn text(
     tokenizer: Option<&str>,
     prompt: &str,
     sampling: &Sampling,
-    threads: Option<u32>,
+    on: (DeviceId, Option<u32>),
 ) -> Result<String, Problem> {
     let failed = |cause: &dyn std::fmt::Display| {
         Problem::new(format!("can't generate from {}", folder.display())).cause(cause)
@@ -116,14 +120,21 @@ pub fn text(
         let cause = format!("the tokenizer gives id {id}, the model has {vocab}");
         return Err(failed(&cause).fix("name the tokenizer it was trained with: --tokenizer PATH"));
     }
-    let mut stage = load(&model, threads).map_err(|e| failed(&e))?;
+    let mut stage = load(&model, on).map_err(|e| failed(&e))?;
     let ids = sample(&mut stage, &prompt, sampling).map_err(|e| failed(&e))?;
     tokenizer.decode(&ids).map_err(|e| failed(&e))
 }
 
 /// The whole model on one stage.
-fn load(model: &HfModel, threads: Option<u32>) -> Result<Stage<Cpu<f32>>, Box<dyn std::error::Error>> {
+fn load(
+    model: &HfModel,
+    (device, threads): (DeviceId, Option<u32>),
+) -> Result<Stage<AnyDevice>, Box<dyn std::error::Error>> {
     let threads = threads.map_or_else(crate::local::cores, |n| n as usize);
+    let device: AnyDevice = match device {
+        DeviceId::Cpu => Cpu::new(threads)?.into(),
+        DeviceId::Cuda(number) => Cuda::open(i32::from(number), Precision::F32)?.into(),
+    };
     let config = model.config();
     let seq_len = config.max_position_embeddings.min(MOST_CONTEXT);
     let spec = StageSpec {
@@ -143,7 +154,7 @@ fn load(model: &HfModel, threads: Option<u32>) -> Result<Stage<Cpu<f32>>, Box<dy
             weight_decay: 0.0,
         },
     };
-    let mut stage = Stage::new(Arc::new(Cpu::new(threads)?), spec)?;
+    let mut stage = Stage::new(Arc::new(device), spec)?;
     for layer in stage.layers() {
         stage.import(layer, StateKind::Weights, 0, &model.read_layer(layer)?)?;
     }

@@ -8,6 +8,7 @@ use rekindle_types::{JobSpec, JobState};
 use serde::Serialize;
 
 use crate::commands::plan;
+use crate::device::DeviceArgs;
 use crate::exit::Exit;
 use crate::local::{self, ClusterOptions, Outcome, RunFolder};
 use crate::logging::LogFormat;
@@ -47,6 +48,8 @@ pub struct ChildArgs {
     /// Let `rekindle chaos` kill and stop the child processes
     #[arg(long)]
     allow_chaos: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }
 
 /// What a run came to.
@@ -100,7 +103,7 @@ pub async fn run(args: RunArgs, format: Format) -> Result<Exit, Problem> {
 /// A cluster that the job fits on: checked before anything is started.
 ///
 /// # Errors
-/// No plan is possible.
+/// No plan is possible, or the device can't be used.
 pub fn cluster_options(
     spec: &JobSpec,
     run: &RunFolder,
@@ -116,6 +119,7 @@ pub fn cluster_options(
         workers,
         slots,
         threads: threads.unwrap_or(share.max(1)),
+        devices: children.device.choose()?,
         state_dir: run.state_dir.clone(),
         logs: spec.job.folder().join("logs"),
         log_level: children.log_level.clone(),

@@ -9,6 +9,7 @@ use rekindle_worker::{TrainerProgram, WorkerOptions};
 use rekindle_worker_core::WorkerConfig;
 use tokio_util::sync::CancellationToken;
 
+use crate::device::DeviceArgs;
 use crate::exit::Exit;
 use crate::local::cores;
 use crate::logging::{self, LogArgs};
@@ -35,6 +36,8 @@ pub struct WorkerArgs {
     /// Processor threads of a trainer (default: all cores, shared by the slots)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Trainers it may run at once
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     slots: u32,
@@ -110,11 +113,15 @@ fn options(args: &WorkerArgs) -> Result<WorkerOptions, Problem> {
     };
     let program = std::env::current_exe()
         .map_err(|e| Problem::new("can't tell which program to start trainers with").cause(e))?;
+    let chosen = args.device.choose()?;
+    let device = chosen.first();
+    tracing::info!(%device, why = chosen.why, "trainers compute on");
     let share = u32::try_from(cores()).unwrap_or(1) / args.slots;
     let config = WorkerConfig {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         data_host: args.data_host.clone(),
         threads: args.threads.unwrap_or(share.max(1)),
+        device,
         slots: args.slots,
         memory_bytes: memory_bytes(),
         drain_limit: args.grace * 1_000,

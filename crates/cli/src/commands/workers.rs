@@ -35,11 +35,20 @@ pub async fn run(args: WorkersArgs, format: Format) -> Result<Exit, Problem> {
             if worker.connected { "connected" } else { "away" }.to_owned(),
             format!("{}/{}", worker.used_slots, worker.slots),
             worker.threads.to_string(),
+            worker.device.to_string(),
             worker.data_host.clone(),
             worker.version.clone(),
         ]
     };
-    let headers = ["WORKER", "STATE", "SLOTS", "THREADS", "DATA HOST", "VERSION"];
+    let headers = [
+        "WORKER",
+        "STATE",
+        "SLOTS",
+        "THREADS",
+        "DEVICE",
+        "DATA HOST",
+        "VERSION",
+    ];
     output::table(&headers, workers.iter().map(row).collect())?;
     Ok(Exit::Ok)
 }

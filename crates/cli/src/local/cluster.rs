@@ -8,6 +8,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::child::ChildProcess;
+use crate::device::Chosen;
 use crate::output;
 use crate::problem::Problem;
 
@@ -27,6 +28,8 @@ pub struct ClusterOptions {
     pub slots: u32,
     /// Processor threads of a trainer.
     pub threads: u32,
+    /// What trainers compute on: the workers take turns.
+    pub devices: Chosen,
     /// Where the coordinator keeps its journal.
     pub state_dir: PathBuf,
     /// Where the children log.
@@ -88,11 +91,10 @@ impl LocalCluster {
             coordinator,
             workers: Vec::new(),
         };
-        for n in 1..=cluster.options.workers {
-            let name = format!("worker-{n}");
-            let process = cluster.start_worker(&name)?;
+        for n in 0..cluster.options.workers as usize {
+            let process = cluster.start_worker(n)?;
             cluster.workers.push(Member {
-                name,
+                name: worker_name(n),
                 process,
                 restarts: 0,
             });
@@ -106,14 +108,16 @@ impl LocalCluster {
         &self.address
     }
 
-    fn start_worker(&self, name: &str) -> Result<ChildProcess, Problem> {
-        let o = &self.options;
+    fn start_worker(&self, n: usize) -> Result<ChildProcess, Problem> {
+        let (o, name) = (&self.options, &worker_name(n));
         let mut args = owned(&["worker", "--coordinator", &self.address, "--name", name]);
         args.extend(owned(&[
             "--threads",
             &o.threads.to_string(),
             "--slots",
             &o.slots.to_string(),
+            "--device",
+            &o.devices.of(n).to_string(),
         ]));
         args.extend(child_args(o));
         ChildProcess::start(name, &args, &log_of(&o.logs, name), Stdio::null())
@@ -134,7 +138,7 @@ impl LocalCluster {
         for n in 0..self.workers.len() {
             if let Some(status) = self.workers[n].process.ended() {
                 self.workers[n].count(&status, self.options.most_restarts())?;
-                self.workers[n].process = self.start_worker(&self.workers[n].name)?;
+                self.workers[n].process = self.start_worker(n)?;
             }
         }
         Ok(())
@@ -151,6 +155,10 @@ impl LocalCluster {
         self.coordinator.process.terminate();
         self.coordinator.process.stopped().await;
     }
+}
+
+fn worker_name(n: usize) -> String {
+    format!("worker-{}", n + 1)
 }
 
 impl Member {

@@ -36,6 +36,8 @@ pub fn rekindle_in(namespace: Option<&str>, args: &[&str]) -> Command {
     for key in ["REKINDLE_COORDINATOR", "RUST_LOG", "NO_COLOR"] {
         command.env_remove(key);
     }
+    // What is tested here holds for the processor, whatever else this machine has.
+    command.env("REKINDLE_DEVICE", "cpu");
     command
 }
 

@@ -106,6 +106,17 @@ fn dotted(major: i32, minor: i32) -> String {
 }
 
 impl Survey {
+    /// Numbers of the devices that are new enough, where the libraries that computing needs are there (NCCL isn't one of them).
+    #[must_use]
+    pub fn usable(&self) -> Vec<i32> {
+        let works = |library: &LibraryState| library.version.is_some() || library.kind == Kind::Nccl;
+        let new = self.devices.iter().filter(|device| device.capability >= OLDEST);
+        match self.libraries.iter().all(works) {
+            true => new.map(|device| device.ordinal).collect(),
+            false => Vec::new(),
+        }
+    }
+
     fn trouble(&mut self, what: String, fix: impl Into<String>) {
         self.troubles.push(Trouble {
             what,
@@ -182,4 +193,40 @@ fn look_at(driver: &Found, ordinal: i32) -> raw::Answer<DeviceState> {
         memory: raw::total_memory(driver, device)?,
         free: raw::free_memory(driver, device).ok(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn surveyed(capabilities: &[(i32, i32)], missing: Option<Kind>) -> Survey {
+        let library = |kind| LibraryState {
+            kind,
+            path: None,
+            version: (missing != Some(kind)).then(|| "1".to_owned()),
+        };
+        let device = |(ordinal, capability): (i32, &(i32, i32))| DeviceState {
+            ordinal,
+            name: "a device".to_owned(),
+            capability: *capability,
+            multiprocessors: 1,
+            memory: 1,
+            free: None,
+        };
+        Survey {
+            libraries: KINDS.map(library).into(),
+            devices: (0..).zip(capabilities).map(device).collect(),
+            troubles: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn usable_devices_are_new_enough_and_have_the_libraries() {
+        let devices = [(7, 5), (8, 0), (9, 0)];
+        assert_eq!(surveyed(&devices, None).usable(), [1, 2]);
+        assert_eq!(surveyed(&devices, Some(Kind::Nccl)).usable(), [1, 2]);
+        assert_eq!(surveyed(&devices, Some(Kind::Nvrtc)).usable(), [0; 0]);
+        assert_eq!(surveyed(&devices, Some(Kind::CublasLt)).usable(), [0; 0]);
+        assert_eq!(surveyed(&[], None).usable(), [0; 0]);
+    }
 }

@@ -8,8 +8,9 @@ use rekindle_coordinator_core::{
 };
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
-    CheckpointPart, Command, Epoch, Failure, FailureClass, JobFile, JobId, JobSpec, JobState, NumberedReport,
-    RankId, Registration, Report, StartPoint, StateDigest, StepReport, TrainerPhase, TrainerStatus, WorkerId,
+    CheckpointPart, Command, DeviceId, Epoch, Failure, FailureClass, JobFile, JobId, JobSpec, JobState,
+    NumberedReport, RankId, Registration, Report, StartPoint, StateDigest, StepReport, TrainerPhase,
+    TrainerStatus, WorkerId,
 };
 
 pub fn id(text: &str) -> JobId {
@@ -320,6 +321,7 @@ impl Desk {
             version: "1".to_owned(),
             data_host: "h".to_owned(),
             threads: 1,
+            device: DeviceId::Cpu,
             slots,
             memory_bytes: 0,
             trainers,

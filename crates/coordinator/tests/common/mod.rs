@@ -11,7 +11,7 @@ use rekindle_coordinator::{CoordinatorConfig, ServeError, bind};
 use rekindle_proto::pb::worker::v1 as pb;
 use rekindle_proto::pb::worker::v1::worker_service_client::WorkerServiceClient;
 use rekindle_types::{
-    Command, Epoch, JobId, NumberedReport, RankId, Registration, Report, StartTrainer, StepReport,
+    Command, DeviceId, Epoch, JobId, NumberedReport, RankId, Registration, Report, StartTrainer, StepReport,
     TrainerPhase, TrainerStatus, WorkerId,
 };
 use tokio::runtime::Runtime;
@@ -164,6 +164,7 @@ impl FakeWorker {
             version: "test".to_owned(),
             data_host: "127.0.0.1".to_owned(),
             threads: 1,
+            device: DeviceId::Cpu,
             slots,
             memory_bytes: 0,
             kept: Vec::new(),

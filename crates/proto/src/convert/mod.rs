@@ -16,7 +16,7 @@ pub use session::command_to_pb;
 pub use spec::{SpecSource, spec_from_json, spec_to_json};
 pub use time::{duration_from_ms, duration_to_ms, from_unix_ms, to_unix_ms};
 
-use rekindle_types::{Epoch, IdError, JobId, WorkerId};
+use rekindle_types::{DeviceId, DeviceIdError, Epoch, IdError, JobId, WorkerId};
 
 /// A message that can't be what its sender meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +67,16 @@ pub fn job_id(text: &str) -> Result<JobId, ConvertError> {
 /// [`ConvertError`] naming `worker_id`.
 pub fn worker_id(text: &str) -> Result<WorkerId, ConvertError> {
     WorkerId::new(text).map_err(|e: IdError| ConvertError::new("worker_id", e.to_string()))
+}
+
+/// What a worker computes on; one that doesn't say computes on its processor.
+fn device(text: &str) -> Result<DeviceId, ConvertError> {
+    match text {
+        "" => Ok(DeviceId::Cpu),
+        text => text
+            .parse()
+            .map_err(|e: DeviceIdError| ConvertError::new("device", e.to_string())),
+    }
 }
 
 fn epoch(number: u64) -> Epoch {

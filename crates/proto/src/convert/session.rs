@@ -9,7 +9,7 @@ use rekindle_types::{
 
 use super::job::enumeration;
 use super::spec::{decode, spec_to_json};
-use super::{ConvertError, epoch, job_id, optional, required, worker_id};
+use super::{ConvertError, device, epoch, job_id, optional, required, worker_id};
 use crate::pb::v1;
 use crate::pb::worker::v1 as pb;
 
@@ -25,6 +25,7 @@ impl From<&Registration> for pb::Registration {
             memory_bytes: r.memory_bytes,
             trainers: r.trainers.iter().map(Into::into).collect(),
             kept_jobs: r.kept.iter().map(ToString::to_string).collect(),
+            device: r.device.to_string(),
         }
     }
 }
@@ -42,6 +43,7 @@ impl TryFrom<pb::Registration> for Registration {
             version: r.version,
             data_host: r.data_host,
             threads: r.threads,
+            device: device(&r.device)?,
             slots: r.slots,
             memory_bytes: r.memory_bytes,
             trainers: r

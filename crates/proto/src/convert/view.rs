@@ -4,7 +4,9 @@ use rekindle_types::{JobState, RankId};
 
 use super::job::{enumeration, same_values};
 use super::spec::decode;
-use super::{ConvertError, from_unix_ms, job_id, optional, required, spec_to_json, to_unix_ms, worker_id};
+use super::{
+    ConvertError, device, from_unix_ms, job_id, optional, required, spec_to_json, to_unix_ms, worker_id,
+};
 use crate::pb::v1 as pb;
 use crate::view::{
     Checkpoint, CheckpointStatus, ClusterStatus, JobStatus, RankPhase, RankStatus, WorkerStatus,
@@ -152,6 +154,7 @@ impl From<&WorkerStatus> for pb::Worker {
             last_seen_time: worker.last_seen_unix_ms.map(from_unix_ms),
             used_slots: worker.used_slots,
             incarnation: worker.incarnation,
+            device: worker.device.to_string(),
         }
     }
 }
@@ -167,6 +170,7 @@ impl TryFrom<pb::Worker> for WorkerStatus {
             version: worker.version,
             data_host: worker.data_host,
             threads: worker.threads,
+            device: device(&worker.device)?,
             slots: worker.slots,
             used_slots: worker.used_slots,
             memory_bytes: worker.memory_bytes,

@@ -82,6 +82,11 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ),
     (
         "training",
+        "dtype",
+        "f32 or bf16: activations on CUDA devices in 16 bits (default f32)",
+    ),
+    (
+        "training",
         "digest_every",
         "report a state digest every so many steps; 0: at the end only (default 10)",
     ),

@@ -22,6 +22,6 @@ pub use error::{SpecError, Violation};
 pub use parse::JobFile;
 pub use recovery::{RecoverySource, RecoverySpec};
 pub use sections::{
-    Auto, DataFormat, DataSpec, EvaluationSpec, JobSection, JobSpec, LrKind, LrScheduleSpec, Numerics,
+    Auto, DataFormat, DataSpec, Dtype, EvaluationSpec, JobSection, JobSpec, LrKind, LrScheduleSpec, Numerics,
     OptimizerSpec, ParallelismSpec, Recompute, TrainingSpec,
 };

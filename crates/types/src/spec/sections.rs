@@ -122,6 +122,17 @@ pub enum Recompute {
     Block,
 }
 
+/// What activations and the operands of matrix products are stored as. Weights, moments, sums and checkpoints are 32-bit floats in either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats with the range of 32-bit ones. CUDA devices only.
+    Bf16,
+}
+
 /// `[training]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -141,6 +152,9 @@ pub struct TrainingSpec {
     /// What is computed anew in the backward pass to save memory.
     #[serde(default)]
     pub recompute: Recompute,
+    /// What activations are stored as.
+    #[serde(default)]
+    pub dtype: Dtype,
     /// A state digest is reported every so many steps and at the end; 0: at the end only.
     #[serde(default = "defaults::digest_every")]
     pub digest_every: u64,

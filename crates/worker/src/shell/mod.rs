@@ -17,9 +17,10 @@ mod vault;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rekindle_worker_core::trainer_messages::ToTrainer;
 use rekindle_worker_core::{Effect, Event, ExitReason, TrainerKey, Worker, WorkerConfig};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -205,8 +206,19 @@ impl Shell {
                 start,
                 listen_host,
                 threads,
+                device,
             } => {
-                return Some(self.spawn(key, *start, listen_host, threads));
+                let folder = start.spec.job.folder();
+                let log = crate::output::trainer_log(folder, &self.worker, key.rank.0, key.epoch.0);
+                let vault = self.vault.as_ref();
+                let begin = ToTrainer::Begin {
+                    start,
+                    listen_host,
+                    threads,
+                    device,
+                    vault: vault.map(|vault| vault.path().display().to_string()),
+                };
+                return Some(self.spawn(key, &log, begin));
             }
             Effect::ToTrainer { key, message } => {
                 if let Some(child) = self.children.get(&key) {
@@ -255,25 +267,8 @@ impl Shell {
         Some(Event::SessionClosed { message })
     }
 
-    fn spawn(
-        &mut self,
-        key: TrainerKey,
-        start: rekindle_types::StartTrainer,
-        listen_host: String,
-        threads: u32,
-    ) -> Event {
-        let folder = start.spec.job.folder();
-        let log = crate::output::trainer_log(folder, &self.worker, key.rank.0, key.epoch.0);
-        let begin = rekindle_worker_core::trainer_messages::ToTrainer::Begin {
-            start: Box::new(start),
-            listen_host,
-            threads,
-            vault: self
-                .vault
-                .as_ref()
-                .map(|vault| vault.path().display().to_string()),
-        };
-        match Child::spawn(&self.trainer, key.clone(), &log, self.sender.clone()) {
+    fn spawn(&mut self, key: TrainerKey, log: &Path, begin: ToTrainer) -> Event {
+        match Child::spawn(&self.trainer, key.clone(), log, self.sender.clone()) {
             Ok(child) => {
                 tracing::info!(trainer = %key, pid = child.pid(), log = %log.display(), "trainer started");
                 child.tell(begin);

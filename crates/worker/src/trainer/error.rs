@@ -13,9 +13,15 @@ pub enum TrainerError {
     /// The model can't be built or was fed something that doesn't fit.
     #[error(transparent)]
     Model(#[from] rekindle_model::EngineError),
-    /// The processor's threads can't be had.
+    /// The processor's threads or the CUDA device can't be had.
     #[error(transparent)]
     Compute(#[from] rekindle_compute::ComputeError),
+    /// The device can't do what the job wants.
+    #[error("{what}")]
+    Device {
+        /// What it can't do, and what to do.
+        what: String,
+    },
     /// A peer was lost, late, or broke the protocol.
     #[error(transparent)]
     Transport(#[from] rekindle_transport::TransportError),
@@ -71,7 +77,7 @@ impl TrainerError {
     pub fn class(&self) -> FailureClass {
         match self {
             Self::Data(_) => FailureClass::DataError,
-            Self::Model(_) | Self::Compute(_) => FailureClass::ConfigInvalid,
+            Self::Model(_) | Self::Compute(_) | Self::Device { .. } => FailureClass::ConfigInvalid,
             Self::Transport(_) => FailureClass::Network,
             Self::HuggingFace(_) => FailureClass::OutputError,
             Self::Checkpoint(error) if is_damaged(error) => FailureClass::CheckpointCorrupt,

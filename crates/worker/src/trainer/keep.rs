@@ -13,7 +13,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use rekindle_compute::{Cpu, Frozen, StateMemory};
+use rekindle_compute::{AnyDevice, Frozen, StateMemory};
 use rekindle_model::FrozenPart;
 use rekindle_types::{LayerId, StateKind};
 use rekindle_vault::{Arena, Entry, Identity, VaultError};
@@ -44,7 +44,7 @@ unsafe impl StateMemory for Memory {
 pub struct Keep {
     arena: Arc<Arena>,
     /// Steps held, oldest first: two at most.
-    held: VecDeque<(u64, Vec<FrozenPart<Cpu<f32>>>)>,
+    held: VecDeque<(u64, Vec<FrozenPart<AnyDevice>>)>,
 }
 
 impl Keep {
@@ -89,7 +89,7 @@ impl Keep {
     pub fn publish(
         &mut self,
         step: u64,
-        parts: Vec<FrozenPart<Cpu<f32>>>,
+        parts: Vec<FrozenPart<AnyDevice>>,
         mut entries: Vec<Entry>,
     ) -> Result<(), TrainerError> {
         for part in &parts {

@@ -2,6 +2,8 @@
 //!
 //! A layer of which this rank owns nothing has its weights written in place, by the lanes that own it; those (a norm of a few elements, with
 //! many lanes) are copied, in turns. A tied mirror isn't kept: its owner sends it again.
+//!
+//! Deliberately absent: state on a CUDA device. It lies in the device's memory, which goes with the process.
 
 use std::path::Path;
 use std::ptr::NonNull;
@@ -9,7 +11,7 @@ use std::sync::Arc;
 
 use rekindle_compute::StateMemory;
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{LayerId, StateKind};
+use rekindle_types::{DeviceId, LayerId, StateKind};
 use rekindle_vault::{Entry, VaultError};
 
 use super::context::Context;
@@ -34,11 +36,16 @@ struct Copied {
 unsafe impl Send for Copied {}
 
 impl Local {
-    /// Shared memory for this trainer's state; none where the job doesn't want it or it can't be had, which is logged.
+    /// Shared memory for this trainer's state; none where the job doesn't want it, or it can't be had or used, which is logged.
     #[must_use]
-    pub fn new(folder: Option<&Path>, context: &Context) -> Option<Self> {
+    pub fn new(folder: Option<&Path>, context: &Context, device: DeviceId) -> Option<Self> {
         let folder = folder?;
         if !context.spec.recovery.sources.contains(&RecoverySource::Local) {
+            return None;
+        }
+        if device != DeviceId::Cpu {
+            let why = "it lies in the device's memory and is lost with this process";
+            tracing::warn!(%device, why, "state isn't kept in the worker's memory");
             return None;
         }
         match Self::create(folder, context) {

@@ -15,6 +15,7 @@ mod cadence;
 mod commit;
 mod connect;
 mod context;
+mod device;
 mod error;
 mod evaluate;
 mod export;
@@ -42,13 +43,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rekindle_compute::Cpu;
+use rekindle_compute::AnyDevice;
 use rekindle_model::Stage;
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{InMemory, RankId};
 use rekindle_worker_core::trainer_messages::{FromTrainer, ToTrainer};
 
 use context::{Context, SharedTransport};
+use device::Computing;
 pub use error::TrainerError;
 use left::{Memory, Whose};
 use local::Local;
@@ -59,7 +61,7 @@ use shadow::Shadows;
 use step::Trainer;
 
 /// The stage engine of this process.
-type Engine = Stage<Cpu<f32>>;
+type Engine = Stage<AnyDevice>;
 
 /// The worker has to say `Begin` within this.
 const BEGIN_WAIT: Duration = Duration::from_secs(60);
@@ -92,19 +94,21 @@ pub fn trainer_main() -> ExitCode {
 }
 
 fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
-    let (context, listen_host, threads, vault) = begin(pipe)?;
+    let (context, listen_host, computing, vault) = begin(pipe)?;
     *rank = Some(context.id());
+    computing.check(&context)?;
     let memory = in_memory(vault.as_deref(), &context);
-    let local = Local::new(vault.as_deref(), &context);
-    let mut engine = setup::engine(&context, threads, local.as_ref().map(Local::memory))?;
+    let local = Local::new(vault.as_deref(), &context, computing.device);
+    let mut engine = setup::engine(&context, computing, local.as_ref().map(Local::memory))?;
     if local.is_some() {
         engine.reserve_whole()?;
     }
-    let shadows = Shadows::new(vault.as_deref(), &context, threads)?;
+    let shadows = Shadows::new(vault.as_deref(), &context, computing)?;
     let text = setup::text(&context)?;
     let endpoint = connect::listen(&listen_host)?;
     let data_address = connect::advertised(&endpoint, &listen_host);
-    tracing::info!(rank = %context.rank, %data_address, threads, "ready");
+    let Computing { device, threads } = computing;
+    tracing::info!(rank = %context.rank, %data_address, %device, threads, "ready");
     pipe.tell(&FromTrainer::Ready {
         data_address,
         in_memory: InMemory {
@@ -126,7 +130,8 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     let transport: SharedTransport = Arc::new(connect::meet(&endpoint, &context, &peers)?);
     tracing::info!(links = context.links().len(), "connected");
     let to_worker = Rc::clone(pipe);
-    let keeps_reports = local.is_some() && context.id() == RankId(0);
+    let goes_on = local.is_some() || !context.guards.is_empty();
+    let keeps_reports = goes_on && context.id() == RankId(0);
     let folder = vault.as_deref().filter(|_| keeps_reports);
     let reports = folder.map(|folder| Reports::new(folder, &context));
     let mut trainer = Trainer {
@@ -193,16 +198,19 @@ fn load_state(
     Ok(context)
 }
 
-fn begin(pipe: &Pipe) -> Result<(Context, String, u32, Option<PathBuf>), TrainerError> {
+fn begin(pipe: &Pipe) -> Result<(Context, String, Computing, Option<PathBuf>), TrainerError> {
     match pipe.next(BEGIN_WAIT)? {
         ToTrainer::Begin {
             start,
             listen_host,
             threads,
+            device,
             vault,
         } => {
             let context = setup::context(*start, PATIENCE)?;
-            Ok((context, listen_host, threads.max(1), vault.map(PathBuf::from)))
+            let threads = threads.max(1);
+            let computing = Computing { device, threads };
+            Ok((context, listen_host, computing, vault.map(PathBuf::from)))
         }
         other => Err(unexpected("Begin", &other)),
     }

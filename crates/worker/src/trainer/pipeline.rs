@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use rekindle_compute::Cpu;
+use rekindle_compute::AnyDevice;
 use rekindle_model::{ExactSum, GradientSums, StageInput, StageOutput};
 use rekindle_plan::{Op, program};
 use rekindle_transport::{Frame, Tag, TagKind};
@@ -94,7 +94,7 @@ impl Pipeline<'_> {
             None => None,
         };
         let mut outcome = Ok(());
-        let mut layer_done = |sums: &mut GradientSums<Cpu<f32>>, layer: LayerId| {
+        let mut layer_done = |sums: &mut GradientSums<AnyDevice>, layer: LayerId| {
             if is_last && outcome.is_ok() {
                 outcome = self.layer_is_final(sums, layer);
             }
@@ -108,7 +108,7 @@ impl Pipeline<'_> {
     }
 
     /// Starts a finished layer's gradient on its way. The owner of a tied matrix waits with it for the mirror's part.
-    fn layer_is_final(&self, sums: &GradientSums<Cpu<f32>>, layer: LayerId) -> Result<(), TrainerError> {
+    fn layer_is_final(&self, sums: &GradientSums<AnyDevice>, layer: LayerId) -> Result<(), TrainerError> {
         let (context, transport) = (self.context, self.transport);
         if layer == LayerId::Head {
             let mirror = |range: Range<usize>| Ok(sums.bytes(LayerId::Embed, range)?.into_owned());

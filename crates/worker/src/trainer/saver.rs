@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rekindle_checkpoint::writer::{Capture, Held, HeldPart, Outcome, Retry, Writer, WriterOptions};
 use rekindle_checkpoint::{Location, Span, store};
-use rekindle_compute::{Cpu, Device, Frozen};
+use rekindle_compute::{AnyDevice, AnyFrozen, Frozen};
 use rekindle_model::FrozenPart;
 use rekindle_types::{CheckpointPart, ModelConfig};
 use rekindle_worker_core::trainer_messages::FromTrainer;
@@ -41,7 +41,7 @@ pub struct Saver {
 }
 
 /// Frozen state as the writer holds it.
-struct State(<Cpu<f32> as Device>::Frozen);
+struct State(AnyFrozen);
 
 impl Held for State {
     fn bytes(&self) -> Result<&[u8], String> {
@@ -217,7 +217,7 @@ impl Saver {
     }
 }
 
-fn held(part: FrozenPart<Cpu<f32>>) -> HeldPart {
+fn held(part: FrozenPart<AnyDevice>) -> HeldPart {
     let range = part.range.start as u64..part.range.end as u64;
     HeldPart {
         span: Span::new(part.layer, part.kind, range),

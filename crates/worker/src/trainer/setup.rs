@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rekindle_checkpoint::HfModel;
-use rekindle_compute::{Cpu, StateMemory};
+use rekindle_compute::StateMemory;
 use rekindle_data::{Corpus, Sampler};
 use rekindle_model::{AdamW, Stage, StageSpec, StateKind};
 use rekindle_plan::guards;
@@ -12,6 +12,7 @@ use rekindle_types::spec::RecoverySource;
 use rekindle_types::{LayerId, Rank, StartTrainer};
 
 use super::context::Context;
+use super::device::Computing;
 use super::load::load;
 use super::{Engine, TrainerError};
 
@@ -65,20 +66,17 @@ pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Con
     })
 }
 
-/// The layers of this rank, without any state yet. Their state is to lie in `memory`, if there is one.
+/// The layers of this rank, without any state yet. On a CPU their state is to lie in `memory`, if there is one.
 ///
 /// # Errors
-/// [`TrainerError`] when the shape can't be built.
+/// [`TrainerError`] when the device can't be had or the shape can't be built.
 pub fn engine(
     context: &Context,
-    threads: u32,
+    computing: Computing,
     memory: Option<Arc<dyn StateMemory>>,
 ) -> Result<Engine, TrainerError> {
-    let stage = stage_of(context, context.rank);
-    Ok(Stage::new(
-        Cpu::with_memory(threads as usize, memory)?.into(),
-        stage,
-    )?)
+    let device = computing.open(context, memory)?;
+    Ok(Stage::new(device.into(), stage_of(context, context.rank))?)
 }
 
 /// What the stage of a rank is made of.

@@ -8,28 +8,32 @@
 //!
 //! Invariant
 //! - WK-7 A rank adds its sums at the commit point of a step only when it has its wards' gradients of that step and has published their state
-//!   before it. So VA-2 holds for what a rank owns at its guard as well as at the rank.
+//!   before it. So VA-2 holds for what a rank owns at its guard as well as at the rank (if that computes on a CPU).
 //!
 //! Sends and receipts take turns, piece by piece, every rank in the same order: so a guard holds at most a few pieces that it hasn't asked for.
+//! Shadows lie in shared memory and are updated by the processor, also where the ranks compute on CUDA devices: AdamW has the same bits on both.
+//! A rank on such a device keeps no state of its own there ([`super::local`]), so that its guard's is the only one that outlives it.
+//!
 //! Where the worker has no memory for a shadow, it is said in the log, and what the ward sends is dropped.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rekindle_compute::Cpu;
+use rekindle_compute::AnyDevice;
 use rekindle_model::Shadow;
 use rekindle_transport::{Frame, Tag, TagKind};
 use rekindle_types::{LayerId, RankId, StateKind};
 use rekindle_vault::VaultError;
 
 use super::context::{Context, SharedTransport};
+use super::device::Computing;
 use super::keep::{Keep, pages};
 use super::left::{Whose, forget_older};
 use super::{Engine, TrainerError, setup};
 
 /// A shadow and the memory it lies in.
 struct Kept {
-    shadow: Shadow<Cpu<f32>>,
+    shadow: Shadow<AnyDevice>,
     keep: Keep,
 }
 
@@ -72,10 +76,10 @@ impl Shadows {
     ///
     /// # Errors
     /// [`TrainerError`] when a shadow can't be built.
-    pub fn new(folder: Option<&Path>, context: &Context, threads: u32) -> Result<Self, TrainerError> {
+    pub fn new(folder: Option<&Path>, context: &Context, computing: Computing) -> Result<Self, TrainerError> {
         let wards = context.wards().map(|id| {
             let kept = match folder {
-                Some(folder) => kept(folder, context, id, threads)?,
+                Some(folder) => kept(folder, context, id, computing)?,
                 None => None,
             };
             let layers = context.owned_layers(id);
@@ -206,7 +210,12 @@ impl Shadows {
 }
 
 /// A shadow of `ward` in the worker's memory; none, and a warning, where there is no room.
-fn kept(folder: &Path, context: &Context, ward: RankId, threads: u32) -> Result<Option<Kept>, TrainerError> {
+fn kept(
+    folder: &Path,
+    context: &Context,
+    ward: RankId,
+    computing: Computing,
+) -> Result<Option<Kept>, TrainerError> {
     let whose = Whose::Guarded(ward);
     let made: Result<Keep, VaultError> = Keep::create(
         &whose.file(folder, context),
@@ -215,7 +224,7 @@ fn kept(folder: &Path, context: &Context, ward: RankId, threads: u32) -> Result<
     );
     match made {
         Ok(keep) => {
-            let device = Arc::new(Cpu::with_memory(threads as usize, Some(keep.memory()))?);
+            let device = Arc::new(computing.cpu(Some(keep.memory()))?);
             let mut shadow = Shadow::new(device, setup::stage_of(context, context.plan.rank(ward)))?;
             shadow.reserve_whole()?;
             Ok(Some(Kept { shadow, keep }))

@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 use rekindle_transport::{MemoryMesh, Options};
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
-    Epoch, JobFile, JobId, JobSpec, LayerId, Plan, RankId, StartTrainer, StateKind, StepReport, WorkerId,
+    DeviceId, Epoch, FailureClass, JobFile, JobId, JobSpec, LayerId, Plan, RankId, StartTrainer, StateKind,
+    StepReport, WorkerId,
 };
 
 use super::context::SharedTransport;
+use super::device::Computing;
 use super::left::{Memory, Whose};
+use super::local::Local;
 use super::shadow::{Shadows, pieces};
 use super::step::Trainer;
 use super::{TrainerError, export, setup};
@@ -135,8 +138,12 @@ fn one(
     folder: Option<&Path>,
 ) -> Result<(Vec<StepReport>, Owned), TrainerError> {
     let context = setup::context(start, Duration::from_secs(60))?;
-    let shadows = Shadows::new(folder, &context, threads)?;
-    let mut engine = setup::engine(&context, threads, None)?;
+    let computing = Computing {
+        device: DeviceId::Cpu,
+        threads,
+    };
+    let shadows = Shadows::new(folder, &context, computing)?;
+    let mut engine = setup::engine(&context, computing, None)?;
     setup::fill(&mut engine, &context)?;
     let text = setup::text(&context)?;
     let mut trainer = Trainer {
@@ -290,6 +297,39 @@ fn a_gradient_that_is_no_number_ends_every_rank_with_its_name() {
     spec.evaluation.every = 0;
     let error = train(&spec, 2, &[3, 5], 1).unwrap_err();
     assert!(matches!(error, TrainerError::NonFinite { .. }), "{error}");
+}
+
+#[test]
+fn a_processor_refuses_halved_activations_and_says_what_to_do() {
+    let text = folder();
+    let spec = spec(text.path(), "", "dtype = \"bf16\"");
+    let error = train(&spec, 1, &[2, 5], 1).unwrap_err();
+    assert_eq!(error.class(), FailureClass::ConfigInvalid);
+    let message = error.to_string();
+    for part in [
+        "bf16",
+        "worker w",
+        "computes on the cpu",
+        "--device cuda:N",
+        "\"f32\"",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+/// A trainer on a CUDA device leaves nothing behind, and doesn't take the room for it.
+#[test]
+fn state_on_a_cuda_device_is_not_kept_in_the_workers_memory() {
+    let (text, memory) = (folder(), tempfile::tempdir().unwrap());
+    let spec = spec(text.path(), "", "");
+    assert!(spec.recovery.sources.contains(&RecoverySource::Local));
+    let start = start(&spec, &plan(1, &[5], &["w"]), RankId(0));
+    let context = setup::context(start, Duration::from_secs(1)).unwrap();
+    let files = || std::fs::read_dir(memory.path()).unwrap().count();
+    assert!(Local::new(Some(memory.path()), &context, DeviceId::Cuda(0)).is_none());
+    assert_eq!(files(), 0);
+    assert!(Local::new(Some(memory.path()), &context, DeviceId::Cpu).is_some());
+    assert_eq!(files(), 1);
 }
 
 /// What a guard's machine has after training is what the rank had, to the bit.

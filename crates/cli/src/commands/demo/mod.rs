@@ -107,6 +107,7 @@ pub async fn run(args: DemoArgs, format: Format) -> Result<Exit, Problem> {
         proof::kills(args.steps)
     };
     options.allow_chaos |= !kills.is_empty();
+    let device = options.devices.first();
     let outcome = local::train(spec.clone(), run_folder, options, &kills, &shutdown).await?;
     let undisturbed = match args.no_kill {
         true => None,
@@ -116,7 +117,7 @@ pub async fn run(args: DemoArgs, format: Format) -> Result<Exit, Problem> {
     let sample = run
         .hf
         .as_deref()
-        .map(|hf| generate::text(hf, None, PROMPT, &SAMPLE, None))
+        .map(|hf| generate::text(hf, None, PROMPT, &SAMPLE, (device, None)))
         .transpose()?;
     let summary = DemoSummary {
         parameters: spec.model.parameters(),
