@@ -37,6 +37,9 @@ const D: [f64; 4] = [
     3.754_408_661_907_416,
 ];
 
+/// Elements that are worth a thread: some milliseconds.
+const PART: usize = 1 << 17;
+
 fn polynomial(coefficients: &[f64], x: f64) -> f64 {
     coefficients.iter().fold(0.0, |sum, c| sum * x + c)
 }
@@ -78,17 +81,30 @@ pub(crate) fn tensor(seed: u64, layer: LayerId, index: usize, spec: &TensorSpec,
         return vec![1.0; spec.numel()];
     }
     let philox = Philox::new(seed);
-    let pairs = spec.numel().div_ceil(2);
-    let mut values: Vec<f32> = (0..pairs as u64)
-        .flat_map(|pair| {
+    let mut values = vec![0.0; spec.numel()];
+    let fill = &|first: u64, values: &mut [f32]| {
+        for (pair, values) in (first..).zip(values.chunks_mut(2)) {
             // One counter per pair: 2^48 pairs, 2^24 layers, 2^8 tensors.
             let high = (pair >> 32) as u32 | (index as u32) << 24;
-            philox
-                .uniforms([pair as u32, high, layer_code(layer), 0])
-                .map(|u| (quantile(u) * range) as f32)
-        })
-        .collect();
-    values.truncate(spec.numel());
+            let uniforms = philox.uniforms([pair as u32, high, layer_code(layer), 0]);
+            for (value, u) in values.iter_mut().zip(uniforms) {
+                *value = (quantile(u) * range) as f32;
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // An even number, and not so few that a thread costs more than it brings.
+    let part = values.len().div_ceil(threads).next_multiple_of(2).max(PART);
+    std::thread::scope(|scope| {
+        let mut parts = values.chunks_mut(part).enumerate();
+        let own = parts.next();
+        for (n, values) in parts {
+            scope.spawn(move || fill((n * part / 2) as u64, values));
+        }
+        if let Some((_, values)) = own {
+            fill(0, values);
+        }
+    });
     values
 }
 
@@ -112,6 +128,23 @@ mod tests {
         ] {
             assert!((quantile(p) - z).abs() < 2e-8, "{p}: {}", quantile(p));
         }
+    }
+
+    /// A tensor of several parts begins with the values of a shorter one, which is made by one thread.
+    #[test]
+    fn threads_do_not_show() {
+        let of = |rows| TensorSpec {
+            name: "w".into(),
+            shape: vec![rows, 1001],
+            offset: 0,
+        };
+        let long = tensor(3, LayerId::Head, 2, &of(700), 0.5);
+        let short = tensor(3, LayerId::Head, 2, &of(101), 0.5);
+        assert_eq!(long[..short.len()], short);
+        let philox = Philox::new(3);
+        let pair = 350_000u64;
+        let want = philox.uniforms([pair as u32, 2 << 24, layer_code(LayerId::Head), 0]);
+        assert_eq!(long[700_000..700_002], want.map(|u| (quantile(u) * 0.5) as f32));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `rekindle bench`: how fast this machine trains, beside what its device can do.
 
+mod capture;
 mod model;
 mod report;
 mod steps;

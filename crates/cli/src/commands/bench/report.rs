@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::capture::Captured;
 use super::steps::Timed;
 use crate::output::{self, Format};
 use crate::problem::Problem;
@@ -28,6 +29,9 @@ pub struct Report {
     /// Of the whole device, others' included, at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_memory_used: Option<u64>,
+    /// Captures, where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub captured: Option<Captured>,
     /// By time, where asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kernels: Vec<Kernel>,
@@ -81,6 +85,7 @@ impl Report {
             loss: timed.loss,
             engine_bytes: timed.memory.total(),
             device_memory_used: None,
+            captured: None,
             kernels: Vec::new(),
         }
     }
@@ -132,6 +137,17 @@ impl Report {
             self.device_memory_used
                 .map(|bytes| ("device memory", format!("{} used", mib(bytes)))),
         );
+        if let Some(c) = &self.captured {
+            let rate = |bytes: f64| format!("{:.1} GB/s", bytes / 1e9);
+            let inflation = (c.step_seconds / self.step_seconds - 1.0) * 1e2;
+            rows.push((
+                "step with captures",
+                format!("{} ({inflation:+.2} %)", ms(c.step_seconds)),
+            ));
+            let (alone, beside) = (rate(c.alone_bytes_per_second), rate(c.bytes as f64 / c.seconds));
+            let text = format!("{} in {}, {beside} ({alone} alone)", mib(c.bytes), ms(c.seconds));
+            rows.push(("a capture", format!("{text}; {} to begin", ms(c.begin_seconds))));
+        }
         output::table(
             &["WHAT", "MEASURED"],
             rows.into_iter().map(|(a, b)| vec![a.to_owned(), b]).collect(),

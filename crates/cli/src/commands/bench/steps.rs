@@ -8,6 +8,7 @@ use rekindle_model::{
     EngineError, ExactSum, MemoryReport, Philox, Stage, StageInput, StageOutput, StageSpec,
 };
 
+use super::capture::Taker;
 use crate::problem::Problem;
 
 /// What the steps took.
@@ -18,36 +19,61 @@ pub struct Timed {
     pub loss: f64,
     /// What the stage holds.
     pub memory: MemoryReport,
+    /// Of captures: times of all, longest begin, bytes of one.
+    pub captured: Option<(Vec<f64>, f64, u64)>,
 }
 
-/// Trains `steps` steps of `micro_batches` after `warm` ones. `done` waits for the device; `measured` is called when the warm-up is over.
+/// How many steps of how many micro-batches, and what is done beside them.
+#[derive(Clone, Copy)]
+pub struct Run<'a> {
+    /// Micro-batches of a step.
+    pub micro_batches: u32,
+    /// Steps before time is taken.
+    pub warm: u32,
+    /// Steps that are timed.
+    pub steps: u32,
+    /// Whether the state is captured after each step.
+    pub capture: bool,
+    /// Waits for the device.
+    pub done: &'a dyn Fn() -> Result<(), Problem>,
+    /// Called when the warm-up is over.
+    pub measured: &'a dyn Fn(),
+}
+
+/// Trains a model of random weights on random tokens.
 ///
 /// # Errors
 /// What the device or the engine couldn't do.
 pub fn train<D: Device<Float = f32>>(
     device: &Arc<D>,
     spec: StageSpec,
-    (micro_batches, warm, steps): (u32, u32, u32),
-    done: &dyn Fn() -> Result<(), Problem>,
-    measured: &dyn Fn(),
+    run: Run<'_>,
 ) -> Result<Timed, Problem> {
     let (rows, tokens) = (spec.rows(), spec.tokens_per_step);
     let (philox, vocab) = (Philox::new(1), spec.model.vocab_size);
     let token = |i: usize, m: u32| philox.words([i as u32, m, 0, 0])[0] % vocab;
-    let batches: Vec<Vec<u32>> = (0..micro_batches)
+    let batches: Vec<Vec<u32>> = (0..run.micro_batches)
         .map(|m| (0..=rows).map(|i| token(i, m)).collect())
         .collect();
     let mut stage = Stage::new(Arc::clone(device), spec).map_err(failed)?;
     stage.init_weights(0).map_err(failed)?;
+    let mut taker = if run.capture {
+        Some(Taker::new(&mut stage)?)
+    } else {
+        None
+    };
     let (mut seconds, mut loss) = (Vec::new(), 0.0);
-    for s in 0..warm + steps {
-        if s == warm {
-            measured();
+    for s in 0..run.warm + run.steps {
+        if s == run.warm {
+            (run.measured)();
         }
         let began = Instant::now();
         loss = step(&mut stage, &batches, u64::from(s) + 1, tokens).map_err(failed)?;
-        done()?;
-        if s >= warm {
+        if let Some(taker) = &mut taker {
+            taker.capture(&stage)?;
+        }
+        (run.done)()?;
+        if s >= run.warm {
             seconds.push(began.elapsed().as_secs_f64());
         }
     }
@@ -55,6 +81,7 @@ pub fn train<D: Device<Float = f32>>(
         seconds,
         loss,
         memory: stage.memory(),
+        captured: taker.map(Taker::end).transpose()?,
     })
 }
 

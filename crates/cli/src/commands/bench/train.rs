@@ -8,9 +8,10 @@ use rekindle_compute::cuda::{Cuda, Precision};
 use rekindle_model::{AdamW, StageSpec};
 use rekindle_types::{ModelConfig, Numerics, Recompute};
 
+use super::capture::{Captured, alone};
 use super::model::{ModelArgs, flops_per_token};
 use super::report::{Kernel, Report};
-use super::steps::{Timed, peak, train};
+use super::steps::{Run, Timed, peak, train};
 use crate::exit::Exit;
 use crate::output::Format;
 use crate::problem::Problem;
@@ -51,6 +52,9 @@ pub struct TrainArgs {
     /// Say how long each kind of kernel takes, in steps of their own (CUDA)
     #[arg(long)]
     kernels: bool,
+    /// Capture the whole state after each step, in steps of their own (CUDA): what a checkpoint at every step would cost without a store
+    #[arg(long)]
+    capture: bool,
     #[command(flatten, next_help_heading = "Model")]
     model: ModelArgs,
 }
@@ -102,6 +106,17 @@ impl TrainArgs {
         u64::from(self.micro_batches) * u64::from(self.micro_batch) * u64::from(self.seq)
     }
 
+    fn steps<'a>(&self, done: &'a dyn Fn() -> Result<(), Problem>, measured: &'a dyn Fn()) -> Run<'a> {
+        Run {
+            micro_batches: self.micro_batches,
+            warm: WARM,
+            steps: self.steps,
+            capture: false,
+            done,
+            measured,
+        }
+    }
+
     fn report(&self, device: String, model: &ModelConfig, timed: &Timed, peak: f64) -> Report {
         let name = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
         Report::new(
@@ -149,13 +164,7 @@ fn on_cpu(args: &TrainArgs, model: ModelConfig) -> Result<Report, Problem> {
     let device = Cpu::<f32>::new(threads).map_err(|e| Problem::new("the CPU can't be used").cause(e))?;
     let device = Arc::new(device);
     let done = || Ok(());
-    let timed = train(
-        &device,
-        args.spec(model.clone()),
-        (args.micro_batches, WARM, args.steps),
-        &done,
-        &|| (),
-    )?;
+    let timed = train(&device, args.spec(model.clone()), args.steps(&done, &|| ()))?;
     let peak = peak(&*device, (1024, 5), &done)?;
     Ok(args.report(format!("cpu, {threads} threads"), &model, &timed, peak))
 }
@@ -169,23 +178,43 @@ fn on_cuda(args: &TrainArgs, model: ModelConfig, ordinal: i32) -> Result<Report,
     let device = Arc::new(Cuda::open(ordinal, precision).map_err(failed)?);
     let done = || device.synchronize().map_err(failed);
     let peak = peak(&*device, (8192, 10), &done)?;
-    let shape = (args.micro_batches, WARM, args.steps);
-    let timed = train(&device, args.spec(model.clone()), shape, &done, &|| ())?;
+    let timed = train(&device, args.spec(model.clone()), args.steps(&done, &|| ()))?;
     let mut report = args.report(device.name().to_owned(), &model, &timed, peak);
     let (free, all) = device.memory().map_err(failed)?;
     report.device_memory_used = Some((all - free) as u64);
     if args.kernels {
         // Events between kernels cost time, so these are other steps than those that were timed.
-        let shape = (args.micro_batches, WARM, 2);
-        train(&device, args.spec(model), shape, &done, &|| {
-            device.note_spans(true)
-        })?;
+        let note = || device.note_spans(true);
+        let run = Run {
+            steps: 2,
+            ..args.steps(&done, &note)
+        };
+        train(&device, args.spec(model.clone()), run)?;
         let spans = device.take_spans().map_err(failed)?;
-        report.kernels = spans
-            .into_iter()
-            .map(|(name, span)| Kernel::new(name, span, 2))
-            .collect();
+        device.note_spans(false);
+        let kernel = |(name, span)| Kernel::new(name, span, 2);
+        report.kernels = spans.into_iter().map(kernel).collect();
         report.kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
     }
+    if args.capture {
+        let run = Run {
+            capture: true,
+            ..args.steps(&done, &|| ())
+        };
+        let mut timed = train(&device, args.spec(model), run)?;
+        let (mut times, begin_seconds, bytes) = timed.captured.take().unwrap_or_default();
+        report.captured = Some(Captured {
+            bytes,
+            seconds: median(&mut times),
+            begin_seconds,
+            alone_bytes_per_second: alone(&device)?,
+            step_seconds: median(&mut timed.seconds),
+        });
+    }
     Ok(report)
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
