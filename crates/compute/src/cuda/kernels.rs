@@ -136,7 +136,7 @@ pub const ROW_THREADS: u32 = 128;
 /// Threads of a block of the kernels of sums.cu; each has four elements, in `block_squares` sixteen threads have a block.
 pub const SUM_THREADS: u32 = 256;
 /// Threads of a block of the kernels of loss.cu, which has a row.
-pub const LOSS_THREADS: u32 = 512;
+pub const LOSS_THREADS: u32 = 1024;
 /// Threads of a block of attention.
 pub const ATTENTION_THREADS: u32 = 128;
 
@@ -154,9 +154,11 @@ pub fn norm_launch(width: usize, bytes: usize) -> Option<(u32, usize)> {
 
 /// Columns of a block of `sum_partials_*`.
 pub const PARTIAL_COLUMNS: usize = 32;
+/// Threads of a block of `sum_partials_*`.
+pub const PARTIAL_THREADS: u32 = 1024;
 
 /// Rows of a block of `norm_backward_*`: the launch has one block, and `partial` one row, for each group of so many.
-pub const NORM_ROWS: usize = 32;
+pub const NORM_ROWS: usize = 8;
 
 /// Rows of a tile that a block of attention owns: the launch has one block for each.
 pub const ATTENTION_ROWS: usize = 64;

@@ -37,8 +37,8 @@ fn a_missing_barrier_before_a_tile_is_overwritten() {
 fn a_missing_barrier_before_a_tile_is_read() {
     needs_compiler!();
     let text = attention_with(
-        "__syncthreads();\n        if (n == 0) own.take();",
-        "if (n == 0) own.take();",
+        "__syncthreads();\n        const int at = n % U::STAGES * OTHER;",
+        "const int at = n % U::STAGES * OTHER;",
     );
     assert!(
         text.contains("race in shared memory") || text.contains("nobody wrote"),

@@ -1,7 +1,7 @@
 //! Norms, SwiGLU, rotary embedding, rows of an embedding, sums, casts.
 
 use rekindle_compute::conformance::Random;
-use rekindle_compute::cuda::kernels::{MODULES, NORM_ROWS, PARTIAL_COLUMNS, norm_launch};
+use rekindle_compute::cuda::kernels::{MODULES, NORM_ROWS, PARTIAL_COLUMNS, PARTIAL_THREADS, norm_launch};
 use rekindle_compute::{AttentionShape, Device};
 
 use crate::emulator::{Arg, Emulator, Launch, Session};
@@ -145,7 +145,7 @@ fn norm_backward<E: Element>(
         .run(&call::<E>(
             "sum_partials",
             width.div_ceil(PARTIAL_COLUMNS),
-            128,
+            PARTIAL_THREADS as usize,
             args,
         ))
         .unwrap();

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::driver::Arg;
 use super::super::kernels::{
-    LOSS_THREADS, NORM_ROWS, PARTIAL_COLUMNS, ROW_THREADS, SURE_MEMORY, norm_launch,
+    LOSS_THREADS, NORM_ROWS, PARTIAL_COLUMNS, PARTIAL_THREADS, ROW_THREADS, SURE_MEMORY, norm_launch,
 };
 use super::buffer::{Operand, stored};
 use super::{Cuda, CudaBuffer, CudaIndices, Precision};
@@ -121,7 +121,10 @@ impl Cuda {
             Arg::Int(width as i32),
         ];
         let grid = [width.div_ceil(PARTIAL_COLUMNS), 1, 1];
-        self.rows_kernel(&format!("sum_partials_{}", dweight.element.suffix()), grid, &args)
+        let kernel = self
+            .code
+            .plain(&format!("sum_partials_{}", dweight.element.suffix()))?;
+        self.stream.launch(kernel, grid, PARTIAL_THREADS, 0, &args)
     }
 
     pub(super) fn gate(

@@ -26,9 +26,6 @@ template <> struct Tensor<bf16> {
     static const int OTHER_BACK = HEAD_DIM <= 64 ? 64 : 32;
     // Tiles of a kind in shared memory: one at work, one on its way.
     static const int STAGES = 2;
-    // Whether the operands of own rows stay in registers.
-    static const bool KEEP = true;
-    static const bool KEEP_BOTH = HEAD_DIM <= 64;
     // Cells between rows of a tile: 16 bytes more than a row, so that eight rows lie in different banks.
     static const int LINE = HEAD_DIM + 8;
     struct A {
@@ -81,8 +78,6 @@ template <> struct Tensor<float> {
     static const int OTHER = 16;
     static const int OTHER_BACK = 16;
     static const int STAGES = 1;
-    static const bool KEEP = false;
-    static const bool KEEP_BOTH = false;
     static const int LINE = HEAD_DIM + 4;
     struct A {
         float r[4];
@@ -142,12 +137,31 @@ DEVICE int stride_of(Shape s) { return (s.heads + 2 * s.kv_heads) * s.head_dim; 
 DEVICE int key_column(Shape s, int kv) { return (s.heads + kv) * s.head_dim; }
 DEVICE int value_column(Shape s, int kv) { return (s.heads + s.kv_heads + kv) * s.head_dim; }
 
-// Begins to copy `count` rows (at least 0 of them) of a head into a tile of `rows` rows, zeros beyond and to the right. The copies belong to
-// the group that is open; where rows don't lie at multiples of 16 bytes they are made at once.
+// Whether rows of heads begin at multiples of 16 bytes and consist of full packs, so that they can be copied later.
+template <class T> DEVICE bool wide_heads(const T *from, u64 stride, int head_dim) {
+    const int N = Pack<T>::N;
+    return aligned(from) && stride % N == 0 && head_dim % N == 0;
+}
+
+// Begins to copy `count` rows (at least 0 of them) of a head into `rows` rows of a tile from `first` on, zeros beyond and to the right. The copies
+// belong to the group that is open; where rows aren't `wide` they are made at once. A thread's packs lie in one column where packs of a row
+// divide the threads: then its addresses differ by one step.
 template <class T>
-DEVICE void load_tile(Shared<typename Tensor<T>::Cell> tile, int first, int rows, const T *from, u64 stride, int count, int head_dim) {
+DEVICE void load_tile(Shared<typename Tensor<T>::Cell> tile, int first, int rows, const T *from, u64 stride, int count, int head_dim, bool wide) {
     const int N = Pack<T>::N, PACKS = HEAD_DIM / N;
-    const bool wide = aligned(from) && stride % N == 0 && head_dim % N == 0;
+    if (wide && THREADS % PACKS == 0) {
+        const int STEP = THREADS / PACKS, column = threadIdx.x % PACKS * N;
+        int row = threadIdx.x / PACKS, at = (first + row) * Tensor<T>::LINE + column;
+        const T *source = from + row * stride + column;
+        const bool inside = column < head_dim;
+        for (; row < rows; row += STEP) {
+            const bool there = inside && row < count;
+            copy16_later(tile, at, there ? source : from, there);
+            at += STEP * Tensor<T>::LINE;
+            source += STEP * stride;
+        }
+        return;
+    }
     for (int n = threadIdx.x; n < rows * PACKS; n += THREADS) {
         const int row = n / PACKS, column = n % PACKS * N, at = (first + row) * Tensor<T>::LINE + column;
         if (wide) {
@@ -168,29 +182,14 @@ template <int TILES> DEVICE void clear(float (&c)[TILES][4]) {
         for (int i = 0; i < 4; i++) c[j][i] = 0.0f;
 }
 
-// Operand A over the width of a head, for the 16 own rows of a warp: in registers (KEEP) or in their tile.
-template <class T, bool KEEP> struct Own {
-    typedef Tensor<T> U;
-    typename U::A kept[KEEP ? HEAD_DIM / U::STEP : 1];
-    Shared<typename U::Cell> tile;
-    int row;
-    METHOD void take() {
-        if (!KEEP) return;
+// c[16, 8 TILES] += own[row .. row + 16, :] other[first .. first + 8 TILES, :]^T
+template <class T, int TILES>
+DEVICE void scores(float (&c)[TILES][4], Shared<typename Tensor<T>::Cell> own, int row, Shared<typename Tensor<T>::Cell> other, int first) {
 #pragma unroll
-        for (int n = 0; n < HEAD_DIM / U::STEP; n++) kept[KEEP ? n : 0] = U::rows(tile, row, n * U::STEP);
-    }
-    METHOD typename U::A get(int step) const { return KEEP ? kept[KEEP ? step : 0] : U::rows(tile, row, step * U::STEP); }
-};
-
-// c[16, 8 TILES] += own other[first .. first + 8 TILES, :]^T
-template <class T, bool KEEP, int TILES>
-DEVICE void scores(float (&c)[TILES][4], const Own<T, KEEP> &own, Shared<typename Tensor<T>::Cell> other, int first) {
+    for (int k = 0; k < HEAD_DIM; k += Tensor<T>::STEP) {
+        const typename Tensor<T>::A a = Tensor<T>::rows(own, row, k);
 #pragma unroll
-    for (int n = 0; n < HEAD_DIM / Tensor<T>::STEP; n++) {
-        const typename Tensor<T>::A a = own.get(n);
-#pragma unroll
-        for (int j = 0; j < TILES; j += 2)
-            Tensor<T>::multiply(c[j], c[j + 1], a, Tensor<T>::across(other, first + 8 * j, n * Tensor<T>::STEP));
+        for (int j = 0; j < TILES; j += 2) Tensor<T>::multiply(c[j], c[j + 1], a, Tensor<T>::across(other, first + 8 * j, k));
     }
 }
 
@@ -308,20 +307,18 @@ template <class T> DEVICE void forward(const T *qkv, T *out, float *lse, Shape s
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const T *sequence = qkv + static_cast<u64>(blockIdx.z) * s.seq_len * stride;
     const int end = first + OWN < s.seq_len ? first + OWN : s.seq_len, count = (end + OTHER - 1) / OTHER;
+    const bool wide = wide_heads(qkv, stride, s.head_dim);
     auto pass = [&](int n) {
         const T *rows = sequence + static_cast<u64>(n) * OTHER * stride;
         const int at = n % U::STAGES * OTHER, left = s.seq_len - n * OTHER;
-        load_tile(k, at, OTHER, rows + key_column(s, kv), stride, left, s.head_dim);
-        load_tile(v, at, OTHER, rows + value_column(s, kv), stride, left, s.head_dim);
+        load_tile(k, at, OTHER, rows + key_column(s, kv), stride, left, s.head_dim, wide);
+        load_tile(v, at, OTHER, rows + value_column(s, kv), stride, left, s.head_dim, wide);
     };
-    load_tile(q, 0, OWN, sequence + static_cast<u64>(first) * stride + head * s.head_dim, stride, s.seq_len - first, s.head_dim);
+    load_tile(q, 0, OWN, sequence + static_cast<u64>(first) * stride + head * s.head_dim, stride, s.seq_len - first, s.head_dim, wide);
     if (U::STAGES > 1) pass(0);
     close_copies();
     const float scale = s.scale * LOG2E, NONE = __uint_as_float(0xff800000u);
     Softmax soft = {{NONE, NONE}, {0.0f, 0.0f}};
-    Own<T, U::KEEP> own;
-    own.tile = q;
-    own.row = warp_row;
     float o[HEAD_DIM / 8][4];
     clear(o);
     for (int n = 0; n < count; n++) {
@@ -330,11 +327,10 @@ template <class T> DEVICE void forward(const T *qkv, T *out, float *lse, Shape s
         close_copies();
         wait_for_copies<U::STAGES - 1>();
         __syncthreads();
-        if (n == 0) own.take();
         const int at = n % U::STAGES * OTHER;
         float p[TILES][4];
         clear(p);
-        scores<T>(p, own, k, at);
+        scores<T>(p, q, warp_row, k, at);
         exponentiate(p, o, soft, scale, first + warp_row + g, n * OTHER);
         mix<T>(o, p, v, at);
         __syncthreads();
@@ -403,25 +399,22 @@ DEVICE void backward_keys(const T *qkv, const T *dout, const float *lse, const f
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const u64 sequence = static_cast<u64>(blockIdx.z) * s.seq_len, width = static_cast<u64>(s.heads) * s.head_dim;
     const int a_head = (s.seq_len - first + OTHER - 1) / OTHER, count = group * a_head;
+    const bool wide = wide_heads(qkv, stride, s.head_dim), wide_d = wide_heads(dout, width, s.head_dim);
     auto pass = [&](int n) {
         const int head = kv * group + n / a_head, from = first + n % a_head * OTHER, at = n % U::STAGES * OTHER;
         const u64 line = (static_cast<u64>(blockIdx.z) * s.heads + head) * s.seq_len;
-        load_tile(q, at, OTHER, qkv + (sequence + from) * stride + head * s.head_dim, stride, s.seq_len - from, s.head_dim);
-        load_tile(d, at, OTHER, dout + (sequence + from) * width + head * s.head_dim, width, s.seq_len - from, s.head_dim);
+        load_tile(q, at, OTHER, qkv + (sequence + from) * stride + head * s.head_dim, stride, s.seq_len - from, s.head_dim, wide);
+        load_tile(d, at, OTHER, dout + (sequence + from) * width + head * s.head_dim, width, s.seq_len - from, s.head_dim, wide_d);
         for (int i = threadIdx.x; i < OTHER; i += THREADS) {
             logs.set(at + i, from + i < s.seq_len ? lse[line + from + i] * LOG2E : 0.0f);
             deltas.set(at + i, from + i < s.seq_len ? delta[line + from + i] : 0.0f);
         }
     };
     const T *keys = qkv + (sequence + first) * stride;
-    load_tile(k, 0, OWN, keys + key_column(s, kv), stride, s.seq_len - first, s.head_dim);
-    load_tile(v, 0, OWN, keys + value_column(s, kv), stride, s.seq_len - first, s.head_dim);
+    load_tile(k, 0, OWN, keys + key_column(s, kv), stride, s.seq_len - first, s.head_dim, wide);
+    load_tile(v, 0, OWN, keys + value_column(s, kv), stride, s.seq_len - first, s.head_dim, wide);
     if (U::STAGES > 1) pass(0);
     close_copies();
-    Own<T, U::KEEP_BOTH> own_k, own_v;
-    own_k.tile = k;
-    own_v.tile = v;
-    own_k.row = own_v.row = warp_row;
     const float scale = s.scale * LOG2E;
     float dk[HEAD_DIM / 8][4], dv[HEAD_DIM / 8][4];
     clear(dk);
@@ -432,16 +425,12 @@ DEVICE void backward_keys(const T *qkv, const T *dout, const float *lse, const f
         close_copies();
         wait_for_copies<U::STAGES - 1>();
         __syncthreads();
-        if (n == 0) {
-            own_k.take();
-            own_v.take();
-        }
         const int from = first + n % a_head * OTHER, at = n % U::STAGES * OTHER;
         float p[TILES][4], ds[TILES][4];
         clear(p);
         clear(ds);
-        scores<T>(p, own_k, q, at);
-        scores<T>(ds, own_v, d, at);
+        scores<T>(p, k, warp_row, q, at);
+        scores<T>(ds, v, warp_row, d, at);
         // Only tiles that reach the warp's keys, or the end, have pairs to hide.
         const bool part = from < first + warp_row + 15 || from + OTHER > s.seq_len;
 #pragma unroll
@@ -479,20 +468,17 @@ DEVICE void backward_queries(const T *qkv, const T *dout, const float *lse, cons
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const u64 sequence = static_cast<u64>(blockIdx.z) * s.seq_len, width = static_cast<u64>(s.heads) * s.head_dim;
     const int end = first + OWN < s.seq_len ? first + OWN : s.seq_len, count = (end + OTHER - 1) / OTHER;
+    const bool wide = wide_heads(qkv, stride, s.head_dim), wide_d = wide_heads(dout, width, s.head_dim);
     auto pass = [&](int n) {
         const T *rows = qkv + (sequence + n * OTHER) * stride;
         const int at = n % U::STAGES * OTHER, left = s.seq_len - n * OTHER;
-        load_tile(k, at, OTHER, rows + key_column(s, kv), stride, left, s.head_dim);
-        load_tile(v, at, OTHER, rows + value_column(s, kv), stride, left, s.head_dim);
+        load_tile(k, at, OTHER, rows + key_column(s, kv), stride, left, s.head_dim, wide);
+        load_tile(v, at, OTHER, rows + value_column(s, kv), stride, left, s.head_dim, wide);
     };
-    load_tile(q, 0, OWN, qkv + (sequence + first) * stride + head * s.head_dim, stride, s.seq_len - first, s.head_dim);
-    load_tile(d, 0, OWN, dout + (sequence + first) * width + head * s.head_dim, width, s.seq_len - first, s.head_dim);
+    load_tile(q, 0, OWN, qkv + (sequence + first) * stride + head * s.head_dim, stride, s.seq_len - first, s.head_dim, wide);
+    load_tile(d, 0, OWN, dout + (sequence + first) * width + head * s.head_dim, width, s.seq_len - first, s.head_dim, wide_d);
     if (U::STAGES > 1) pass(0);
     close_copies();
-    Own<T, U::KEEP> own_q, own_d;
-    own_q.tile = q;
-    own_d.tile = d;
-    own_q.row = own_d.row = warp_row;
     const float scale = s.scale * LOG2E;
     float log[2], mean[2], dq[HEAD_DIM / 8][4];
     clear(dq);
@@ -508,16 +494,12 @@ DEVICE void backward_queries(const T *qkv, const T *dout, const float *lse, cons
         close_copies();
         wait_for_copies<U::STAGES - 1>();
         __syncthreads();
-        if (n == 0) {
-            own_q.take();
-            own_d.take();
-        }
         const int from = n * OTHER, at = n % U::STAGES * OTHER;
         float p[TILES][4], ds[TILES][4];
         clear(p);
         clear(ds);
-        scores<T>(p, own_q, k, at);
-        scores<T>(ds, own_d, v, at);
+        scores<T>(p, q, warp_row, k, at);
+        scores<T>(ds, d, warp_row, v, at);
         const bool part = from + OTHER > first + warp_row + 1 || first + warp_row + 16 > s.seq_len;
 #pragma unroll
         for (int j = 0; j < TILES; j++)

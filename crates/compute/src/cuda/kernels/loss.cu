@@ -2,7 +2,7 @@
 // it; the second writes the gradient where the logits were. Probabilities are stored nowhere. A row that fits into launch memory stays there
 // between the passes.
 
-const int LOSS_WARPS = 16;
+const int LOSS_WARPS = 32;
 const int LOSS_THREADS = 32 * LOSS_WARPS;
 
 DEVICE float exp_fast(float x) { return exp2_fast(x * 1.44269504f); }
@@ -49,16 +49,17 @@ DEVICE void cross_entropy(T *logits, const u32 *targets, double *losses, int wid
     T *row = logits + static_cast<u64>(blockIdx.x) * width;
     const int target = targets[blockIdx.x];
     const float at_target = widen(row[target]);
+    // Each thread reads what it copied itself.
+    if (keep)
+#pragma unroll 4
+        for (int i = threadIdx.x * N; i < width; i += LOSS_THREADS * N) kept.set16(i, load16(row + i));
     Exps mine = {0.0f, 0.0f};
     for (int i = threadIdx.x * N; i < width; i += LOSS_THREADS * N) {
         Pack<T> p;
-        if (keep) {
-            const uint4 raw = load16(row + i);
-            kept.set16(i, raw);
-            unpack(p, raw);
-        } else {
+        if (keep)
+            unpack(p, kept.get16(i));
+        else
             p = load(row + i, width - i, wide);
-        }
         float top = p.v[0];
 #pragma unroll
         for (int l = 1; l < N; l++)

@@ -6,7 +6,8 @@
 const int ROW_WARPS = 4;
 const int ROW_THREADS = 32 * ROW_WARPS;
 // Rows whose gradient of a norm's weight is summed by one block.
-const int NORM_ROWS = 32;
+const int NORM_ROWS = 8;
+const int PARTIAL_WARPS = 32;
 
 // x + delta (where there is a delta, rounded and written to `sum`), the root of its mean square, and the normed row.
 template <class T>
@@ -100,19 +101,19 @@ DEVICE void norm_backward(const T *x, const T *weight, const float *rstd, T *dy,
         }
 }
 
-// The sum of the groups' rows: a warp every ROW_WARPS-th group, a lane a column; then warps in order.
+// The sum of the groups' rows: a warp every PARTIAL_WARPS-th group, a lane a column; then warps in order.
 template <class T> DEVICE void sum_partials(const float *partial, T *out, int groups, int width) {
-    SHARED(float, sums, ROW_THREADS);
+    SHARED(float, sums, 32 * PARTIAL_WARPS);
     const int i = blockIdx.x * 32 + threadIdx.x % 32, warp = threadIdx.x / 32;
     float sum = 0.0f;
     if (i < width)
 #pragma unroll 8
-        for (int g = warp; g < groups; g += ROW_WARPS) sum += partial[static_cast<u64>(g) * width + i];
+        for (int g = warp; g < groups; g += PARTIAL_WARPS) sum += partial[static_cast<u64>(g) * width + i];
     sums.set(threadIdx.x, sum);
     __syncthreads();
     if (warp > 0 || i >= width) return;
 #pragma unroll
-    for (int w = 1; w < ROW_WARPS; w++) sum += sums.get(32 * w + threadIdx.x);
+    for (int w = 1; w < PARTIAL_WARPS; w++) sum += sums.get(32 * w + threadIdx.x);
     out[i] = narrow<T>(sum);
 }
 
@@ -217,7 +218,7 @@ template <class T> DEVICE void add(T *dst, const T *src, u64 len) {
                          int width) {                                                                                  \
         norm_backward(x, weight, rstd, dy, dx, partial, rows, width);                                                  \
     }                                                                                                                  \
-    KERNEL(ROW_THREADS) sum_partials_##name(const float *partial, T *out, int groups, int width) {                     \
+    KERNEL(32 * PARTIAL_WARPS) sum_partials_##name(const float *partial, T *out, int groups, int width) {              \
         sum_partials(partial, out, groups, width);                                                                     \
     }                                                                                                                  \
     KERNEL(ROW_THREADS) swiglu_##name(const T *gate_up, T *y, int width) { swiglu(gate_up, y, width); }                \

@@ -145,6 +145,7 @@ template <class S> DEVICE void squares(const S *sums, double *squares, u64 len, 
     const int lane = threadIdx.x % 16;
     const u64 first = n * block, last = first + block < len ? first + block : len;
     double sum = 0.0;
+#pragma unroll 8
     for (u64 i = first + lane; i < last; i += 16) {
         const double g = static_cast<double>(mean_of(sums[i], unit, tokens));
         sum += g * g;
