@@ -4,8 +4,8 @@
 #   scripts/gpu-check.sh pack FOLDER             where Rust is: builds what the check needs and puts it into FOLDER
 #   scripts/gpu-check.sh run FOLDER [PART …]     where the GPU is: runs it. Nothing is built there, and no Rust is needed.
 #
-# Parts: doctor, tests, sanitizer, bench, peer. Without any, all but sanitizer. Logs and results go to $REKINDLE_GPU_RESULTS, or to
-# FOLDER/results. NVRTC and cuBLASLt are taken from REKINDLE_CUDA_LIBRARIES, the toolkit, or beside PyTorch; `peer` needs python3 with torch and
+# Parts: doctor, tests, sanitizer, bench, eager, compile. Without any, all but sanitizer. Logs and results go to $REKINDLE_GPU_RESULTS, or to
+# FOLDER/results. NVRTC and cuBLASLt are taken from REKINDLE_CUDA_LIBRARIES, the toolkit, or beside PyTorch; eager and compile need python3 with torch and
 # transformers. Only the card as it is found is measured: no clock or limit is set.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -35,7 +35,7 @@ failures=0
 note() {
   local name=$1 began=$SECONDS
   shift
-  timeout 240 "$@" >"$results/$name.log" 2>&1
+  if [ "$(type -t "$1")" = function ]; then "$@"; else timeout "${LIMIT:-240}" "$@"; fi >"$results/$name.log" 2>&1
   local code=$?
   if [ $code = 0 ]; then
     echo "ok     $name ($((SECONDS - began)) s)"
@@ -59,33 +59,36 @@ tests() {
 sanitizer() {
   export REKINDLE_REQUIRE_CUDA=1
   for tool in memcheck racecheck; do
-    note "sanitizer-$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "$folder/test-compute" --exact single_precision_conforms
-    note "sanitizer-$tool-bf16" compute-sanitizer --tool "$tool" --error-exitcode 9 "$folder/test-compute" --exact bf16_conforms
+    note "sanitizer-$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "$folder/test-compute" --exact bf16_conforms
   done
 }
 
 # The shapes that are measured: model, sequence, micro-batch, micro-batches.
-shapes="124m,1024,16,4 124m,4096,4,4 1.3b,1024,8,2 1.3b,4096,2,2"
+shapes="124m,1024,16,4 124m,4096,4,4 1.3b,1024,8,4 1.3b,4096,2,4"
+
+# ours MODEL SEQ MICRO COUNT ARGUMENTS…
+ours() {
+  timeout "${LIMIT:-240}" "$folder/rekindle" -o json bench train --device cuda:0 --model "$1" --seq "$2" --micro-batch "$3" --micro-batches "$4" --steps 5 "${@:5}"
+}
 
 bench() {
   for shape in $shapes; do
     IFS=, read -r model seq micro count <<<"$shape"
-    for numerics in exact fast; do
-      note "bench-$model-$seq-$numerics" "$folder/rekindle" -o json bench train --device cuda:0 --dtype bf16 --numerics $numerics \
-        --model "$model" --seq "$seq" --micro-batch "$micro" --micro-batches "$count" --steps 6 --kernels
-    done
+    # A capture of 16 GiB needs a step that is long enough for the link.
+    capture=; [ "$model,$seq" = 1.3b,1024 ] && capture=--capture
+    note "bench-$model-$seq-exact" ours "$model" "$seq" "$micro" "$count" --dtype bf16 --kernels $capture
+    [ "$seq" = 1024 ] && note "bench-$model-$seq-fast" ours "$model" "$seq" "$micro" "$count" --dtype bf16 --numerics fast
   done
-  note bench-124m-1024-f32 "$folder/rekindle" -o json bench train --device cuda:0 --model 124m --seq 1024 --micro-batch 8 \
-    --micro-batches 1 --steps 3 --kernels
+  note bench-124m-1024-f32 ours 124m 1024 8 1 --kernels
 }
 
-peer() {
+# torch MODE: PyTorch for the same shapes; compiled, for those whose compilation fits the time.
+torch() {
   for shape in $shapes; do
     IFS=, read -r model seq micro count <<<"$shape"
-    for mode in "" "--compile"; do
-      note "peer-$model-$seq-${mode:---eager}" python3 scripts/torch_train_cuda.py --model "$model" --seq "$seq" --micro-batch "$micro" \
-        --micro-batches "$count" --steps 6 $mode
-    done
+    [ "$1" = compile ] && [ "$seq" != 1024 ] && continue
+    note "peer-$model-$seq-$1" python3 scripts/torch_train_cuda.py --model "$model" --seq "$seq" --micro-batch "$micro" \
+      --micro-batches "$count" --steps 5 $([ "$1" = compile ] && echo --compile)
   done
 }
 
@@ -103,8 +106,14 @@ for path in sorted(glob.glob(os.path.join(sys.argv[1], "*.log"))):
     except ValueError:
         continue
     low, high = data["step_seconds_range"]
+    captured = data.get("captured")
     rows.append((name, data["tokens_per_second"], data["step_seconds"] * 1e3, low * 1e3, high * 1e3, data.get("mfu"), data["loss"]))
-    for kernel in data.get("kernels", [])[:9]:
+    if captured:
+        rate = captured["bytes"] / captured["seconds"] / 1e9
+        text = f"    captures: step %+.2f %%, {rate:.1f} of {captured['alone_bytes_per_second'] / 1e9:.1f} GB/s" % (
+            (captured["step_seconds"] / data["step_seconds"] - 1) * 100)
+        rows.append((text, None, captured["seconds"] * 1e3, None, None, None, None))
+    for kernel in data.get("kernels", [])[:17]:
         rows.append(("    %(name)s x%(launches)d" % kernel, None, kernel["seconds"] * 1e3, None, None, None, None))
 for name, rate, median, low, high, mfu, loss in rows:
     if rate is None:
@@ -124,11 +133,12 @@ run() {
   export REKINDLE_CUDA_LIBRARIES="${REKINDLE_CUDA_LIBRARIES:+$REKINDLE_CUDA_LIBRARIES:}/usr/local/cuda/lib64:$beside"
   chmod +x "$folder/rekindle" "$folder"/test-*
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$results/card.txt"
-  for part in "${@:-doctor tests bench peer}"; do
+  for part in "${@:-doctor tests bench eager compile}"; do
     for each in $part; do
       case $each in
         doctor) note doctor "$folder/rekindle" doctor ;;
-        tests | sanitizer | bench | peer) "$each" ;;
+        tests | sanitizer | bench) "$each" ;;
+        eager | compile) torch "$each" ;;
         *) echo "unknown part $each" >&2; exit 2 ;;
       esac
     done

@@ -62,6 +62,12 @@ pub enum ComputeError {
         /// How long was waited.
         waited: Duration,
     },
+    /// The device, or what this process had on it, is gone.
+    #[error("{what}")]
+    Lost {
+        /// What failed.
+        what: String,
+    },
     /// The device can't be used as asked.
     #[error("{what}")]
     Device {

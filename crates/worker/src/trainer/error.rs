@@ -1,5 +1,7 @@
 //! Why a trainer can't go on, and which failure class that is.
 
+use rekindle_compute::ComputeError;
+use rekindle_model::EngineError;
 use rekindle_types::{Failure, FailureClass, RankId};
 
 use super::load::is_damaged;
@@ -77,6 +79,9 @@ impl TrainerError {
     pub fn class(&self) -> FailureClass {
         match self {
             Self::Data(_) => FailureClass::DataError,
+            // Another process, on this worker or on another one, starts afresh.
+            Self::Model(EngineError::Compute(ComputeError::Lost { .. }))
+            | Self::Compute(ComputeError::Lost { .. }) => FailureClass::WorkerCrash,
             Self::Model(_) | Self::Compute(_) | Self::Device { .. } => FailureClass::ConfigInvalid,
             Self::Transport(_) => FailureClass::Network,
             Self::HuggingFace(_) => FailureClass::OutputError,
@@ -98,5 +103,20 @@ impl TrainerError {
             worker: None,
             message: self.to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_device_is_a_crash_that_recovery_takes_up_and_a_refused_one_is_not() {
+        let lost = || ComputeError::Lost { what: "gone".into() };
+        let refused = ComputeError::Device { what: "no".into() };
+        assert_eq!(TrainerError::from(lost()).class(), FailureClass::WorkerCrash);
+        let inside = TrainerError::from(EngineError::from(lost()));
+        assert_eq!(inside.class(), FailureClass::WorkerCrash);
+        assert_eq!(TrainerError::from(refused).class(), FailureClass::ConfigInvalid);
     }
 }
