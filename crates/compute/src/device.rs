@@ -119,6 +119,17 @@ impl AttentionShape {
 /// What a norm adds to its input first, and where the sum goes.
 pub type Residual<'a, B> = (View<'a, B>, ViewMut<'a, B>);
 
+/// See [`Device::element_bytes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ElementBytes {
+    /// Weights, a rounded copy included.
+    pub weights: usize,
+    /// Activations and work space.
+    pub activations: usize,
+    /// Moments, and numbers that aren't rounded.
+    pub wide: usize,
+}
+
 /// How gradients are summed over micro-batches and lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SumKind {
@@ -162,6 +173,15 @@ pub trait Device: Send + Sync + Sized + 'static {
     /// rotation, gradients of weights.
     fn alloc_wide(&self, len: usize) -> Result<Self::Buffer> {
         self.alloc(len)
+    }
+    /// Bytes of an element of a buffer for weights, of one for activations and of a wide one.
+    fn element_bytes(&self) -> ElementBytes {
+        let all = size_of::<Self::Float>();
+        ElementBytes {
+            weights: all,
+            activations: all,
+            wide: all,
+        }
     }
     /// About how many logits are worked on at once. Fixed for a device, because the order of sums follows it.
     fn logits_at_once(&self) -> usize {

@@ -31,8 +31,8 @@ pub use any::{AnyBuffer, AnyDevice, AnyFrozen, AnyIndices, AnySums};
 pub use cpu::Tile;
 pub use cpu::{Aligned, Cpu, CpuBuffer, CpuFrozen, CpuSums, Spent, StateMemory, Work};
 pub use device::{
-    AttentionShape, Device, POISON, Product, Residual, SumKind, View, ViewMut, part, part_mut, whole,
-    whole_mut,
+    AttentionShape, Device, ElementBytes, POISON, Product, Residual, SumKind, View, ViewMut, part, part_mut,
+    whole, whole_mut,
 };
 pub use error::ComputeError;
 pub use float::Float;

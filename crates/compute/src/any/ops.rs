@@ -8,8 +8,8 @@ use super::operand::{all, own};
 use super::{AnyBuffer, AnyDevice, AnyFrozen, AnyIndices, AnySums};
 use crate::cuda::Cuda;
 use crate::{
-    AdamPart, AdamSource, AdamStep, AdamTarget, AttentionShape, Cpu, Device, Hashing, Product, Residual,
-    Result, SumKind, View, ViewMut,
+    AdamPart, AdamSource, AdamStep, AdamTarget, AttentionShape, Cpu, Device, ElementBytes, Hashing, Product,
+    Residual, Result, SumKind, View, ViewMut,
 };
 
 type Buf<'a> = View<'a, AnyBuffer>;
@@ -47,6 +47,12 @@ impl Device for AnyDevice {
     }
     fn alloc_wide(&self, len: usize) -> Result<AnyBuffer> {
         on!(self.alloc_wide(len) => AnyBuffer)
+    }
+    fn element_bytes(&self) -> ElementBytes {
+        match self {
+            Self::Cpu(device) => device.element_bytes(),
+            Self::Cuda(device) => device.element_bytes(),
+        }
     }
     fn logits_at_once(&self) -> usize {
         match self {

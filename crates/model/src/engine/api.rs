@@ -215,19 +215,19 @@ impl<D: Device> Stage<D> {
     /// Bytes held, by use.
     #[must_use]
     pub fn memory(&self) -> MemoryReport {
-        let element = size_of::<D::Float>() as u64;
-        let at_work = self.at_work.len() * BlockSlot::<D>::elements(&self.widths);
+        let element = self.device.element_bytes();
+        let at_work = self.at_work.len() * BlockSlot::<D>::bytes(&self.widths, element);
         let (weights, moments) = self
             .states
             .values()
-            .map(|s| s.memory())
+            .map(|s| s.memory(element))
             .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
         MemoryReport {
             weights,
             moments,
             gradients: self.gradients.memory(),
-            activations: self.slots.elements(&self.widths) as u64 * element,
-            scratch: (self.scratch.elements() + at_work) as u64 * element,
+            activations: self.slots.bytes(&self.widths, element) as u64,
+            scratch: (self.scratch.bytes() + at_work) as u64,
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use rekindle_compute::Device;
+use rekindle_compute::{Device, ElementBytes};
 
 use super::{EngineError, Result, StageSpec};
 
@@ -71,8 +71,9 @@ impl<D: Device> BlockSlot<D> {
         })
     }
 
-    pub fn elements(w: &Widths) -> usize {
-        w.rows * (w.hidden + w.fused + w.query + w.heads + 2 + 2 * w.inter)
+    pub fn bytes(w: &Widths, element: ElementBytes) -> usize {
+        let rounded = w.hidden + w.fused + w.query + 2 * w.inter;
+        w.rows * (rounded * element.activations + (w.heads + 2) * element.wide)
     }
 }
 
@@ -103,8 +104,8 @@ impl<D: Device> Slot<D> {
         })
     }
 
-    fn elements(w: &Widths, inputs: usize, blocks: usize) -> usize {
-        blocks * BlockSlot::<D>::elements(w) + (inputs + 1) * w.rows * w.hidden
+    fn bytes(w: &Widths, element: ElementBytes, inputs: usize, blocks: usize) -> usize {
+        blocks * BlockSlot::<D>::bytes(w, element) + (inputs + 1) * w.rows * w.hidden * element.activations
     }
 }
 
@@ -167,8 +168,8 @@ impl<D: Device> Slots<D> {
         self.free.extend(flying.into_values());
     }
 
-    pub fn elements(&self, w: &Widths) -> usize {
-        (self.flying.len() + self.free.len()) * Slot::<D>::elements(w, self.inputs, self.blocks)
+    pub fn bytes(&self, w: &Widths, element: ElementBytes) -> usize {
+        (self.flying.len() + self.free.len()) * Slot::<D>::bytes(w, element, self.inputs, self.blocks)
     }
 }
 
@@ -190,7 +191,7 @@ pub(super) struct Scratch<D: Device> {
     pub head_x: D::Buffer,
     /// A weight's gradient, as long as the largest one that is added from here.
     pub gradient: D::Buffer,
-    elements: usize,
+    bytes: usize,
 }
 
 impl<D: Device> Scratch<D> {
@@ -203,7 +204,7 @@ impl<D: Device> Scratch<D> {
         let gradient = block(w.hidden * w.fused.max(2 * w.inter).max(w.query))
             .max(of_head(w.vocab * w.hidden))
             .max(w.hidden);
-        let stream = w.rows * w.hidden;
+        let (stream, element) = (w.rows * w.hidden, device.element_bytes());
         Ok(Self {
             normed: device.alloc(stream)?,
             delta: device.alloc(stream)?,
@@ -213,11 +214,12 @@ impl<D: Device> Scratch<D> {
             logits: device.alloc(logits)?,
             head_x: device.alloc(of_head(stream))?,
             gradient: device.alloc_wide(gradient)?,
-            elements: 2 * stream + narrow + wide + w.rows + logits + of_head(stream) + gradient,
+            bytes: (2 * stream + narrow + wide + logits + of_head(stream)) * element.activations
+                + (w.rows + gradient) * element.wide,
         })
     }
 
-    pub fn elements(&self) -> usize {
-        self.elements
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 }

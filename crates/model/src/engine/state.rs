@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use rekindle_compute::{AdamPart, AdamSource, AdamStep, AdamTarget, Device, part, part_mut};
+use rekindle_compute::{AdamPart, AdamSource, AdamStep, AdamTarget, Device, ElementBytes, part, part_mut};
 use rekindle_types::{BLOCK, LayerLayout, ModelConfig, shard_range};
 
 use super::blocks::{Blocks, ChunkDigests};
@@ -240,11 +240,10 @@ impl<D: Device> LayerState<D> {
     }
 
     /// Bytes of (weights, moments).
-    pub fn memory(&self) -> (u64, u64) {
-        let element = size_of::<D::Float>() as u64;
+    pub fn memory(&self, element: ElementBytes) -> (u64, u64) {
         (
-            self.here.len() as u64 * element,
-            2 * self.owned.len() as u64 * element,
+            (self.here.len() * element.weights) as u64,
+            (2 * self.owned.len() * element.wide) as u64,
         )
     }
 }

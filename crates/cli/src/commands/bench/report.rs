@@ -26,7 +26,7 @@ pub struct Report {
     mfu: f64,
     loss: f64,
     engine_bytes: u64,
-    /// Of the whole device, others' included, at the end.
+    /// Of the whole device, others' included, after the last step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_memory_used: Option<u64>,
     /// Captures, where asked for.

@@ -38,6 +38,8 @@ pub struct Run<'a> {
     pub done: &'a dyn Fn() -> Result<(), Problem>,
     /// Called when the warm-up is over.
     pub measured: &'a dyn Fn(),
+    /// Called after the last step, while the model is there.
+    pub ended: &'a dyn Fn(),
 }
 
 /// Trains a model of random weights on random tokens.
@@ -77,6 +79,7 @@ pub fn train<D: Device<Float = f32>>(
             seconds.push(began.elapsed().as_secs_f64());
         }
     }
+    (run.ended)();
     Ok(Timed {
         seconds,
         loss,

@@ -1,5 +1,6 @@
 //! `rekindle bench train`
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -114,6 +115,7 @@ impl TrainArgs {
             capture: false,
             done,
             measured,
+            ended: &|| (),
         }
     }
 
@@ -178,10 +180,15 @@ fn on_cuda(args: &TrainArgs, model: ModelConfig, ordinal: i32) -> Result<Report,
     let device = Arc::new(Cuda::open(ordinal, precision).map_err(failed)?);
     let done = || device.synchronize().map_err(failed);
     let peak = peak(&*device, (8192, 10), &done)?;
-    let timed = train(&device, args.spec(model.clone()), args.steps(&done, &|| ()))?;
+    let used = Cell::new(None);
+    let look = || used.set(device.memory().ok().map(|(free, all)| (all - free) as u64));
+    let run = Run {
+        ended: &look,
+        ..args.steps(&done, &|| ())
+    };
+    let timed = train(&device, args.spec(model.clone()), run)?;
     let mut report = args.report(device.name().to_owned(), &model, &timed, peak);
-    let (free, all) = device.memory().map_err(failed)?;
-    report.device_memory_used = Some((all - free) as u64);
+    report.device_memory_used = used.get();
     if args.kernels {
         // Events between kernels cost time, so these are other steps than those that were timed.
         let note = || device.note_spans(true);

@@ -8,8 +8,8 @@ use super::super::driver::Memory;
 use super::{Cuda, CudaBuffer, CudaFrozen, CudaIndices, CudaSums, Precision};
 use crate::operands;
 use crate::{
-    AdamPart, AdamSource, AdamStep, AdamTarget, AttentionShape, Device, Hashing, Product, Residual, Result,
-    SumKind, View, ViewMut,
+    AdamPart, AdamSource, AdamStep, AdamTarget, AttentionShape, Device, ElementBytes, Hashing, Product,
+    Residual, Result, SumKind, View, ViewMut,
 };
 
 impl Cuda {
@@ -54,6 +54,19 @@ impl Device for Cuda {
             self.zeroed(len, Precision::F32)?,
             None,
         ))
+    }
+
+    fn element_bytes(&self) -> ElementBytes {
+        let wide = Precision::F32.bytes();
+        let rounded = match self.precision {
+            Precision::F32 => 0,
+            Precision::Bf16 => Precision::Bf16.bytes(),
+        };
+        ElementBytes {
+            weights: wide + rounded,
+            activations: self.precision.bytes(),
+            wide,
+        }
     }
 
     /// As many as keep all multiprocessors busy with a product of a few thousand rows.
