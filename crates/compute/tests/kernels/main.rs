@@ -6,6 +6,7 @@
 mod emulator;
 mod attention;
 mod loss;
+mod plain;
 mod planted;
 mod rows;
 mod sums;

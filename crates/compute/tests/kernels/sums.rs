@@ -11,7 +11,7 @@ use crate::values::{
 
 const SHIFT: u32 = 38;
 /// Weight decay of the one part of an update that a launch is for.
-const DECAY: f64 = 0.1;
+pub const DECAY: f64 = 0.1;
 const SPECIAL: [f32; 10] = [
     f32::NAN,
     f32::INFINITY,
@@ -25,7 +25,7 @@ const SPECIAL: [f32; 10] = [
     -3.355_443_2e7,
 ];
 
-fn call(name: &str, grid: [usize; 3], args: Vec<Arg>) -> Launch {
+pub fn call(name: &str, grid: [usize; 3], args: Vec<Arg>) -> Launch {
     Launch {
         kernel: name.to_owned(),
         grid,
@@ -35,7 +35,7 @@ fn call(name: &str, grid: [usize; 3], args: Vec<Arg>) -> Launch {
     }
 }
 
-fn blocks(len: usize) -> [usize; 3] {
+pub fn blocks(len: usize) -> [usize; 3] {
     [len.div_ceil(4 * 256), 1, 1]
 }
 
@@ -100,6 +100,21 @@ fn accumulate<E: Element>(session: &mut Session, r: &mut Random, len: usize, ski
     );
 }
 
+/// Rows by token, and for each token where its rows begin and how many they are.
+pub fn grouped(tokens: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let mut rows: Vec<u32> = (0..tokens.len() as u32).collect();
+    rows.sort_by_key(|&row| tokens[row as usize]);
+    let mut groups: Vec<u32> = Vec::new();
+    for (at, &row) in rows.iter().enumerate() {
+        let token = tokens[row as usize];
+        match groups.len() {
+            n if n > 0 && groups[n - 3] == token => groups[n - 1] += 1,
+            _ => groups.extend([token, at as u32, 1]),
+        }
+    }
+    (rows, groups)
+}
+
 fn accumulate_rows<E: Element>(session: &mut Session, r: &mut Random) {
     let (count, width, vocab) = (r.size(1..=60), r.size(1..=300), r.size(1..=12));
     let tokens: Vec<u32> = (0..count).map(|_| r.size(0..=vocab - 1) as u32).collect();
@@ -110,16 +125,7 @@ fn accumulate_rows<E: Element>(session: &mut Session, r: &mut Random) {
     cpu()
         .accumulate_rows(&mut want, width, &indices, all(&upload(&cpu(), &g)))
         .unwrap();
-    let mut rows: Vec<u32> = (0..count as u32).collect();
-    rows.sort_by_key(|&row| tokens[row as usize]);
-    let mut groups: Vec<u32> = Vec::new();
-    for (at, &row) in rows.iter().enumerate() {
-        let token = tokens[row as usize];
-        match groups.len() {
-            n if n > 0 && groups[n - 3] == token => groups[n - 1] += 1,
-            _ => groups.extend([token, at as u32, 1]),
-        }
-    }
+    let (rows, groups) = grouped(&tokens);
     let args = vec![
         longs(&start, 0),
         E::buffer(&g, 0),
@@ -220,7 +226,7 @@ fn means_and_squares_of_blocks_are_the_cpus_to_the_bit() {
 }
 
 /// The step's factors as the kernel takes them: as the CPU rounds them.
-fn factors(step: &AdamStep) -> [f32; 10] {
+pub fn factors(step: &AdamStep) -> [f32; 10] {
     let [b1, b2] = step.betas;
     let power = |base: f64| (0..step.step).fold(1.0, |p, _| p * base);
     [
