@@ -147,14 +147,14 @@ impl Store for Folder {
     }
 
     async fn delete_dir(&self, prefix: &str) -> Result<u64> {
-        self.at(prefix, |_, path| {
+        self.at(prefix, |root, path| {
             let mut files = 0;
             walk(path, &mut |_, _| {
                 files += 1;
                 ControlFlow::Continue(())
             })?;
             match fs::remove_dir_all(path) {
-                Ok(()) => sync(path.parent().unwrap_or(path)).map(|()| files),
+                Ok(()) => sync(remove_empty(root, path)).map(|()| files),
                 Err(e) if is_gone(&e) => Ok(0),
                 Err(e) => Err(e),
             }
@@ -196,6 +196,14 @@ impl Store for Folder {
     fn objects(&self) -> Option<(Arc<dyn ObjectStore>, ObjectPath)> {
         None
     }
+}
+
+/// Removes the folders above `path` that hold nothing; the first that does, or can't be removed.
+fn remove_empty<'a>(root: &'a Path, path: &'a Path) -> &'a Path {
+    let mut above = path.ancestors().skip(1).take_while(|folder| *folder != root);
+    above
+        .find(|folder| fs::remove_dir(folder).is_err())
+        .unwrap_or(root)
 }
 
 /// CK-6, CK-7.
