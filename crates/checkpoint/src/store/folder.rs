@@ -198,7 +198,7 @@ impl Store for Folder {
     }
 }
 
-/// Removes the folders above `path` that hold nothing; the first that does, or can't be removed.
+/// Removes the folders above `path` that hold nothing; returns the first that stays.
 fn remove_empty<'a>(root: &'a Path, path: &'a Path) -> &'a Path {
     let mut above = path.ancestors().skip(1).take_while(|folder| *folder != root);
     above
@@ -349,10 +349,8 @@ fn is_hidden(path: &Path) -> bool {
 }
 
 fn modified(meta: &fs::Metadata) -> u64 {
-    let since = meta
-        .modified()
-        .ok()
-        .and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let at = meta.modified().ok();
+    let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -361,10 +359,9 @@ fn holds_something(folder: &Path) -> io::Result<bool> {
     let mut found = false;
     walk(folder, &mut |path, _| {
         found = !is_hidden(path);
-        if found {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
+        match found {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
     })?;
     Ok(found)
