@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
 use object_store::ObjectStore;
-use rekindle_checkpoint::catalog::{Condition, GcReport, ImportOptions, Kept, Pin, Policy};
+use rekindle_checkpoint::catalog::{AtWork, Condition, GcReport, ImportOptions, Kept, Pin, Policy};
 use rekindle_checkpoint::catalog::{gc, import_hf, list, pin, pins, unpin};
 use rekindle_checkpoint::format::{Manifest, manifest_key};
 use rekindle_checkpoint::store::{Entry, Store, Swept};
@@ -150,12 +150,26 @@ async fn leftovers_go_when_they_are_old() {
     let done = gc(&store, &young, false).await.unwrap();
     assert_eq!((done.swept.len(), steps(&store).await), (0, vec![10, 20]));
     // A clock that jumped ahead makes them look old; who still writes is known by name.
-    let at_work = Policy {
-        writer: Some("test-1-e3-19b76daa800".to_owned()),
+    let at_work = |from| {
+        Some(AtWork {
+            writer: "test-1-e3-19b76daa800".to_owned(),
+            from,
+        })
+    };
+    let busy = Policy {
+        writer: at_work(20),
         ..policy(1)
     };
-    let done = gc(&store, &at_work, true).await.unwrap();
+    let done = gc(&store, &busy, true).await.unwrap();
     assert_eq!(done.swept, ["step-00000010/test-1-e2-abc"]);
+    // What it has given up goes, young as it is; what of that is committed stays.
+    let further = Policy {
+        writer: at_work(21),
+        ..young
+    };
+    let done = gc(&store, &further, true).await.unwrap();
+    assert_eq!(done.swept, ["step-00000020/test-1-e3-19b76daa800"]);
+    assert_eq!(done.kept, [(10, Kept::Newest)]);
     let done = gc(&store, &policy(1), false).await.unwrap();
     assert_eq!(
         done.swept,
@@ -164,6 +178,8 @@ async fn leftovers_go_when_they_are_old() {
             "step-00000010/test-1-e2-abc"
         ]
     );
+    let [gone, kept] = ["step-00000020", "step-00000010"].map(|step| store.local_path(step).unwrap());
+    assert!(!gone.exists() && kept.exists(), "no empty folder stays");
     assert!(done.uploads.listable);
     let (found, refused) = newest_valid(&store, &|_| Ok(())).await.unwrap();
     assert_eq!((found.unwrap().manifest().step, refused), (10, vec![]));

@@ -39,6 +39,7 @@
 //! counting them.
 
 mod begin;
+mod commits;
 mod config;
 mod durable;
 mod durable_job;

@@ -116,6 +116,7 @@ impl Coordinator {
         let (epoch, start) = (job.epoch(), job.start.clone());
         let corrupt = failure.class == FailureClass::CheckpointCorrupt;
         let refused = start.filter(|_| corrupt).map(|start| start.url);
+        self.commit_rest(id);
         let last_step = self.runs.remove(id).and_then(|run| run.last_step);
         self.searches.remove(id);
         self.regroups

@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rekindle_types::{Epoch, InMemory, Plan, RankId, StepReport};
 
-use crate::saves::{Awaited, Save};
+use crate::commits::Save;
+use crate::saves::Awaited;
 use crate::{Config, Millis, RankPhase};
 use rekindle_types::clock::Mono;
 
@@ -63,6 +64,8 @@ pub(crate) struct Run {
     pub(crate) cancel_by: Option<Mono>,
     /// Checkpoints that are being written, by step.
     pub(crate) saves: BTreeMap<u64, Save>,
+    /// The newest checkpoint that all ranks have reported: what they say about it or an older one comes late.
+    pub(crate) all_reported: u64,
     /// A checkpoint that something waits for.
     pub(crate) awaited: Option<Awaited>,
     /// Steps between checkpoints, as rank 0 reckons them.
@@ -93,6 +96,7 @@ impl Run {
             failed_at: None,
             cancel_by: None,
             saves: BTreeMap::new(),
+            all_reported: 0,
             awaited: None,
             interval: None,
             held_up: None,

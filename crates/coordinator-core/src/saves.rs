@@ -1,14 +1,13 @@
 //! Checkpoints on their way: parts of ranks, the commit, what waits for one (CO-7).
 //!
 //! ```text
-//!   rank: Saved(part) --all ranks--> CommitCheckpoint --> CheckpointWritten --> record, acknowledgements
+//!   rank: Saved(part) --all ranks--> committed in turn (`commits`) --> CheckpointWritten --> record, acknowledgements
 //!         SaveFailed  --any rank---> record, the other parts are of no use
 //! ```
 //!
 //! Every rank reports its checkpoints in the order of steps. So when a step has all its reports, an older step that hasn't will
-//! never have them (its reports were acknowledged before a restart of this process), and is given up.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! never have them (its reports were acknowledged before a restart of this process), and is given up; what is said about it all the same
+//! comes too late, and nothing waits for more of it.
 
 use rekindle_types::clock::Mono;
 use rekindle_types::{
@@ -16,20 +15,7 @@ use rekindle_types::{
 };
 
 use crate::machine::Coordinator;
-use crate::{Change, Commit, CommittedCheckpoint, Effect};
-
-/// A checkpoint that is being written.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Save {
-    /// What ranks made durable.
-    parts: BTreeMap<RankId, CheckpointPart>,
-    /// Ranks that said how it went.
-    reported: BTreeSet<RankId>,
-    /// A rank couldn't.
-    failed: bool,
-    /// Its manifest is being written.
-    pub(crate) committing: bool,
-}
+use crate::{Change, CommittedCheckpoint};
 
 /// A checkpoint that something waits for.
 #[derive(Debug, Clone)]
@@ -89,65 +75,20 @@ impl Coordinator {
         }
     }
 
-    /// The gang, unless a checkpoint of this step or a later one is committed already (a report from before a restart).
+    /// The gang, unless a checkpoint of this step or a later one is committed already (a report from before a restart) or was reported by
+    /// all ranks (it comes late).
     fn save_run(&mut self, job: &JobId, step: u64) -> Option<&mut crate::run::Run> {
         let known = self.live.job(job)?;
         let old = known.checkpoint.as_ref().is_some_and(|done| done.step >= step);
         let this_epoch = known.start.as_ref().is_none_or(|start| start.step < step);
-        self.runs.get_mut(job).filter(|_| !old && this_epoch)
-    }
-
-    /// Commits a checkpoint that has all its parts; forgets one that can't have them.
-    fn advance_save(&mut self, job: &JobId, step: u64) {
-        let Some(plan) = self.live.job(job).and_then(|job| job.plan.clone()) else {
-            return;
-        };
-        let Some(save) = self.runs.get_mut(job).and_then(|run| run.saves.get_mut(&step)) else {
-            return;
-        };
-        if save.committing || save.reported.len() < plan.world() as usize {
-            return;
-        }
-        if save.failed {
-            self.forget_save(job, plan.epoch, step);
-        } else {
-            save.committing = true;
-            let parts = save.parts.values().cloned().collect();
-            self.commit(job, plan, step, parts);
-        }
-        self.forget_incomplete(job, step);
-    }
-
-    fn commit(&mut self, id: &JobId, plan: rekindle_types::Plan, step: u64, parts: Vec<CheckpointPart>) {
-        let after = self.after();
-        let Some(job) = self.live.job(id) else { return };
-        let commit = Commit {
-            job: id.clone(),
-            spec: job.spec.clone(),
-            plan,
-            writer: job.writer.clone(),
-            step,
-            resumed_from: job.start.clone(),
-            parts,
-            after,
-        };
-        self.emit(Effect::CommitCheckpoint(Box::new(commit)));
-    }
-
-    fn forget_incomplete(&mut self, job: &JobId, before: u64) {
-        let Some(run) = self.runs.get(job) else { return };
-        let (epoch, older) = (run.epoch, run.saves.range(..before));
-        let stuck: Vec<u64> = older
-            .filter(|(_, save)| !save.committing)
-            .map(|(step, _)| *step)
-            .collect();
-        for step in stuck {
-            self.forget_save(job, epoch, step);
-        }
+        let late = |run: &crate::run::Run| step <= run.all_reported;
+        self.runs
+            .get_mut(job)
+            .filter(|run| !old && this_epoch && !late(run))
     }
 
     /// A checkpoint is committed or given up: the reports about it may be forgotten.
-    fn forget_save(&mut self, job: &JobId, epoch: Epoch, step: u64) {
+    pub(crate) fn forget_save(&mut self, job: &JobId, epoch: Epoch, step: u64) {
         if let Some(run) = self.runs.get_mut(job).filter(|run| run.epoch == epoch) {
             run.saves.remove(&step);
         }
@@ -212,6 +153,7 @@ impl Coordinator {
         }
         self.forget_save(id, epoch, step);
         self.serve_awaited(id);
+        self.commit_next(id);
         self.finish_if_through(id);
         self.place_queue();
     }

@@ -103,6 +103,7 @@ impl Coordinator {
         if state == JobState::Succeeded {
             self.close_incident(id);
         }
+        self.commit_rest(id);
         let run = self.runs.remove(id);
         let last_step = run.and_then(|run| run.last_step);
         let reason = match &failure {

@@ -1,6 +1,7 @@
 //! Checkpoints in the virtual world: parts that ranks made durable, manifests, damage, and what a search finds.
 //!
-//! - SM-11 A checkpoint is committed with a durable part of every rank of one plan, all of the same step, and only once.
+//! - SM-11 A checkpoint is committed with a durable part of every rank of one plan, all of the same step, and only once; those of a
+//!   plan in the order of steps.
 //! - SM-12 A gang starts from the newest committed checkpoint that isn't damaged, or from the beginning where there is none; every
 //!   rank of it from the same.
 
@@ -18,6 +19,8 @@ pub(crate) struct Storage {
     manifests: BTreeMap<JobId, BTreeMap<u64, Manifest>>,
     /// When the last operation on a job's place ends: they are done in order.
     busy: BTreeMap<JobId, u64>,
+    /// The newest step whose commit a life of the coordinator has ordered, by plan.
+    ordered: BTreeMap<(u32, JobId, Epoch), u64>,
 }
 
 #[derive(Debug)]
@@ -40,7 +43,9 @@ impl World {
 
     fn after_busy(&mut self, job: &JobId, due: Due) {
         let start = self.storage.busy.get(job).copied().unwrap_or(0).max(self.now);
-        let end = start + self.rng.within(1, 60);
+        // Now and then it takes longer than many steps.
+        let slow = if self.rng.one_in(6) { 100 } else { 1 };
+        let end = start + self.rng.within(1, 60) * slow;
         self.storage.busy.insert(job.clone(), end);
         self.at(end, due);
     }
@@ -59,6 +64,12 @@ impl World {
     pub(crate) fn commit_later(&mut self, commit: Box<Commit>) {
         let life = self.coordinator_life;
         let job = commit.job.clone();
+        let plan = (life, job.clone(), commit.plan.epoch);
+        let before = self.storage.ordered.insert(plan, commit.step);
+        if before.is_some_and(|before| before >= commit.step) {
+            let detail = format!("step {} of {job} is committed after {before:?}", commit.step);
+            self.violate("SM-11", detail);
+        }
         self.after_busy(&job, Due::Committed { life, commit });
     }
 

@@ -4,7 +4,7 @@
 //!
 //! Whoever commits checkpoints should be the one to clean up, or the policy's age be longer than any checkpoint takes: files of an
 //! unfinished checkpoint are only told from leftovers by their age, which a clock that jumps or a machine that was suspended makes
-//! of any length; and so those of the policy's own writer are never taken for leftovers.
+//! of any length; and so the policy's own writer says itself what it is at and what it has given up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,6 +16,16 @@ use crate::reader::Refusal;
 use crate::state_error::Result;
 use crate::store::{Entry, Store, StoreError, Swept};
 
+/// Who writes to a location now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AtWork {
+    /// As in the keys of its files.
+    pub writer: String,
+    /// What it began at this step or later is no leftover, however old it looks. What it began before and no manifest names is given up,
+    /// however young it is.
+    pub from: u64,
+}
+
 /// What to keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -23,8 +33,8 @@ pub struct Policy {
     pub keep_last: u32,
     /// Steps in use (runs start from them).
     pub protect: Vec<u64>,
-    /// Who writes here now: its files are no leftovers, however old they look.
-    pub writer: Option<String>,
+    /// Who writes here now.
+    pub writer: Option<AtWork>,
     /// What no manifest names goes when it is older, milliseconds.
     pub sweep_older_than_ms: u64,
     /// The time, milliseconds since 1970.
@@ -151,7 +161,7 @@ impl Run<'_> {
         self.report.freed_bytes += entries.map(|entry| entry.bytes).sum::<u64>();
     }
 
-    /// Removes the folders of writers other than the committed one, when nothing in them was written lately.
+    /// Removes the folders of writers other than the committed one, when they are given up or nothing in them was written lately.
     async fn sweep(&mut self, step: u64, entries: &[Entry], committed: Option<String>) -> Result<()> {
         for (writer, files) in by_writer(entries) {
             let newest = files
@@ -159,8 +169,13 @@ impl Run<'_> {
                 .map(|entry| entry.modified_unix_ms)
                 .max()
                 .unwrap_or(0);
-            let living = self.policy.writer.as_deref() == Some(writer);
-            if living || committed.as_deref() == Some(writer) || newest >= self.oldest {
+            let at_work = self
+                .policy
+                .writer
+                .as_ref()
+                .filter(|at_work| at_work.writer == writer);
+            let left = at_work.map_or(newest < self.oldest, |at_work| step < at_work.from);
+            if !left || committed.as_deref() == Some(writer) {
                 continue;
             }
             let folder = format!("{}/{writer}", step_folder(step));

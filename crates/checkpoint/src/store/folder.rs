@@ -147,14 +147,14 @@ impl Store for Folder {
     }
 
     async fn delete_dir(&self, prefix: &str) -> Result<u64> {
-        self.at(prefix, |_, path| {
+        self.at(prefix, |root, path| {
             let mut files = 0;
             walk(path, &mut |_, _| {
                 files += 1;
                 ControlFlow::Continue(())
             })?;
             match fs::remove_dir_all(path) {
-                Ok(()) => sync(path.parent().unwrap_or(path)).map(|()| files),
+                Ok(()) => sync(remove_empty(root, path)).map(|()| files),
                 Err(e) if is_gone(&e) => Ok(0),
                 Err(e) => Err(e),
             }
@@ -196,6 +196,14 @@ impl Store for Folder {
     fn objects(&self) -> Option<(Arc<dyn ObjectStore>, ObjectPath)> {
         None
     }
+}
+
+/// Removes the folders above `path` that hold nothing; returns the first that stays.
+fn remove_empty<'a>(root: &'a Path, path: &'a Path) -> &'a Path {
+    let mut above = path.ancestors().skip(1).take_while(|folder| *folder != root);
+    above
+        .find(|folder| fs::remove_dir(folder).is_err())
+        .unwrap_or(root)
 }
 
 /// CK-6, CK-7.
@@ -341,10 +349,8 @@ fn is_hidden(path: &Path) -> bool {
 }
 
 fn modified(meta: &fs::Metadata) -> u64 {
-    let since = meta
-        .modified()
-        .ok()
-        .and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let at = meta.modified().ok();
+    let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -353,10 +359,9 @@ fn holds_something(folder: &Path) -> io::Result<bool> {
     let mut found = false;
     walk(folder, &mut |path, _| {
         found = !is_hidden(path);
-        if found {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
+        match found {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
     })?;
     Ok(found)

@@ -112,7 +112,8 @@ pub trait Store: Debug + Send + Sync {
     /// The first thing that hindered; the others were removed all the same.
     async fn delete(&self, keys: &[String]) -> Result<()>;
 
-    /// Removes everything below the folder `prefix`, which isn't the location itself; returns how many files.
+    /// Removes everything below the folder `prefix`, which isn't the location itself; returns how many files. Folders above it
+    /// that hold nothing then go, too.
     ///
     /// # Errors
     /// As [`Store::delete`].

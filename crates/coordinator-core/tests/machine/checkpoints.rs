@@ -103,6 +103,118 @@ fn an_older_checkpoint_that_cant_be_completed_is_given_up() {
 }
 
 #[test]
+fn a_part_that_comes_late_is_waited_for_by_nobody() {
+    // Rank 1 says of step 1 what it should have said before step 2: nobody may wait for the other part, which was forgotten.
+    let disk_full = |step| Report::SaveFailed {
+        step,
+        message: "disk full".to_owned(),
+    };
+    for late in [saved(1, 1), disk_full(1)] {
+        let mut desk = Desk::new();
+        let job = desk.saving(2);
+        desk.report("a", &job, 0, saved(1, 0));
+        desk.report("a", &job, 0, Report::Step(step(2)));
+        desk.report("a", &job, 0, saved(2, 0));
+        desk.report("b", &job, 1, saved(2, 1));
+        desk.report("b", &job, 1, late);
+        assert_eq!(desk.acknowledged("b"), 1, "step 2 is still being committed");
+        desk.report("a", &job, 0, Report::Finished);
+        desk.report("b", &job, 1, Report::Finished);
+        desk.written(&job, 1, 2, None);
+        assert_eq!(desk.view(&job).state, JobState::Succeeded);
+        assert_eq!((desk.acknowledged("a"), desk.acknowledged("b")), (6, 4));
+    }
+}
+
+/// Both ranks have saved these steps.
+fn saved_by_both(desk: &mut Desk, job: &rekindle_types::JobId, steps: std::ops::RangeInclusive<u64>) {
+    for at in steps {
+        desk.report("a", job, 0, saved(at, 0));
+        desk.report("b", job, 1, saved(at, 1));
+    }
+}
+
+/// The steps whose manifests were to be written, in order.
+fn ordered(desk: &Desk) -> Vec<u64> {
+    desk.commits().iter().map(|commit| commit.step).collect()
+}
+
+#[test]
+fn one_checkpoint_is_committed_at_a_time_and_the_next_in_order() {
+    let mut desk = Desk::new();
+    let job = desk.saving(9);
+    saved_by_both(&mut desk, &job, 1..=3);
+    assert_eq!(ordered(&desk), [1]);
+    desk.written(&job, 1, 1, Some("the store is away"));
+    assert_eq!(ordered(&desk), [1, 2], "one that fails makes room, too");
+    desk.written(&job, 1, 2, None);
+    desk.written(&job, 1, 3, None);
+    assert_eq!(ordered(&desk), [1, 2, 3]);
+    assert_eq!(desk.view(&job).checkpoint.map(|found| found.step), Some(3));
+}
+
+#[test]
+fn a_store_that_is_slower_than_training_passes_over_what_it_would_delete_at_once() {
+    const LAST: u64 = 1_000;
+    let mut desk = Desk::new();
+    let mut spec = saving_spec(LAST);
+    spec.checkpoint.keep_last = 2;
+    let job = desk.training_of(spec);
+    saved_by_both(&mut desk, &job, 1..=LAST);
+    desk.report("a", &job, 0, Report::Step(step(LAST)));
+    desk.report("a", &job, 0, Report::Finished);
+    desk.report("b", &job, 1, Report::Finished);
+    let before = desk.acknowledged("b");
+    desk.written(&job, 1, 1, None);
+    assert!(
+        desk.acknowledged("b") >= before + LAST - 3,
+        "what is passed over is acknowledged"
+    );
+    desk.written(&job, 1, LAST - 1, None);
+    assert_eq!(
+        desk.view(&job).state,
+        JobState::Running,
+        "the last one is being written"
+    );
+    desk.written(&job, 1, LAST, None);
+    assert_eq!(ordered(&desk), [1, LAST - 1, LAST]);
+    let view = desk.view(&job);
+    assert_eq!((view.state, view.failed_saves), (JobState::Succeeded, 0));
+}
+
+#[test]
+fn commits_that_end_one_after_the_other_are_no_hang() {
+    let mut desk = Desk::new();
+    let job = desk.saving(3);
+    desk.report("a", &job, 0, Report::Step(step(3)));
+    saved_by_both(&mut desk, &job, 1..=3);
+    desk.report("a", &job, 0, Report::Finished);
+    desk.report("b", &job, 1, Report::Finished);
+    for at in 1..=3 {
+        desk.wait(240_000, &["a", "b"]);
+        desk.written(&job, 1, at, None);
+    }
+    assert_eq!(desk.view(&job).state, JobState::Succeeded);
+}
+
+#[test]
+fn a_lost_trainer_takes_no_checkpoint_with_it_that_has_all_its_parts() {
+    let mut desk = Desk::new();
+    let job = desk.saving(9);
+    saved_by_both(&mut desk, &job, 1..=2);
+    desk.report("b", &job, 1, Report::Failed(failure(FailureClass::WorkerCrash)));
+    desk.report("a", &job, 0, Report::Stopped);
+    let orders = desk.effects.iter().filter_map(|effect| match effect {
+        Effect::CommitCheckpoint(commit) => Some(commit.step),
+        Effect::FindStart { .. } => Some(0),
+        _ => None,
+    });
+    // The first search is that of the first plan.
+    let orders: Vec<u64> = orders.skip_while(|step| *step == 0).collect();
+    assert_eq!(orders, [1, 2, 0], "before anybody looks for what to start from");
+}
+
+#[test]
 fn too_many_failures_in_a_row_stop_the_job_that_wants_it() {
     let mut desk = Desk::new();
     let mut spec = saving_spec(9);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rekindle_checkpoint::catalog::{Policy, gc};
+use rekindle_checkpoint::catalog::{AtWork, Policy, gc};
 use rekindle_checkpoint::format::{Assembly, step_folder};
 use rekindle_checkpoint::{Checkpoint, Manifest, StateError, Store, commit as put};
 use rekindle_coordinator_core::{Commit, CommittedCheckpoint};
@@ -107,7 +107,11 @@ async fn clean_up(order: &Commit, store: &Opened) -> Notes {
     let policy = Policy {
         keep_last: order.spec.checkpoint.keep_last,
         protect: protect.chain([order.step]).collect(),
-        writer: Some(order.writer.clone()),
+        // Older ones were committed before, or are given up: a gang's commits come in the order of steps.
+        writer: Some(AtWork {
+            writer: order.writer.clone(),
+            from: order.step,
+        }),
         sweep_older_than_ms: SWEEP_AFTER,
         now_unix_ms: clock::now(),
     };

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::handle::Input;
 
-/// Orders of a job that wait at most; a job has few checkpoints under way.
+/// Orders of a job that wait at most. The machine has one checkpoint of a gang committed at a time, and a few more when it gives the gang up.
 const QUEUE: usize = 256;
 /// A search takes no longer.
 const FIND_LIMIT: Duration = Duration::from_secs(300);

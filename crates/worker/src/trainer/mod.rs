@@ -24,6 +24,7 @@ mod lanes;
 pub(crate) mod left;
 mod load;
 mod local;
+mod outcomes;
 mod pipe;
 mod pipeline;
 mod refill;

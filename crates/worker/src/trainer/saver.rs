@@ -2,13 +2,12 @@
 //!
 //! ```text
 //!   due (schedule, or asked) --commit point--> begin(step): handles on the state, no copy --> the writer's threads
-//!   after every step: what became durable or failed --> worker
+//!   after every step: what became durable or failed, in the order of steps --> worker
 //!   after the last step: waits until nothing is under way
 //! ```
 //!
 //! Deliberately absent: how bytes reach storage (see `rekindle_checkpoint::writer`).
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +20,7 @@ use rekindle_worker_core::trainer_messages::FromTrainer;
 
 use super::cadence::Schedule;
 use super::context::Context;
+use super::outcomes::Outcomes;
 use super::pipe::Pipe;
 use super::storage::{LIMIT, SIGN, Told};
 use super::{Engine, TrainerError};
@@ -30,10 +30,8 @@ pub struct Saver {
     writer: Writer,
     schedule: Schedule,
     model: Arc<ModelConfig>,
-    /// Steps whose state is under way.
-    under_way: BTreeSet<u64>,
-    /// What became of those that ended, to be told.
-    ended: Vec<Outcome>,
+    /// What is under way, and what became of it.
+    outcomes: Outcomes,
     /// How long training has stood still for checkpoints.
     stalled: Duration,
     /// The last step that couldn't be saved, and why.
@@ -77,8 +75,7 @@ impl Saver {
             writer: Writer::start(place, options)?,
             schedule: Schedule::new(settings.every, start, last, context.mtbf_seconds),
             model: Arc::new(context.spec.model.clone()),
-            under_way: BTreeSet::new(),
-            ended: Vec::new(),
+            outcomes: Outcomes::default(),
             stalled: Duration::ZERO,
             failed: None,
         }))
@@ -119,15 +116,15 @@ impl Saver {
             model: Arc::clone(&self.model),
             parts: engine.freeze_state()?.into_iter().map(held).collect(),
         };
+        self.outcomes.began(step);
         if let Err(refused) = self.writer.begin(capture) {
-            self.ended.push(Outcome::Failed {
+            self.outcomes.ended(Outcome::Failed {
                 step,
                 error: refused.to_string(),
                 attempts: 0,
             });
         }
         self.schedule.began(step);
-        self.under_way.insert(step);
         self.stalled += started.elapsed();
         Ok(())
     }
@@ -144,8 +141,8 @@ impl Saver {
         pipe: &Pipe,
     ) -> Result<(), TrainerError> {
         self.stalled += engine.take_update_wait();
-        self.schedule.took(seconds, !self.under_way.is_empty());
-        self.look();
+        self.schedule.took(seconds, self.outcomes.any());
+        self.heard(self.writer.poll());
         self.tell(context, pipe)
     }
 
@@ -160,13 +157,13 @@ impl Saver {
             if outcomes.is_empty() {
                 pipe.tell(&FromTrainer::WaitsForStorage { step: last })?;
             }
-            self.ended.extend(outcomes);
+            self.heard(outcomes);
             self.tell(context, pipe)?;
         }
-        self.ended.extend(self.writer.finish(Duration::ZERO));
+        self.heard(self.writer.finish(Duration::ZERO));
         self.tell(context, pipe)?;
         let failed = self.failed.take().filter(|(step, _)| *step == last);
-        match (failed, self.under_way.contains(&last)) {
+        match (failed, self.outcomes.has(last)) {
             (None, false) => Ok(()),
             (Some((step, why)), _) => Err(TrainerError::NotSaved { step, why }),
             (None, true) => Err(TrainerError::NotSaved {
@@ -176,13 +173,13 @@ impl Saver {
         }
     }
 
-    fn look(&mut self) {
-        self.ended.extend(self.writer.poll());
+    fn heard(&mut self, outcomes: Vec<Outcome>) {
+        let each = outcomes.into_iter();
+        each.for_each(|outcome| self.outcomes.ended(outcome));
     }
 
     fn tell(&mut self, context: &Context, pipe: &Pipe) -> Result<(), TrainerError> {
-        for outcome in std::mem::take(&mut self.ended) {
-            self.under_way.remove(&outcome.step());
+        while let Some(outcome) = self.outcomes.next() {
             let message = match outcome {
                 Outcome::Durable(part) => self.durable(part, context),
                 Outcome::Failed { step, error, .. } => self.gave_up(step, error),
