@@ -87,15 +87,14 @@ async fn start(
     let workers = options.workers as usize;
     let mut cluster = LocalCluster::start(options).await?;
     folder.tell_address(cluster.address())?;
-    let client = Client::connect(cluster.address(), Options::default())
-        .await
+    let address = cluster.address().to_owned();
+    let client = tending(&mut cluster, Client::connect(&address, Options::default()))
+        .await?
         .map_err(|e| remote::problem("can't reach the coordinator that was just started", &e))?;
     let deadline = Instant::now() + REGISTER_LIMIT;
     loop {
-        cluster.tend().await?;
-        let known = client
-            .workers()
-            .await
+        let known = tending(&mut cluster, client.workers())
+            .await?
             .map_err(|e| remote::problem("can't list the workers", &e))?;
         if known.iter().filter(|w| w.connected).count() >= workers {
             break;
@@ -111,14 +110,25 @@ async fn start(
         resume: folder.resume,
         ..Submission::new(spec)
     };
-    let job = client
-        .submit(submission)
-        .await
+    let job = tending(&mut cluster, client.submit(submission))
+        .await?
         .map_err(|e| remote::problem("the job wasn't taken", &e))?;
     let id = job
         .job
         .ok_or_else(|| Problem::new("the coordinator gave the job no id"))?;
     Ok((cluster, client, id))
+}
+
+/// Waits for a call and keeps the children alive meanwhile: a coordinator that dies now is there again for the call's next attempt.
+async fn tending<T>(cluster: &mut LocalCluster, call: impl Future<Output = T>) -> Result<T, Problem> {
+    let mut call = pin!(call);
+    let mut tend = tokio::time::interval(TEND_EVERY);
+    loop {
+        tokio::select! {
+            done = &mut call => return Ok(done),
+            _ = tend.tick() => cluster.tend().await?,
+        }
+    }
 }
 
 impl Session {
