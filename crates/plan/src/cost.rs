@@ -76,6 +76,15 @@ pub fn activation_bytes(model: &ModelConfig, layer: LayerId, dtype: Dtype) -> u6
     }
 }
 
+/// Bytes of a weight in memory: single precision, and beside it what products read where that is rounded.
+#[must_use]
+pub fn weight_bytes(dtype: Dtype) -> u64 {
+    match dtype {
+        Dtype::F32 => FLOAT_BYTES,
+        Dtype::Bf16 => FLOAT_BYTES + width(dtype),
+    }
+}
+
 /// Bytes of an activation in memory.
 fn width(dtype: Dtype) -> u64 {
     match dtype {

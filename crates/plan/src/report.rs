@@ -7,7 +7,7 @@ use rekindle_types::spec::RecoverySource;
 use rekindle_types::{JobSpec, LayerId, Numerics, Plan, Recompute};
 use serde::Serialize;
 
-use crate::cost::{FLOAT_BYTES, activation_bytes, kept_bytes, parameters, step_flops, work_flops};
+use crate::cost::{FLOAT_BYTES, activation_bytes, kept_bytes, parameters, step_flops, weight_bytes, work_flops};
 use crate::dispatch::micro_batches_of;
 use crate::guard::guards;
 use crate::schedule::bubble_share;
@@ -155,7 +155,7 @@ fn stage(
         names,
         parameters: held,
         flops_share: share(cut),
-        weight_bytes: FLOAT_BYTES * (held + mirror),
+        weight_bytes: weight_bytes(spec.training.dtype) * (held + mirror),
         gradient_bytes: accumulator_bytes(spec) * (held + mirror),
         optimizer_bytes: 2 * FLOAT_BYTES * held.div_ceil(u64::from(plan.lanes)),
         activation_bytes: tokens * activations_per_token(spec, own, in_flight),

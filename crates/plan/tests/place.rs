@@ -115,7 +115,7 @@ fn recomputation_costs_work_and_saves_activations() {
 }
 
 #[test]
-fn halved_activations_take_half_but_for_what_is_never_rounded() {
+fn rounded_activations_take_half_and_weights_have_a_rounded_copy() {
     let wide = spec("[parallelism]\npipeline = 2\ndata = 2");
     let mut narrow = wide.clone();
     narrow.training.dtype = Dtype::Bf16;
@@ -126,6 +126,8 @@ fn halved_activations_take_half_but_for_what_is_never_rounded() {
     let never_rounded = 2 * 64 * 4 * (1 + blocks * 4);
     let halved = wide.stages[0].activation_bytes - never_rounded;
     assert_eq!(narrow.stages[0].activation_bytes, never_rounded + halved / 2);
+    let copies = wide.stages[0].weight_bytes / 2;
+    assert_eq!(narrow.stages[0].weight_bytes, wide.stages[0].weight_bytes + copies);
     assert_eq!(narrow.links, wide.links, "what is sent stays 32 bits wide");
 }
 
