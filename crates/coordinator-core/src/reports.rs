@@ -206,6 +206,7 @@ impl Coordinator {
         if let Some(state) = run.rank_mut(rank) {
             state.phase = RankPhase::Finished;
             state.missing_by = None;
+            state.told_end = true;
         }
         if run.goal != Goal::Finish {
             run.aim(Goal::Finish, now, &self.config);
@@ -229,6 +230,11 @@ impl Coordinator {
         }
         if job.is_saved() {
             self.end(id, JobState::Succeeded, None);
+            return;
+        }
+        // The goal's deadline ends this wait.
+        let untold = |run: &crate::run::Run| run.ranks.iter().any(|rank| !rank.told_end);
+        if self.runs.get(id).is_some_and(untold) {
             return;
         }
         let why = job

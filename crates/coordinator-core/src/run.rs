@@ -39,6 +39,9 @@ pub(crate) struct RankRun {
     pub(crate) in_memory: InMemory,
     /// Its worker came back without it: by when its end must be reported.
     pub(crate) missing_by: Option<Mono>,
+    /// This process has heard that it is through, and so everything that it said about checkpoints before. Where only the journal says that
+    /// it is, reports about the last checkpoint may still be on their way.
+    pub(crate) told_end: bool,
 }
 
 /// A gang.
@@ -84,6 +87,7 @@ impl Run {
             address: None,
             in_memory: InMemory::default(),
             missing_by: None,
+            told_end: false,
         };
         Self {
             epoch: plan.epoch,

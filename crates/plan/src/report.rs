@@ -7,7 +7,9 @@ use rekindle_types::spec::RecoverySource;
 use rekindle_types::{JobSpec, LayerId, Numerics, Plan, Recompute};
 use serde::Serialize;
 
-use crate::cost::{FLOAT_BYTES, activation_bytes, kept_bytes, parameters, step_flops, weight_bytes, work_flops};
+use crate::cost::{
+    FLOAT_BYTES, activation_bytes, kept_bytes, parameters, step_flops, weight_bytes, work_flops,
+};
 use crate::dispatch::micro_batches_of;
 use crate::guard::guards;
 use crate::schedule::bubble_share;

@@ -127,7 +127,10 @@ fn rounded_activations_take_half_and_weights_have_a_rounded_copy() {
     let halved = wide.stages[0].activation_bytes - never_rounded;
     assert_eq!(narrow.stages[0].activation_bytes, never_rounded + halved / 2);
     let copies = wide.stages[0].weight_bytes / 2;
-    assert_eq!(narrow.stages[0].weight_bytes, wide.stages[0].weight_bytes + copies);
+    assert_eq!(
+        narrow.stages[0].weight_bytes,
+        wide.stages[0].weight_bytes + copies
+    );
     assert_eq!(narrow.links, wide.links, "what is sent stays 32 bits wide");
 }
 

@@ -9,7 +9,7 @@ pub struct SimConfig {
     pub workers: u32,
     /// Jobs submitted over the first seconds.
     pub jobs: u32,
-    /// Faults injected; none: the seed draws 0 to 8.
+    /// Faults injected; none: the seed draws 0 to 8. With 0 storage never fails either.
     pub faults: Option<u32>,
     /// Virtual milliseconds in which faults happen; after it everything heals.
     pub fault_ms: u64,
@@ -19,6 +19,17 @@ pub struct SimConfig {
     pub trace: bool,
     /// A bug put into the harness, to see that the invariants catch it.
     pub planted: Option<PlantedBug>,
+    /// Where the coordinator dies once, besides what the seed draws.
+    pub cut: Option<Cut>,
+}
+
+/// A place in the coordinator's journal at which it dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// The last record that is durable.
+    pub record: u64,
+    /// Whether the machine has heard so, and what waited for it has been done.
+    pub heard: bool,
 }
 
 impl SimConfig {
@@ -34,7 +45,13 @@ impl SimConfig {
             limit_ms: 600_000,
             trace: false,
             planted: None,
+            cut: None,
         }
+    }
+
+    /// Whether nothing fails but what is asked for: storage works, too.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.faults == Some(0)
     }
 }
 

@@ -121,8 +121,15 @@ impl World {
             self.effects.pop_front();
             self.writing = false;
         }
+        let cut = self.config.cut.filter(|cut| cut.record == seq.0);
+        if cut.is_some_and(|cut| !cut.heard) {
+            return self.crash_coordinator();
+        }
         self.tell_coordinator(Event::Persisted { seq });
         self.check_fold();
+        if cut.is_some() {
+            self.crash_coordinator();
+        }
     }
 
     /// The record is on the disk.

@@ -27,7 +27,7 @@ mod trainers;
 mod worker_side;
 mod world;
 
-pub use config::{PlantedBug, SimConfig};
+pub use config::{Cut, PlantedBug, SimConfig};
 pub use report::{SimReport, Violation};
 
 /// Runs one seed to its end or to the first broken rule.

@@ -37,6 +37,10 @@ pub struct SimReport {
     pub jobs: BTreeMap<JobId, (JobState, String)>,
     /// Faults that were injected.
     pub faults: u32,
+    /// Records in the coordinator's journal at the end.
+    pub records: u64,
+    /// How often the coordinator was started.
+    pub coordinator_starts: u32,
     /// Rules broken; the run stops at the first.
     pub violations: Vec<Violation>,
     /// The trace, when asked for.

@@ -96,7 +96,7 @@ impl World {
             StartSearch::Fresh if newest.is_some() => Err(NotFound::lasting("its place holds checkpoints")),
             StartSearch::Resume if newest.is_none() => Err(NotFound::lasting("there is no checkpoint")),
             // Now and then the store is away.
-            StartSearch::Again if self.rng.one_in(8) => Err(NotFound {
+            StartSearch::Again if self.rng.one_in(8) && !self.config.is_quiet() => Err(NotFound {
                 message: "the store is away".to_owned(),
                 passes: true,
             }),
@@ -115,7 +115,7 @@ impl World {
         self.check_commit(commit);
         let current = life == self.coordinator_life;
         let fails = if current {
-            self.rng.one_in(12)
+            self.rng.one_in(12) && !self.config.is_quiet()
         } else {
             self.rng.one_in(2)
         };

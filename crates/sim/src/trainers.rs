@@ -255,7 +255,7 @@ impl World {
         let mut last = 1;
         for (worker, key) in members {
             let delay = self.rng.within(2, 700) * self.hosts[*worker].slowness;
-            let message = if self.rng.one_in(40) {
+            let message = if self.rng.one_in(40) && !self.config.is_quiet() {
                 self.blame_storage(job);
                 let message = "disk full".to_owned();
                 FromTrainer::SaveFailed { step, message }

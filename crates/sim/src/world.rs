@@ -296,6 +296,8 @@ impl World {
             virtual_ms: self.now,
             jobs,
             faults: self.faults,
+            records: self.journal.len() as u64,
+            coordinator_starts: self.coordinator_life,
             violations: self.violations,
             trace: self.trace.lines,
         }

@@ -1,6 +1,6 @@
 //! Many seeds, equal bytes, and bugs put in on purpose.
 
-use rekindle_sim::{PlantedBug, SimConfig, SimReport, run};
+use rekindle_sim::{Cut, PlantedBug, SimConfig, SimReport, run};
 use rekindle_types::JobState;
 
 fn seeds(range: std::ops::Range<u64>) -> Vec<SimReport> {
@@ -38,6 +38,41 @@ fn no_rule_is_broken() {
             "{found} jobs ended {state}, at least {least} expected"
         );
     }
+}
+
+/// The journal is cut at every record of an otherwise undisturbed run: before anybody heard that it is durable, and after what waited for it
+/// was done. No rule may be broken (among them: the fold is the live state, no step is lost or committed twice), and every job must end as
+/// it would have. `REKINDLE_CUT_SEEDS=200` for more seeds.
+#[test]
+fn a_coordinator_that_dies_at_any_record_changes_no_jobs_end() {
+    let many = std::env::var("REKINDLE_CUT_SEEDS")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    let mut cuts = 0;
+    for seed in 0..many.unwrap_or(8) {
+        let quiet = |cut| SimConfig {
+            faults: Some(0),
+            cut,
+            ..SimConfig::new(seed)
+        };
+        let undisturbed = run(quiet(None));
+        assert_eq!(undisturbed.coordinator_starts, 1);
+        for record in 1..=undisturbed.records {
+            for heard in [false, true] {
+                let report = run(quiet(Some(Cut { record, heard })));
+                let what = format!("seed {seed}, record {record}, heard {heard}");
+                let broken: Vec<String> = report.violations.iter().map(ToString::to_string).collect();
+                assert!(broken.is_empty(), "{what}: {}", broken.join("\n"));
+                assert_eq!(report.coordinator_starts, 2, "{what}");
+                let ends = |report: &SimReport| -> Vec<JobState> {
+                    report.jobs.values().map(|(end, _)| *end).collect()
+                };
+                assert_eq!(ends(&report), ends(&undisturbed), "{what}");
+                cuts += 1;
+            }
+        }
+    }
+    assert!(cuts > 500, "{cuts} cuts");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `rekindle sim run`: the real control code on a virtual cluster with faults.
 
 use clap::{Args, Subcommand};
-use rekindle_sim::{SimConfig, SimReport};
+use rekindle_sim::{Cut, SimConfig, SimReport};
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -33,6 +33,12 @@ pub struct SimArgs {
     /// Faults (default: the seed draws 0 to 8)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1000))]
     faults: Option<u32>,
+    /// The coordinator dies once when its Nth record is durable, besides what the seed draws
+    #[arg(long, value_name = "N")]
+    cut: Option<u64>,
+    /// It dies after what waited for that record was done, not before
+    #[arg(long, requires = "cut")]
+    heard: bool,
     /// Print every event
     #[arg(long)]
     trace: bool,
@@ -88,6 +94,10 @@ fn config(args: &SimArgs, seed: u64) -> SimConfig {
         jobs: args.jobs.unwrap_or(usual.jobs),
         faults: args.faults,
         trace: args.trace,
+        cut: args.cut.map(|record| Cut {
+            record,
+            heard: args.heard,
+        }),
         ..usual
     }
 }
@@ -99,9 +109,13 @@ fn changed(args: &SimArgs) -> String {
         ("--jobs", args.jobs),
         ("--faults", args.faults),
     ];
-    options
+    let numbers = options
         .iter()
-        .filter_map(|(name, value)| Some(format!(" {name} {}", (*value)?)))
+        .filter_map(|(name, value)| Some(format!(" {name} {}", (*value)?)));
+    let cut = args.cut.map(|record| format!(" --cut {record}"));
+    numbers
+        .chain(cut)
+        .chain(args.heard.then(|| " --heard".to_owned()))
         .collect()
 }
 
