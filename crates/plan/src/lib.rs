@@ -22,6 +22,7 @@ pub mod lr;
 pub mod place;
 pub mod report;
 pub mod schedule;
+pub mod survival;
 
 pub use dispatch::micro_batches_of;
 pub use guard::guards;
@@ -30,3 +31,4 @@ pub use lr::learning_rate;
 pub use place::{PlaceError, Slot, place};
 pub use report::{LinkReport, PlanReport, StageReport, report};
 pub use schedule::{Op, program};
+pub use survival::{BeyondMemory, SourceReport, SurvivalReport, survival};

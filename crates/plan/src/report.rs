@@ -13,6 +13,7 @@ use crate::cost::{
 use crate::dispatch::micro_batches_of;
 use crate::guard::guards;
 use crate::schedule::bubble_share;
+use crate::survival::{SurvivalReport, survival};
 
 /// Everything `rekindle plan` shows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -35,6 +36,8 @@ pub struct PlanReport {
     pub stages: Vec<StageReport>,
     /// One entry per kind of link.
     pub links: Vec<LinkReport>,
+    /// What it survives.
+    pub recovery: SurvivalReport,
 }
 
 /// One stage, as each of its ranks sees it.
@@ -110,6 +113,7 @@ pub fn report(spec: &JobSpec, plan: &Plan) -> PlanReport {
         imbalance: worst * plan.stages.len() as f64,
         stages,
         links: links(spec, plan, &layers, per_lane),
+        recovery: survival(spec, plan),
     }
 }
 
@@ -302,10 +306,10 @@ impl fmt::Display for PlanReport {
                 mib(link.bytes_per_step)
             )?;
         }
-        Ok(())
+        write!(f, "\n{}", self.recovery)
     }
 }
 
-fn mib(bytes: u64) -> String {
+pub(crate) fn mib(bytes: u64) -> String {
     format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20))
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
-use rekindle_plan::{PlaceError, Slot, learning_rate, place, report};
+use rekindle_plan::{BeyondMemory, PlaceError, Slot, learning_rate, place, report};
 use rekindle_types::{Dtype, Epoch, JobFile, JobId, JobSpec, Recompute, WorkerId};
 
 fn spec(extra: &str) -> JobSpec {
@@ -148,4 +148,58 @@ fn report_counts_what_guards_are_sent() {
     assert_eq!(sent(shadowed, &["a", "b", "c", "d"]), bytes);
     assert_eq!(sent(shadowed, &["a", "a", "a", "a"]), 0, "nobody to guard");
     assert_eq!(sent("", &["a", "b", "c", "d"]), 0);
+}
+
+/// What sources cost and leave open, on four machines of one rank each.
+#[test]
+fn report_says_what_sources_survive() {
+    let of = |extra: &str, workers: &[&str]| {
+        let spec = spec(&format!("[parallelism]\npipeline = 2\ndata = 2\n{extra}"));
+        let plan = place(&job(), Epoch(1), &spec, &slots(workers)).unwrap();
+        report(&spec, &plan).recovery
+    };
+    let four = ["a", "b", "c", "d"];
+    let shadowed = "[recovery]\nsources = [\"local\", \"shadow\"]\n[checkpoint]\nmtbf_hours = 12";
+    let (alone, guarded) = (
+        of(
+            "[recovery]\nsources = [\"local\"]\n[checkpoint]\nmtbf_hours = 12",
+            &four,
+        ),
+        of(shadowed, &four),
+    );
+    assert_eq!(alone.losses_per_week, 14.0);
+    assert_eq!(
+        alone.beyond_memory_per_week, 14.0,
+        "every lost machine takes state with it"
+    );
+    assert_eq!(alone.beyond_memory, BeyondMemory::Failure);
+    assert!(alone.beyond_memory_probability > 0.999_999);
+    // A ring of four: of three other machines two are partners; a second loss within a minute of twelve hours.
+    let second = 14.0 * (60.0 / (12.0 * 3600.0)) * 2.0 / 3.0;
+    assert!(
+        (guarded.beyond_memory_per_week / second - 1.0).abs() < 1e-3,
+        "{guarded:?}"
+    );
+    assert!(
+        (guarded.beyond_memory_probability / second - 1.0).abs() < 1e-2,
+        "{guarded:?}"
+    );
+    let [local, shadow] = &guarded.sources[..] else {
+        panic!("{guarded:?}")
+    };
+    let parameters = spec("").model.parameters();
+    assert_eq!(
+        shadow.bytes_per_step,
+        4 * parameters,
+        "every element's gradient to one guard"
+    );
+    assert!(local.memory_bytes < 12 * parameters && local.memory_bytes > 3 * parameters);
+    assert_eq!(local.bytes_per_step, 0);
+    let together = of(shadowed, &["a", "a", "a", "a"]);
+    assert_eq!(together.beyond_memory_per_week, 14.0, "nobody to guard");
+    assert_eq!(of("", &four).beyond_memory, BeyondMemory::Beginning);
+    assert_eq!(
+        of("[checkpoint]\nevery = 50", &four).beyond_memory,
+        BeyondMemory::Checkpoint
+    );
 }

@@ -1,9 +1,24 @@
 //! What a plan costs.
 
-use rekindle_plan::{LinkReport, PlanReport, StageReport};
+use rekindle_plan::{BeyondMemory, LinkReport, PlanReport, SourceReport, StageReport, SurvivalReport};
+use rekindle_types::spec::RecoverySource;
 
+use super::job::{enumeration, same_values};
 use super::{ConvertError, required};
 use crate::pb::v1 as pb;
+
+same_values!(
+    RecoverySource,
+    RecoverySource,
+    "source",
+    [Local, Shadow, Checkpoint]
+);
+same_values!(
+    BeyondMemory,
+    BeyondMemory,
+    "beyond_memory",
+    [Checkpoint, Beginning, Failure]
+);
 
 impl From<&PlanReport> for pb::PlanReport {
     fn from(report: &PlanReport) -> Self {
@@ -17,6 +32,7 @@ impl From<&PlanReport> for pb::PlanReport {
             imbalance: report.imbalance,
             stages: report.stages.iter().map(Into::into).collect(),
             links: report.links.iter().map(Into::into).collect(),
+            recovery: Some((&report.recovery).into()),
         }
     }
 }
@@ -39,6 +55,53 @@ impl TryFrom<pb::PlanReport> for PlanReport {
                 .map(TryInto::try_into)
                 .collect::<Result<_, _>>()?,
             links: report.links.into_iter().map(Into::into).collect(),
+            recovery: required("recovery", report.recovery)?
+                .try_into()
+                .map_err(|e: ConvertError| e.inside("recovery"))?,
+        })
+    }
+}
+
+impl From<&SurvivalReport> for pb::PlanRecovery {
+    fn from(report: &SurvivalReport) -> Self {
+        let source = |source: &SourceReport| pb::PlanSource {
+            source: pb::RecoverySource::from(source.source).into(),
+            memory_bytes: source.memory_bytes,
+            bytes_per_step: source.bytes_per_step,
+        };
+        Self {
+            sources: report.sources.iter().map(source).collect(),
+            mtbf_hours: report.mtbf_hours,
+            losses_per_week: report.losses_per_week,
+            beyond_memory_per_week: report.beyond_memory_per_week,
+            beyond_memory: pb::BeyondMemory::from(report.beyond_memory).into(),
+            beyond_memory_probability: report.beyond_memory_probability,
+        }
+    }
+}
+
+impl TryFrom<pb::PlanRecovery> for SurvivalReport {
+    type Error = ConvertError;
+
+    fn try_from(report: pb::PlanRecovery) -> Result<Self, ConvertError> {
+        let source = |source: pb::PlanSource| {
+            Ok(SourceReport {
+                source: enumeration::<pb::RecoverySource, _>("source", source.source)?,
+                memory_bytes: source.memory_bytes,
+                bytes_per_step: source.bytes_per_step,
+            })
+        };
+        Ok(Self {
+            sources: report
+                .sources
+                .into_iter()
+                .map(source)
+                .collect::<Result<_, ConvertError>>()?,
+            mtbf_hours: report.mtbf_hours,
+            losses_per_week: report.losses_per_week,
+            beyond_memory_per_week: report.beyond_memory_per_week,
+            beyond_memory: enumeration::<pb::BeyondMemory, _>("beyond_memory", report.beyond_memory)?,
+            beyond_memory_probability: report.beyond_memory_probability,
         })
     }
 }

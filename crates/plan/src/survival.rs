@@ -1,0 +1,201 @@
+//! What a plan survives, what that costs, and how often it won't do.
+//!
+//! In: a job, a plan, how often a machine is lost. Out: a line for each of the job's recovery sources, and what is expected of a week.
+//!
+//! The model: machines are lost one by one at a constant rate, each as likely as the other (a Poisson process); a loss of a process is always
+//! recovered from its machine's memory and isn't counted. With `shadow` a loss needs more only if the next one, before the state is at two
+//! places again, hits a machine that guards one of the lost ranks, or whose ranks the lost machine guarded.
+//!
+//! Deliberately absent: how long a recovery takes (that is measured, not planned).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use rekindle_types::spec::RecoverySource;
+use rekindle_types::{JobSpec, LayerId, Plan, RankId, WorkerId, shard_range};
+use serde::Serialize;
+
+use crate::cost::FLOAT_BYTES;
+use crate::guard::guards;
+use crate::report::mib;
+
+/// Seconds until a recovered state is at two places again, as reckoned with: a lease, the placing, and the transfer of a large rank.
+const EXPOSED_SECONDS: f64 = 60.0;
+const WEEK_HOURS: f64 = 7.0 * 24.0;
+
+/// What the losses of a week come to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SurvivalReport {
+    /// The job's sources, in order.
+    pub sources: Vec<SourceReport>,
+    /// Hours between losses of a machine, all machines together (`checkpoint.mtbf_hours`).
+    pub mtbf_hours: f64,
+    /// Losses of a machine expected in a week.
+    pub losses_per_week: f64,
+    /// Of these, such as take state that nobody else holds in memory.
+    pub beyond_memory_per_week: f64,
+    /// What becomes of those.
+    pub beyond_memory: BeyondMemory,
+    /// Probability that a week holds at least one of them.
+    pub beyond_memory_probability: f64,
+}
+
+/// What happens when no memory holds the state any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BeyondMemory {
+    /// The newest checkpoint is taken.
+    Checkpoint,
+    /// The job begins again: it may use checkpoints, but makes none.
+    Beginning,
+    /// The job fails.
+    Failure,
+}
+
+/// One source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SourceReport {
+    /// Its name in the job file.
+    pub source: RecoverySource,
+    /// Bytes of memory that it takes on the worker where it takes most.
+    pub memory_bytes: u64,
+    /// Bytes that it sends in a step, all ranks together.
+    pub bytes_per_step: u64,
+}
+
+/// Works out what `plan` survives.
+#[must_use]
+pub fn survival(spec: &JobSpec, plan: &Plan) -> SurvivalReport {
+    let sources: Vec<SourceReport> = spec
+        .recovery
+        .sources
+        .iter()
+        .map(|source| cost(spec, plan, *source))
+        .collect();
+    let mtbf = spec.checkpoint.mtbf_hours;
+    let losses = WEEK_HOURS / mtbf;
+    let guarded = spec.recovery.sources.contains(&RecoverySource::Shadow) && !guards(plan).is_empty();
+    let beyond = if guarded {
+        // The next loss comes in time with this probability, and is one of the partners with that of `partners`.
+        losses * (1.0 - (-EXPOSED_SECONDS / (mtbf * 3600.0)).exp()) * partners(plan)
+    } else {
+        losses
+    };
+    SurvivalReport {
+        mtbf_hours: mtbf,
+        losses_per_week: losses,
+        beyond_memory_per_week: beyond,
+        beyond_memory: match spec.recovery.sources.contains(&RecoverySource::Checkpoint) {
+            true if spec.checkpoint.is_on() => BeyondMemory::Checkpoint,
+            true => BeyondMemory::Beginning,
+            false => BeyondMemory::Failure,
+        },
+        beyond_memory_probability: 1.0 - (-beyond).exp(),
+        sources,
+    }
+}
+
+/// The mean share of the other machines that share a rank's state with a machine.
+fn partners(plan: &Plan) -> f64 {
+    let mut pairs = BTreeSet::new();
+    let machines: BTreeSet<&WorkerId> = plan.workers.iter().collect();
+    for (rank, guard) in guards(plan) {
+        if let (Some(a), Some(b)) = (plan.worker_of(rank), plan.worker_of(guard)) {
+            pairs.insert((a.min(b), a.max(b)));
+        }
+    }
+    let n = machines.len();
+    2.0 * pairs.len() as f64 / (n * (n - 1)) as f64
+}
+
+/// Elements of (weights held, shard owned) of a rank.
+fn elements(spec: &JobSpec, plan: &Plan, rank: RankId) -> (u64, u64) {
+    let place = plan.rank(rank);
+    let layers: Vec<LayerId> = spec.model.layers().collect();
+    let range = plan.stages.get(place.stage as usize).cloned().unwrap_or_default();
+    let own = layers
+        .get(range.start as usize..range.end as usize)
+        .unwrap_or_default();
+    own.iter().fold((0, 0), |(held, owned), layer| {
+        let numel = spec.model.layout(*layer).numel();
+        let shard = shard_range(numel, plan.lanes, place.lane).len();
+        (held + numel as u64, owned + shard as u64)
+    })
+}
+
+fn cost(spec: &JobSpec, plan: &Plan, source: RecoverySource) -> SourceReport {
+    let mut memory = BTreeMap::<Option<&WorkerId>, u64>::new();
+    let mut bytes_per_step = 0;
+    match source {
+        RecoverySource::Local => {
+            for rank in plan.ranks() {
+                let (held, owned) = elements(spec, plan, rank);
+                *memory.entry(plan.worker_of(rank)).or_default() += FLOAT_BYTES * (held + 2 * owned);
+            }
+        }
+        RecoverySource::Shadow => {
+            for (rank, guard) in guards(plan) {
+                let (_, owned) = elements(spec, plan, rank);
+                bytes_per_step += FLOAT_BYTES * owned;
+                // Weights and moments, those of the last step and those of the one before.
+                *memory.entry(plan.worker_of(guard)).or_default() += 2 * 3 * FLOAT_BYTES * owned;
+            }
+        }
+        RecoverySource::Checkpoint => {}
+    }
+    SourceReport {
+        source,
+        memory_bytes: memory.into_values().max().unwrap_or(0),
+        bytes_per_step,
+    }
+}
+
+impl fmt::Display for SurvivalReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<12}{:>16}{:>16}  what it gives back",
+            "recovery", "memory a worker", "bytes a step"
+        )?;
+        for SourceReport {
+            source,
+            memory_bytes,
+            bytes_per_step,
+        } in &self.sources
+        {
+            let (name, what) = match source {
+                RecoverySource::Local => (
+                    "local",
+                    "a trainer or worker process that died: the step in flight is run again",
+                ),
+                RecoverySource::Shadow => (
+                    "shadow",
+                    "a machine that was lost: the step in flight is run again",
+                ),
+                RecoverySource::Checkpoint => (
+                    "checkpoint",
+                    "anything: the steps since the newest one are run again",
+                ),
+            };
+            writeln!(
+                f,
+                "{name:<12}{:>16}{:>16}  {what}",
+                mib(*memory_bytes),
+                mib(*bytes_per_step)
+            )?;
+        }
+        let then = match self.beyond_memory {
+            BeyondMemory::Checkpoint => "the job goes back to the newest checkpoint",
+            BeyondMemory::Beginning => "the job begins again: it saves no checkpoints",
+            BeyondMemory::Failure => "the job fails",
+        };
+        writeln!(
+            f,
+            "a machine lost every {} h makes {:.2} losses a week; {:.2e} of them leave the state in nobody's memory (any of them: {:.3} %): {then}",
+            self.mtbf_hours,
+            self.losses_per_week,
+            self.beyond_memory_per_week,
+            1e2 * self.beyond_memory_probability
+        )
+    }
+}
