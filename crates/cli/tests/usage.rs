@@ -213,6 +213,29 @@ fn a_dead_coordinator_is_an_error_with_a_way_out() {
 }
 
 #[test]
+fn a_bench_says_what_it_measured_and_refuses_what_a_cpu_cannot() {
+    let small = [
+        "bench", "train", "--device", "cpu", "--hidden", "16", "--inter", "16", "--layers", "1",
+    ];
+    let rest = ["--heads", "2", "--seq", "8", "-o", "json"];
+    let bench = |more: &[&str]| call(&[&small[..], &rest, more].concat());
+    let done = bench(&["--steps", "1"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let value: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(value["tokens_per_step"], 4 * 8 * 8, "{value}");
+    assert!(value["tokens_per_second"].as_f64().unwrap() > 0.0 && value["loss"].as_f64().unwrap() > 1.0);
+    for refused in [&["--kernels"][..], &["--capture"], &["--dtype", "bf16"]] {
+        let done = bench(refused);
+        assert!(
+            done.code == 1 && done.stderr.contains("CUDA device"),
+            "{refused:?}: {}",
+            done.stderr
+        );
+    }
+    assert_eq!(bench(&["--steps", "0"]).code, 2);
+}
+
+#[test]
 fn data_is_inspected_and_prepared() {
     let folder = tempfile::tempdir().unwrap();
     let text = folder.path().join("text.txt");

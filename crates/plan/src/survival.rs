@@ -196,6 +196,13 @@ impl fmt::Display for SurvivalReport {
             self.losses_per_week,
             self.beyond_memory_per_week,
             1e2 * self.beyond_memory_probability
-        )
+        )?;
+        if self.sources.iter().any(|s| s.source == RecoverySource::Shadow) {
+            writeln!(
+                f,
+                "(reckoned with {EXPOSED_SECONDS} s from a loss until the state is at two places again)"
+            )?;
+        }
+        Ok(())
     }
 }

@@ -34,7 +34,7 @@ pub struct SimArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1000))]
     faults: Option<u32>,
     /// The coordinator dies once when its Nth record is durable, besides what the seed draws
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     cut: Option<u64>,
     /// It dies after what waited for that record was done, not before
     #[arg(long, requires = "cut")]

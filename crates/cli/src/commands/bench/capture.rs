@@ -1,7 +1,7 @@
 //! Capturing the whole state after every step, as a checkpoint at every step would, without writing it anywhere.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,9 @@ use rekindle_model::{FrozenPart, Stage};
 use serde::Serialize;
 
 use crate::problem::Problem;
+
+/// States that wait for the thread at most; the memory reserved is that of one.
+const WAITING: usize = 1;
 
 /// What captures took.
 #[derive(Serialize)]
@@ -28,7 +31,7 @@ pub struct Captured {
 
 /// A thread that takes hold of states one after the other, as a checkpoint's writer does.
 pub struct Taker<D: Device> {
-    to: Sender<(Instant, Vec<FrozenPart<D>>)>,
+    to: SyncSender<(Instant, Vec<FrozenPart<D>>)>,
     thread: JoinHandle<Result<Vec<Duration>, Problem>>,
     begin: Duration,
     bytes: u64,
@@ -45,7 +48,7 @@ impl<D: Device> Taker<D> {
     /// When the host has too little.
     pub fn new(stage: &mut Stage<D>) -> Result<Self, Problem> {
         stage.reserve_for_checkpoints(u64::MAX).map_err(failed)?;
-        let (to, from) = channel();
+        let (to, from) = sync_channel(WAITING);
         Ok(Self {
             to,
             thread: std::thread::spawn(move || take(&from)),

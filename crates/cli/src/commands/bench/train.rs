@@ -7,12 +7,13 @@ use clap::{Args, ValueEnum};
 use rekindle_compute::Cpu;
 use rekindle_compute::cuda::{Cuda, Precision};
 use rekindle_model::{AdamW, StageSpec};
-use rekindle_types::{ModelConfig, Numerics, Recompute};
+use rekindle_types::{DeviceId, ModelConfig, Numerics, Recompute};
 
 use super::capture::{Captured, alone};
 use super::model::{ModelArgs, flops_per_token};
 use super::report::{Kernel, Report};
 use super::steps::{Run, Timed, peak, train};
+use crate::device::DeviceArgs;
 use crate::exit::Exit;
 use crate::output::Format;
 use crate::problem::Problem;
@@ -23,9 +24,8 @@ const WARM: u32 = 3;
 /// Arguments of `rekindle bench train`.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// What to train on: cpu, or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Precision of activations and products
     #[arg(long, value_enum, default_value = "f32")]
     dtype: Dtype,
@@ -45,7 +45,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", default_value_t = 4)]
     micro_batches: u32,
     /// Steps to measure, after a few to warm up
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
     /// Threads of a CPU
     #[arg(long, value_name = "N")]
@@ -135,30 +135,20 @@ impl TrainArgs {
 /// [`Problem`] for a device that isn't there, or a model it can't hold.
 pub fn run(args: &TrainArgs, format: Format) -> Result<Exit, Problem> {
     let model = args.model.config(args.seq);
-    let report = match args.device.strip_prefix("cuda") {
-        Some(rest) => {
-            let ordinal = match rest.strip_prefix(':') {
-                None if rest.is_empty() => 0,
-                number => number
-                    .and_then(|n| n.parse().ok())
-                    .ok_or_else(|| unknown(&args.device))?,
-            };
-            on_cuda(args, model, ordinal)?
-        }
-        None if args.device == "cpu" => on_cpu(args, model)?,
-        None => return Err(unknown(&args.device)),
+    let report = match args.device.choose()?.first() {
+        DeviceId::Cpu => on_cpu(args, model)?,
+        DeviceId::Cuda(number) => on_cuda(args, model, i32::from(number))?,
     };
     report.print(format)?;
     Ok(Exit::Ok)
 }
 
-fn unknown(device: &str) -> Problem {
-    Problem::new(format!("there is no device {device:?}; name cpu or cuda:N"))
-}
-
 fn on_cpu(args: &TrainArgs, model: ModelConfig) -> Result<Report, Problem> {
     if args.dtype == Dtype::Bf16 {
         return Err(Problem::new("bf16 wants a CUDA device; a CPU trains in f32"));
+    }
+    if args.kernels || args.capture {
+        return Err(Problem::new("--kernels and --capture want a CUDA device"));
     }
     let threads = args
         .threads

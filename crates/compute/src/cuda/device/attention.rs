@@ -7,7 +7,7 @@ use super::super::kernels::{
 use super::buffer::Operand;
 use super::{Cuda, CudaBuffer};
 use crate::operands::{self, expect_len};
-use crate::{AttentionShape, Result, View, ViewMut};
+use crate::{AttentionShape, ComputeError, Result, View, ViewMut};
 
 fn shape_arg(shape: &AttentionShape) -> Arg {
     Arg::Shape(ShapeArg {
@@ -16,6 +16,19 @@ fn shape_arg(shape: &AttentionShape) -> Arg {
         kv_heads: shape.kv_heads as i32,
         head_dim: shape.head_dim as i32,
         scale: shape.scale as f32,
+    })
+}
+
+/// The kernels look for the greatest score before they scale it, which only a factor above 0 allows.
+fn positive(op: &'static str, shape: &AttentionShape) -> Result<()> {
+    if shape.scale > 0.0 {
+        return Ok(());
+    }
+    Err(ComputeError::Device {
+        what: format!(
+            "{op}: a scale of {} isn't above 0, which attention on CUDA needs",
+            shape.scale
+        ),
     })
 }
 
@@ -77,6 +90,7 @@ impl Cuda {
         let (qkv, out) = (self.reads(op, "qkv", qkv)?, self.writes(op, "out", out)?);
         let lse = self.writes_wide(op, "lse", lse)?;
         operands::attention(op, shape)?;
+        positive(op, shape)?;
         expect_len(op, "qkv", qkv.len, shape.rows() * shape.stride())?;
         expect_len(op, "out", out.len, shape.rows() * shape.width())?;
         expect_len(op, "lse", lse.len, shape.rows() * shape.heads)?;
@@ -109,6 +123,7 @@ impl Cuda {
         );
         let (lse, dqkv) = (self.reads_wide(op, "lse", lse)?, self.writes(op, "dqkv", dqkv)?);
         operands::attention(op, shape)?;
+        positive(op, shape)?;
         expect_len(op, "qkv", qkv.len, shape.rows() * shape.stride())?;
         expect_len(op, "dqkv", dqkv.len, qkv.len)?;
         expect_len(op, "out", out.len, shape.rows() * shape.width())?;

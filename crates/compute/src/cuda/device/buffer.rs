@@ -41,6 +41,14 @@ impl Operand {
     pub fn bytes(self) -> usize {
         self.len * self.element.bytes()
     }
+
+    /// Refused unless its elements are these.
+    fn holding(self, element: Precision, op: &'static str, what: &'static str) -> Result<Self> {
+        if self.element == element {
+            return Ok(self);
+        }
+        Err(refused(op, what, self.element))
+    }
 }
 
 impl Precision {
@@ -97,7 +105,7 @@ pub(super) fn stored(op: &'static str, view: &View<'_, CudaBuffer>) -> Result<Op
     Ok(view.buffer.operand(&view.range))
 }
 
-fn refused(op: &'static str, what: &'static str, have: Precision) -> ComputeError {
+pub(super) fn refused(op: &'static str, what: &'static str, have: Precision) -> ComputeError {
     let have = have.suffix();
     ComputeError::Device {
         what: format!(
@@ -115,11 +123,10 @@ impl Cuda {
         view: &View<'_, CudaBuffer>,
     ) -> Result<Operand> {
         let plain = stored(op, view)?;
-        let operand = view.buffer.rounded(&view.range).unwrap_or(plain);
-        if operand.element == self.precision {
-            return Ok(operand);
-        }
-        Err(refused(op, what, operand.element))
+        view.buffer
+            .rounded(&view.range)
+            .unwrap_or(plain)
+            .holding(self.precision, op, what)
     }
 
     /// As [`Cuda::reads`], in single precision whatever the device's is.
@@ -129,11 +136,7 @@ impl Cuda {
         what: &'static str,
         view: &View<'_, CudaBuffer>,
     ) -> Result<Operand> {
-        let operand = stored(op, view)?;
-        if operand.element == Precision::F32 {
-            return Ok(operand);
-        }
-        Err(refused(op, what, operand.element))
+        stored(op, view)?.holding(Precision::F32, op, what)
     }
 
     /// What is overwritten as it is stored; waits in the stream for copies of what is there. Weights that have a rounded copy are refused.
@@ -167,11 +170,7 @@ impl Cuda {
         what: &'static str,
         view: &ViewMut<'_, CudaBuffer>,
     ) -> Result<Operand> {
-        let operand = self.overwrites(op, what, view)?;
-        if operand.element == self.precision {
-            return Ok(operand);
-        }
-        Err(refused(op, what, operand.element))
+        self.overwrites(op, what, view)?.holding(self.precision, op, what)
     }
 
     /// As [`Cuda::overwrites`], in single precision.
@@ -181,11 +180,7 @@ impl Cuda {
         what: &'static str,
         view: &ViewMut<'_, CudaBuffer>,
     ) -> Result<Operand> {
-        let operand = self.overwrites(op, what, view)?;
-        if operand.element == Precision::F32 {
-            return Ok(operand);
-        }
-        Err(refused(op, what, operand.element))
+        self.overwrites(op, what, view)?.holding(Precision::F32, op, what)
     }
 
     /// Lets the stream wait for copies of the buffer; refused where one hasn't begun.

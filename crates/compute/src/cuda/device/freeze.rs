@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::super::driver::{Event, Memory, Pinned, Stream};
+use super::buffer::refused;
 use super::pool::Pool;
-use super::{Cuda, CudaBuffer};
+use super::{Cuda, CudaBuffer, Precision};
 use crate::operands::inside;
 use crate::{ComputeError, Frozen, Result};
 
@@ -136,6 +137,9 @@ impl Frozen for CudaFrozen {
 impl Cuda {
     pub(super) fn hold(&self, buffer: &CudaBuffer, range: &Range<usize>) -> Result<CudaFrozen> {
         inside("freeze", range, buffer.len)?;
+        if buffer.element != Precision::F32 {
+            return Err(refused("freeze", "the buffer", buffer.element));
+        }
         let element = buffer.element.bytes();
         let hold = Arc::new(Hold {
             pool: Arc::clone(&self.pool),
