@@ -46,6 +46,7 @@ mod durable_job;
 mod effect;
 mod event;
 mod gang;
+mod hang;
 mod incidents;
 mod machine;
 mod notes;
@@ -64,6 +65,7 @@ mod telling;
 mod timers;
 mod verdict;
 mod view;
+mod waits;
 
 pub use config::Config;
 pub use durable::{Durable, FoldError};

@@ -81,13 +81,15 @@ impl Coordinator {
             Report::Saved { .. }
                 | Report::SaveFailed { .. }
                 | Report::WaitsForStorage { .. }
+                | Report::Watermark(_)
                 | Report::Step(_)
         );
         let training =
             self.live.job(&job).is_some_and(|job| job.is_training()) || (saving && self.saves_first(&job));
         if !current || !training {
             // Ends of trainers that were told to stop are no surprise.
-            let expected = current && matches!(report, Report::Stopped | Report::Failed(_));
+            let ends = matches!(report, Report::Stopped | Report::Failed(_));
+            let expected = current && (ends || matches!(report, Report::Watermark(_)));
             self.stats.stale_reports += u64::from(!expected);
             if matches!(report, Report::Ready { .. } | Report::Step(_)) {
                 self.stop_stray(worker, &job, rank, epoch);
@@ -110,6 +112,7 @@ impl Coordinator {
             Report::Saved { part, interval } => self.saved(&job, rank, *part, interval),
             Report::SaveFailed { step, message } => self.save_failed(&job, rank, step, message),
             Report::WaitsForStorage { step } => self.waits_for_storage(&job, rank, step),
+            Report::Watermark(mark) => self.watermark(&job, rank, mark),
             Report::Finished => self.finished(&job, rank),
             Report::Failed(failure) => self.failed(&job, rank, worker, failure),
             Report::Stopped => self.stopped(&job, rank, worker),

@@ -5,12 +5,15 @@
 //!     |  start_limit        |  first_step_limit     |  max(floor, factor * slowest recent)      |  finish_limit
 //!     +---------------------+-----------------------+-------------------------------------------+--> HANG
 //! ```
+//!
+//! Each limit counts from the moment a trainer was last heard to get on with its step, see [`crate::hang`].
 
 use std::collections::{BTreeMap, VecDeque};
 
 use rekindle_types::{Epoch, InMemory, Plan, RankId, StepReport};
 
 use crate::commits::Save;
+use crate::hang::Heard;
 use crate::saves::Awaited;
 use crate::{Config, Millis, RankPhase};
 use rekindle_types::clock::Mono;
@@ -42,6 +45,8 @@ pub(crate) struct RankRun {
     /// This process has heard that it is through, and so everything that it said about checkpoints before. Where only the journal says that
     /// it is, reports about the last checkpoint may still be on their way.
     pub(crate) told_end: bool,
+    /// What it said last while a step took long.
+    pub(crate) heard: Option<Heard>,
 }
 
 /// A gang.
@@ -61,6 +66,8 @@ pub(crate) struct Run {
     recent: VecDeque<Millis>,
     /// When the last step was heard of.
     step_heard: Option<Mono>,
+    /// When a step was heard of, or the goal was set: trainers that are well have something to say a while after.
+    pub(crate) since: Mono,
     /// When the first failure was noted.
     pub(crate) failed_at: Option<Mono>,
     /// When the user's wish to cancel ends the job at the latest.
@@ -78,6 +85,8 @@ pub(crate) struct Run {
 }
 
 const RECENT: usize = 8;
+/// Steps may be long and uneven: none is overdue before so many times the slowest.
+const ENOUGH: u64 = 3;
 
 impl Run {
     /// The gang of a plan that has just been made (or found in the journal).
@@ -88,6 +97,7 @@ impl Run {
             in_memory: InMemory::default(),
             missing_by: None,
             told_end: false,
+            heard: None,
         };
         Self {
             epoch: plan.epoch,
@@ -97,6 +107,7 @@ impl Run {
             last_step: None,
             recent: VecDeque::new(),
             step_heard: None,
+            since: now,
             failed_at: None,
             cancel_by: None,
             saves: BTreeMap::new(),
@@ -132,23 +143,30 @@ impl Run {
 
     /// Sets the next goal.
     pub(crate) fn aim(&mut self, goal: Goal, now: Mono, config: &Config) {
-        self.goal = goal;
-        self.goal_by = now
-            + match goal {
-                Goal::Start => config.start_limit,
-                Goal::FirstStep => config.first_step_limit,
-                Goal::Step => self.step_limit(config),
-                Goal::Finish => config.finish_limit,
-            };
+        (self.goal, self.since) = (goal, now);
+        self.goal_by = now + self.limit(config);
     }
 
-    /// How long the next step may take.
-    pub(crate) fn step_limit(&self, config: &Config) -> Millis {
-        let slowest = self.recent.iter().copied().max().unwrap_or(0);
-        slowest.saturating_mul(u64::from(config.progress_factor)).clamp(
-            config.progress_floor,
-            config.progress_floor.max(config.first_step_limit),
-        )
+    /// How long it may take to reach the goal while nobody is heard to get on.
+    pub(crate) fn limit(&self, config: &Config) -> Millis {
+        match self.goal {
+            Goal::Start => config.start_limit,
+            Goal::FirstStep => config.first_step_limit,
+            Goal::Step => self.step_limit(config),
+            Goal::Finish => config.finish_limit,
+        }
+    }
+
+    /// The same for a step after the first: by the slowest of the recent ones, and a few times that in any case. As long as none was measured
+    /// the next one may take as long as the first.
+    fn step_limit(&self, config: &Config) -> Millis {
+        let Some(slowest) = self.recent.iter().copied().max() else {
+            return config.first_step_limit.max(config.progress_floor);
+        };
+        let most = config.first_step_limit.max(slowest.saturating_mul(ENOUGH));
+        slowest
+            .saturating_mul(u64::from(config.progress_factor))
+            .clamp(config.progress_floor, config.progress_floor.max(most))
     }
 
     /// Takes a new step.

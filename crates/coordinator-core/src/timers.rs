@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{Failure, FailureClass, JobId, JobState, RankId, WorkerId};
+use rekindle_types::{JobId, JobState, RankId, WorkerId};
 
+use crate::Effect;
 use crate::effect::CloseReason;
 use crate::machine::Coordinator;
-use crate::run::{Goal, Run};
-use crate::{Effect, RankPhase};
+use crate::run::Run;
 use rekindle_types::clock::Mono;
 
 impl Coordinator {
@@ -109,12 +109,12 @@ impl Coordinator {
         if self.verdict_at(id).is_some_and(|at| now >= at) {
             self.decide(id);
         }
-        let overdue = self
-            .runs
-            .get(id)
-            .filter(|run| run.failed_at.is_none() && now >= run.goal_by);
-        if let Some(run) = overdue {
-            let failure = self.hang(id, run);
+        let well = self.runs.get(id).filter(|run| run.failed_at.is_none());
+        let stands = well.and_then(|run| match now >= run.goal_by {
+            true => Some(self.hang(id, run)),
+            false => self.silent(id, run),
+        });
+        if let Some(failure) = stands {
             self.note_failure(id, failure);
         }
     }
@@ -139,61 +139,6 @@ impl Coordinator {
                 &worker,
                 "came back without it and never said how it ended",
             );
-        }
-    }
-
-    fn worker_of(&self, id: &JobId, rank: RankId) -> Option<WorkerId> {
-        let plan = self.live.job(id)?.plan.as_ref()?;
-        plan.workers.get(rank.0 as usize).cloned()
-    }
-
-    /// What is overdue, and at which rank where that can be told.
-    fn hang(&self, id: &JobId, run: &Run) -> Failure {
-        let first = |open: fn(RankPhase) -> bool| {
-            let ranks = (0..).map(RankId).zip(&run.ranks);
-            ranks
-                .into_iter()
-                .find(|(_, state)| open(state.phase))
-                .map(|(rank, _)| rank)
-        };
-        let last = run.last_step.as_ref().map_or(0, |step| step.step);
-        let (rank, message) = match run.goal {
-            Goal::Start => {
-                let limit = self.config.start_limit;
-                let rank = first(|phase| phase < RankPhase::Ready);
-                (
-                    rank,
-                    format!("its trainer wasn't ready {limit} ms after the start; see its log"),
-                )
-            }
-            Goal::FirstStep => {
-                let limit = self.config.first_step_limit;
-                (
-                    None,
-                    format!("no step was committed {limit} ms after the trainers were connected"),
-                )
-            }
-            Goal::Step => {
-                let limit = run.step_limit(&self.config);
-                (
-                    None,
-                    format!("no step was committed for {limit} ms after step {last}"),
-                )
-            }
-            Goal::Finish => {
-                let limit = self.config.finish_limit;
-                let rank = first(|phase| phase < RankPhase::Finished);
-                (
-                    rank,
-                    format!("it wasn't through {limit} ms after the last step ({last})"),
-                )
-            }
-        };
-        Failure {
-            class: FailureClass::Hang,
-            rank,
-            worker: rank.and_then(|rank| self.worker_of(id, rank)),
-            message,
         }
     }
 

@@ -14,7 +14,7 @@ use rekindle_types::{
     CausalRole, CheckpointPart, Command, DeviceId, Epoch, Failure, FailureClass, FileEntry, InMemory,
     Incident, IncidentState, IncidentTimes, JobEvent, JobFile, JobId, JobSpec, JobState, LayerId,
     NotedFailure, NumberedReport, Plan, RankId, Registration, Report, Section, StartPoint, StartTrainer,
-    StateDigest, StateKind, StateSource, StepReport, TrainerPhase, TrainerStatus, WorkerId,
+    StateDigest, StateKind, StateSource, StepReport, TrainerPhase, TrainerStatus, Wait, Watermark, WorkerId,
 };
 
 const JOB: &str = r#"
@@ -152,6 +152,20 @@ fn reports_survive_the_wire() {
             message: "disk full".to_owned(),
         },
         Report::WaitsForStorage { step: 8 },
+        Report::Watermark(Watermark {
+            step: 8,
+            passes: 70,
+            waits: None,
+        }),
+        Report::Watermark(Watermark {
+            step: 8,
+            passes: 71,
+            waits: Some(Wait {
+                on: RankId(0),
+                what: "a frame".to_owned(),
+                ms: 2_500,
+            }),
+        }),
         Report::Finished,
         Report::Failed(failure()),
         Report::Stopped,

@@ -10,7 +10,8 @@ pub(crate) fn limits() -> Config {
     Config {
         start_limit: 20_000,
         first_step_limit: 20_000,
-        progress_floor: 12_000,
+        progress_floor: 15_000,
+        silence: 12_000,
         finish_limit: 20_000,
         ..Config::default()
     }

@@ -10,7 +10,7 @@ use crate::world::{Down, Due, World};
 pub(crate) enum Fault {
     /// A trainer is killed.
     TrainerCrash,
-    /// A gang makes no more steps.
+    /// A trainer of a gang stands still, and so the others wait.
     GangHang,
     /// A worker's process dies and comes back.
     WorkerCrash,
@@ -150,11 +150,16 @@ impl World {
             .filter(|(_, gang)| !gang.complete && !gang.broken);
         let running: Vec<_> = running.map(|(key, _)| key.clone()).collect();
         if let Some(index) = self.rng.index(running.len()) {
-            let key = running[index].clone();
-            if let Some(gang) = self.gangs.get_mut(&key) {
-                gang.hung = true;
+            let (job, epoch) = running[index].clone();
+            let members = self.members(&job, epoch);
+            let Some((_, stuck)) = self.rng.index(members.len()).map(|index| members[index].clone()) else {
+                return;
+            };
+            if let Some(gang) = self.gangs.get_mut(&(job.clone(), epoch)) {
+                gang.hung.get_or_insert(stuck.rank);
             }
-            self.blame_hang(&key.0);
+            self.blame_hang(&job, stuck.rank);
+            self.after(5_000, Due::GangSpeaks { job, epoch });
         }
     }
 

@@ -9,8 +9,8 @@
 //! - SM-6 A step isn't reported twice with different content (but for the epoch, where it was run again), nor after the job's end.
 //! - SM-7 The fold of the journal is the durable state, and a restart can take it up.
 //! - SM-8 The coordinator never halts of itself.
-//! - SM-9 A job that lost a trainer names it; one that lost none and wasn't cancelled succeeds. A job goes on after a loss as
-//!   long as it may restart; one that doesn't save its state may fail when a worker was lost, or two workers where ranks have guards.
+//! - SM-9 A job that lost a trainer names it, and of one that hangs the rank that stands still, not one that waits; one that lost none and
+//!   wasn't cancelled succeeds. A job goes on after a loss as long as it may restart; one that doesn't save its state may fail when a worker was lost, or two workers where ranks have guards.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +30,7 @@ use crate::world::World;
 pub(crate) enum Cause {
     Trainer(WorkerId, RankId),
     Worker(WorkerId),
-    Hang,
+    Hang(RankId),
     Storage,
 }
 
@@ -100,8 +100,8 @@ impl World {
         self.ledger.blame(job, Cause::Storage);
     }
 
-    pub(crate) fn blame_hang(&mut self, job: &JobId) {
-        self.ledger.blame(job, Cause::Hang);
+    pub(crate) fn blame_hang(&mut self, job: &JobId, rank: RankId) {
+        self.ledger.blame(job, Cause::Hang(rank));
     }
 
     /// A record reached the disk.
@@ -122,6 +122,16 @@ impl World {
             }
             Change::RankFinished { job, epoch, rank } => {
                 self.ledger.finished.insert((job.clone(), *epoch, *rank));
+            }
+            Change::FailureNoted {
+                job, epoch, failure, ..
+            } if failure.class == FailureClass::Hang => {
+                let gang = self.gangs.get(&(job.clone(), *epoch));
+                let stuck = gang.and_then(|gang| gang.hung);
+                if failure.rank != stuck {
+                    let detail = format!("{job} is said to hang: {failure:?}, but {stuck:?} stands still");
+                    self.violate("SM-9", detail);
+                }
             }
             Change::Ended {
                 job, state, failure, ..
@@ -319,7 +329,7 @@ fn explains(causes: &[Cause], failure: &Failure) -> bool {
         Cause::Worker(worker) => {
             failure.class == FailureClass::WorkerLost && failure.worker.as_ref() == Some(worker)
         }
-        Cause::Hang => failure.class == FailureClass::Hang,
+        Cause::Hang(rank) => failure.class == FailureClass::Hang && failure.rank == Some(*rank),
         Cause::Storage => failure.class == FailureClass::CheckpointIo,
     })
 }

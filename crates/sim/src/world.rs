@@ -96,6 +96,10 @@ pub(crate) enum Due {
         job: JobId,
         epoch: Epoch,
     },
+    GangSpeaks {
+        job: JobId,
+        epoch: Epoch,
+    },
     Searched {
         life: u32,
         job: JobId,
@@ -162,7 +166,8 @@ pub(crate) struct Gang {
     pub(crate) connected: BTreeSet<RankId>,
     pub(crate) step: u64,
     pub(crate) broken: bool,
-    pub(crate) hung: bool,
+    /// The rank that stands still.
+    pub(crate) hung: Option<RankId>,
     /// Save after the next step, whatever the cadence says.
     pub(crate) save: bool,
     /// Save the state it starts from.
@@ -340,6 +345,7 @@ impl World {
                 signal,
             } => self.dies(worker, life, &key, code, signal),
             Due::GangStep { job, epoch } => self.gang_step(&job, epoch),
+            Due::GangSpeaks { job, epoch } => self.gang_speaks(&job, epoch),
             Due::Searched {
                 life,
                 job,

@@ -13,7 +13,9 @@ use crate::gate::Gate;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::stats::Counters;
-use crate::{BufferPool, Deadline, Frame, Identity, Options, Payload, Stats, Tag, Transport, TransportError};
+use crate::{
+    Blocked, BufferPool, Deadline, Frame, Identity, Options, Payload, Stats, Tag, Transport, TransportError,
+};
 
 /// Moves frames between the queues of two ranks.
 pub(crate) trait Carrier: Send + Sync {
@@ -216,6 +218,10 @@ impl<C: CarrierBound> Transport for Linked<C> {
     fn abort(&self, reason: &str) {
         self.hub.inbox.abort(reason);
         self.carrier.abort(reason);
+    }
+
+    fn blocked(&self) -> Option<Blocked> {
+        self.hub.inbox.blocked()
     }
 
     fn stats(&self) -> Stats {

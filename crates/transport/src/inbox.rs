@@ -3,10 +3,10 @@
 //! In: frames from the readers ([`Inbox::reserve`], then [`Inbox::deliver`]), callers asking for tags. Out:
 //! frames, or why there is none.
 //!
-//! Invariants: TR-2, TR-3, TR-4 and TR-7 live here. A reader reserves before it allocates. `waiting` counts
-//! the threads of this rank that are blocked in any call; while it isn't 0 the hard bound counts instead of
-//! the soft one, for every peer: the thread may wait for a frame of one peer which that peer can only send
-//! after another peer got rid of its own.
+//! Invariants: TR-2, TR-3, TR-4 and TR-7 live here. A reader reserves before it allocates. `waiting` holds
+//! what each thread of this rank waits for that is blocked in any call; while there is one the hard bound counts
+//! instead of the soft one, for every peer: the thread may wait for a frame of one peer which that peer can only
+//! send after another peer got rid of its own.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use rekindle_types::RankId;
 use crate::error::End;
 use crate::stats::{Counters, add, add_time, raise};
 use crate::wire::HEADER_BYTES;
-use crate::{Deadline, Frame, Operation, Tag, TransportError};
+use crate::{Blocked, Deadline, Frame, Operation, Tag, TransportError};
 
 pub(crate) struct Inbox {
     state: Mutex<State>,
@@ -35,7 +35,9 @@ struct Peer {
 #[derive(Default)]
 struct State {
     compartments: BTreeMap<RankId, Compartment>,
-    waiting: usize,
+    /// By the order in which they began: the first one has waited longest.
+    waiting: Vec<(u64, Blocked)>,
+    waits: u64,
     aborted: Option<String>,
     discarding: bool,
 }
@@ -58,12 +60,18 @@ pub(crate) enum Room {
     Discard,
 }
 
-/// Counts a blocked thread for as long as it lives.
-pub(crate) struct Waiting<'a>(&'a Inbox);
+/// A thread is known to be blocked for as long as this lives.
+pub(crate) struct Waiting<'a> {
+    inbox: &'a Inbox,
+    number: u64,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.lock().waiting -= 1;
+        self.inbox
+            .lock()
+            .waiting
+            .retain(|(number, _)| *number != self.number);
     }
 }
 
@@ -107,10 +115,12 @@ impl Inbox {
         self.peers.get(&rank).ok_or(TransportError::NotLinked { rank })
     }
 
-    /// Says that the calling thread is about to block (TR-4). Take no other lock's guard into this.
-    pub(crate) fn waiting(&self) -> Waiting<'_> {
+    /// Says that the calling thread is about to block (TR-4), and on what. Take no other lock's guard into this.
+    pub(crate) fn waiting(&self, what: Blocked) -> Waiting<'_> {
         let mut state = self.lock();
-        state.waiting += 1;
+        state.waits += 1;
+        let number = state.waits;
+        state.waiting.push((number, what));
         for (rank, peer) in &self.peers {
             if state
                 .compartments
@@ -120,7 +130,12 @@ impl Inbox {
                 peer.room.notify_all();
             }
         }
-        Waiting(self)
+        Waiting { inbox: self, number }
+    }
+
+    /// What the thread waits for that has been blocked longest.
+    pub(crate) fn blocked(&self) -> Option<Blocked> {
+        self.lock().waiting.first().map(|(_, what)| *what)
     }
 
     /// Called by the reader of `from` before it allocates; blocks while there is no room. Ended by `end`,
@@ -135,10 +150,10 @@ impl Inbox {
             if state.discarding || state.aborted.is_some() {
                 return Room::Discard;
             }
-            let bound = if state.waiting > 0 {
-                self.hard_bytes
-            } else {
+            let bound = if state.waiting.is_empty() {
                 self.soft_bytes
+            } else {
+                self.hard_bytes
             };
             let Some(compartment) = state.compartments.get_mut(&from) else {
                 return Room::Discard;
@@ -269,7 +284,12 @@ impl Inbox {
         deadline: Deadline,
         began: Instant,
     ) -> Result<Frame, TransportError> {
-        let _waiting = self.waiting();
+        let _waiting = self.waiting(Blocked {
+            on: from,
+            operation: Operation::Receive,
+            tag: Some(tag),
+            since: began,
+        });
         let mut state = self.lock();
         loop {
             if let Some(frame) = Self::take(&mut state, peer, from, tag)? {

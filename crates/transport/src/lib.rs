@@ -62,4 +62,4 @@ pub use payload::{ByteOwner, Payload};
 pub use stats::{PeerStats, Stats};
 pub use tag::{Tag, TagKind};
 pub use tcp::{TcpEndpoint, TcpTransport};
-pub use transport::Transport;
+pub use transport::{Blocked, Transport};

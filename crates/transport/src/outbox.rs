@@ -18,7 +18,7 @@ use crate::error::End;
 use crate::inbox::{Inbox, wait_timeout};
 use crate::stats::{Counters, add, add_time, raise};
 use crate::wire::HEADER_BYTES;
-use crate::{Deadline, Operation, Payload, Tag, TransportError};
+use crate::{Blocked, Deadline, Operation, Payload, Tag, TransportError};
 
 /// The longest payload a caller writes itself: about what is copied while another thread wakes up.
 const INLINE_BYTES: usize = 64 * 1024;
@@ -108,6 +108,15 @@ impl Outbox {
         }
     }
 
+    fn blocked(&self, operation: Operation, tag: Option<Tag>, since: Instant) -> Blocked {
+        Blocked {
+            on: self.to,
+            operation,
+            tag,
+            since,
+        }
+    }
+
     /// Queues a frame, waiting for room.
     pub(crate) fn push(
         &self,
@@ -138,7 +147,7 @@ impl Outbox {
         inbox: &Inbox,
         began: Instant,
     ) -> Result<(), TransportError> {
-        let _waiting = inbox.waiting();
+        let _waiting = inbox.waiting(self.blocked(Operation::Send, Some(tag), began));
         let cost = cost(&payload);
         let mut state = self.lock();
         while !self.has_room(&state, cost) {
@@ -267,7 +276,7 @@ impl Outbox {
             self.check_end(&state)?;
             let Some(waiting_guard) = waiting.take() else {
                 drop(state);
-                waiting = Some(inbox.waiting());
+                waiting = Some(inbox.waiting(self.blocked(Operation::Flush, None, began)));
                 continue;
             };
             let left = deadline

@@ -1,9 +1,34 @@
 //! The trait the trainer is written against.
 
+use std::fmt;
+use std::time::Instant;
+
 use bytemuck::{AnyBitPattern, NoUninit};
 use rekindle_types::{Epoch, RankId};
 
-use crate::{BufferPool, Deadline, Frame, Payload, Stats, Tag, TransportError};
+use crate::{BufferPool, Deadline, Frame, Operation, Payload, Stats, Tag, TransportError};
+
+/// What a thread of this rank is blocked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blocked {
+    /// The peer it waits for.
+    pub on: RankId,
+    /// The call it is in.
+    pub operation: Operation,
+    /// The frame, where there is one.
+    pub tag: Option<Tag>,
+    /// Since when.
+    pub since: Instant,
+}
+
+impl fmt::Display for Blocked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.tag {
+            Some(tag) => write!(f, "{} ({tag})", self.operation),
+            None => write!(f, "{}", self.operation),
+        }
+    }
+}
 
 /// Frames between the ranks of one plan. All methods may be called from any thread.
 pub trait Transport: Send + Sync {
@@ -49,6 +74,10 @@ pub trait Transport: Send + Sync {
     /// `PeerAborted` (or `PeerReset` when the line was busy). The first reason stays. Never blocks. It isn't
     /// passed on to peers of peers.
     fn abort(&self, reason: &str);
+
+    /// Of the threads of this rank that are blocked in `send`, `recv` or `flush`: what the one waits for that has waited longest. Calls that
+    /// needn't wait don't show here.
+    fn blocked(&self) -> Option<Blocked>;
 
     /// Counters so far.
     fn stats(&self) -> Stats;

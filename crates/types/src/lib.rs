@@ -21,6 +21,7 @@ pub mod session;
 pub mod shard;
 pub mod spec;
 pub mod status;
+pub mod watermark;
 mod xxh3;
 
 pub use checkpoint::{CheckpointPart, FileEntry, Section, StartPoint};
@@ -40,3 +41,4 @@ pub use session::{
 pub use shard::{BLOCK, shard_range};
 pub use spec::{Dtype, JobFile, JobSpec, Numerics, Recompute, SpecError, Violation};
 pub use status::{Failure, FailureClass, JobEvent, JobState, StepReport};
+pub use watermark::{Wait, Watermark};

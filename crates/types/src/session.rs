@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CheckpointPart, DeviceId, Epoch, Failure, JobId, JobSpec, Plan, RankId, StartPoint, StepReport, WorkerId,
+    CheckpointPart, DeviceId, Epoch, Failure, JobId, JobSpec, Plan, RankId, StartPoint, StepReport,
+    Watermark, WorkerId,
 };
 
 /// What a worker says when it (re)connects.
@@ -207,6 +208,8 @@ pub enum Report {
         /// The step it is at.
         step: u64,
     },
+    /// How far it is in a step that takes long. Only the newest counts.
+    Watermark(Watermark),
     /// It committed the last step, its part of the model is exported.
     Finished,
     /// It ended badly.

@@ -195,6 +195,8 @@ impl Worker {
             FromTrainer::Saved { part, interval } => Report::Saved { part, interval },
             FromTrainer::SaveFailed { step, message } => Report::SaveFailed { step, message },
             FromTrainer::WaitsForStorage { step } => Report::WaitsForStorage { step },
+            FromTrainer::Watermark(_) if trainer.stopping.is_some() => return,
+            FromTrainer::Watermark(mark) => Report::Watermark(mark),
             FromTrainer::Finished => Report::Finished,
             // A trainer that was told to stop may see its peers go first: that is no failure.
             FromTrainer::Failed(_) if trainer.stopping.is_some() => return,

@@ -1,7 +1,7 @@
 //! Reports that wait for the coordinator's acknowledgement (WC-1).
 //!
 //! Bounded: when it is full the oldest Step report makes room. Everything else is bounded by the number of trainers, so it is
-//! kept beyond the bound.
+//! kept beyond the bound: of a trainer's watermarks only the newest is.
 
 use std::collections::VecDeque;
 
@@ -32,6 +32,9 @@ impl Outbox {
     /// Numbers a report and keeps it. Gives it back for sending.
     pub(crate) fn push(&mut self, key: &TrainerKey, report: Report) -> NumberedReport {
         self.last += 1;
+        if matches!(report, Report::Watermark(_)) {
+            self.forget_watermark(key);
+        }
         if self.waiting.len() >= self.most {
             self.make_room();
         }
@@ -44,6 +47,14 @@ impl Outbox {
         };
         self.waiting.push_back(report.clone());
         report
+    }
+
+    fn forget_watermark(&mut self, key: &TrainerKey) {
+        let older = |kept: &NumberedReport| {
+            let of = (kept.rank, kept.epoch, &kept.job) == (key.rank, key.epoch, &key.job);
+            of && matches!(kept.report, Report::Watermark(_))
+        };
+        self.waiting.retain(|kept| !older(kept));
     }
 
     fn make_room(&mut self) {
@@ -97,6 +108,24 @@ mod tests {
         let numbers: Vec<u64> = outbox.waiting().map(|kept| kept.number).collect();
         assert_eq!(numbers, [1, 6, 7, 8], "the first report, and every end, is kept");
         assert_eq!(outbox.dropped(), 4);
+    }
+
+    #[test]
+    fn of_a_trainers_watermarks_the_newest_is_kept() {
+        let mut outbox = Outbox::new(10);
+        let mark = |passes| {
+            Report::Watermark(rekindle_types::Watermark {
+                passes,
+                ..Default::default()
+            })
+        };
+        outbox.push(&key(1, 0), mark(1));
+        outbox.push(&key(1, 1), mark(2));
+        outbox.push(&key(1, 0), Report::Step(step(1)));
+        outbox.push(&key(1, 0), mark(3));
+        let numbers: Vec<u64> = outbox.waiting().map(|kept| kept.number).collect();
+        assert_eq!(numbers, [2, 3, 4]);
+        assert_eq!(outbox.dropped(), 0, "it isn't missed");
     }
 
     #[test]

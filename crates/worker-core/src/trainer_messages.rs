@@ -2,14 +2,17 @@
 //!
 //! ```text
 //!   worker -> trainer   Begin, then Connect, now and then Save, at last perhaps Stop
-//!   trainer -> worker   Ready, then Step (rank 0) and Progress (the others), Saved, SaveFailed, WaitsForStorage, at last Finished or Failed
+//!   trainer -> worker   Ready, then Step (rank 0) and Progress (the others), Saved, SaveFailed, WaitsForStorage, at last Finished or Failed;
+//!                       Watermark whenever a step takes long
 //! ```
 //!
 //! The end of stdin means the worker is gone: the trainer ends as if told to stop. A line is at most [`MAX_LINE`] bytes.
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{CheckpointPart, DeviceId, Failure, InMemory, RankId, StartTrainer, StepReport};
+use rekindle_types::{
+    CheckpointPart, DeviceId, Failure, InMemory, RankId, StartTrainer, StepReport, Watermark,
+};
 use serde::{Deserialize, Serialize};
 
 /// The longest line either side accepts, bytes.
@@ -87,6 +90,8 @@ pub enum FromTrainer {
         /// The step it is at.
         step: u64,
     },
+    /// It hasn't committed a step for a while: how far it is, whom it waits for.
+    Watermark(Watermark),
     /// Last step committed, its part of the model is exported; it exits with status 0 by itself.
     Finished,
     /// It can't go on; it exits with a status other than 0 by itself.

@@ -100,6 +100,14 @@ pub fn status(job: &JobId, epoch: u64, rank: u32, phase: TrainerPhase) -> Traine
     }
 }
 
+/// The trainers of most tests say nothing of how far they are, and aren't stopped for that.
+pub fn config() -> Config {
+    Config {
+        silence: 1_000_000_000,
+        ..Config::default()
+    }
+}
+
 pub struct Desk {
     pub machine: Coordinator,
     pub now: u64,
@@ -119,7 +127,7 @@ pub struct Desk {
 
 impl Desk {
     pub fn new() -> Self {
-        Self::with(Config::default())
+        Self::with(config())
     }
 
     pub fn with(config: Config) -> Self {
@@ -145,7 +153,7 @@ impl Desk {
 
     /// The coordinator dies; what was durable remains.
     pub fn restart(&self) -> Self {
-        let machine = Coordinator::restore(Config::default(), self.journal.clone()).expect("a good journal");
+        let machine = Coordinator::restore(config(), self.journal.clone()).expect("a good journal");
         let mut desk = Self::of(machine, self.journal.clone());
         desk.next_session = self.next_session + 100;
         desk.numbers.clone_from(&self.numbers);

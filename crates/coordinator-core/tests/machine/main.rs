@@ -4,6 +4,7 @@ mod checkpoints;
 mod desk;
 mod failures;
 mod gang;
+mod hangs;
 mod incidents;
 mod memory;
 mod odd_events;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rekindle_types::{
     CheckpointPart, Command, InMemory, NumberedReport, Plan, RankId, Registration, Report, StartTrainer,
-    TrainerPhase, TrainerStatus,
+    TrainerPhase, TrainerStatus, Wait, Watermark,
 };
 
 use super::job::enumeration;
@@ -161,6 +161,7 @@ impl From<&NumberedReport> for pb::NumberedReport {
                 Report::WaitsForStorage { step } => {
                     Wire::WaitsForStorage(pb::TrainerWaitsForStorage { step: *step })
                 }
+                Report::Watermark(mark) => Wire::Watermark(mark.into()),
                 Report::Finished => Wire::Finished(pb::TrainerFinished {}),
                 Report::Failed(failure) => Wire::Failed(failure.into()),
                 Report::Stopped => Wire::Stopped(pb::TrainerStopped {}),
@@ -192,6 +193,7 @@ impl TryFrom<pb::NumberedReport> for NumberedReport {
                 message: failed.message,
             },
             Wire::WaitsForStorage(waits) => Report::WaitsForStorage { step: waits.step },
+            Wire::Watermark(mark) => Report::Watermark(mark.into()),
             Wire::Finished(_) => Report::Finished,
             Wire::Failed(failure) => {
                 Report::Failed(failure.try_into().map_err(|e: ConvertError| e.inside("failed"))?)
@@ -205,6 +207,34 @@ impl TryFrom<pb::NumberedReport> for NumberedReport {
             rank: RankId(r.rank),
             report,
         })
+    }
+}
+
+impl From<&Watermark> for pb::TrainerWatermark {
+    fn from(mark: &Watermark) -> Self {
+        Self {
+            step: mark.step,
+            passes: mark.passes,
+            waits: mark.waits.as_ref().map(|wait| pb::TrainerWait {
+                on_rank: wait.on.0,
+                what: wait.what.clone(),
+                waited_ms: wait.ms,
+            }),
+        }
+    }
+}
+
+impl From<pb::TrainerWatermark> for Watermark {
+    fn from(mark: pb::TrainerWatermark) -> Self {
+        Self {
+            step: mark.step,
+            passes: mark.passes,
+            waits: mark.waits.map(|wait| Wait {
+                on: RankId(wait.on_rank),
+                what: wait.what,
+                ms: wait.waited_ms,
+            }),
+        }
     }
 }
 

@@ -32,6 +32,41 @@ pub(super) fn deadlines_name_peer_and_tag(harness: &dyn Harness) {
     drop(world[0].recv(RankId(1), tag(3), far()).unwrap());
 }
 
+/// Of two threads that wait, the one that began first shows, and neither once it has what it waits for.
+pub(super) fn a_wait_shows_whom_it_is_for(harness: &dyn Harness) {
+    let world = world(harness, 3, &Options::default());
+    let [a, b, c] = &world[..] else {
+        panic!("three ranks")
+    };
+    let shows = |wanted: Option<(u32, u32)>| {
+        let until = far();
+        loop {
+            let seen = a.blocked();
+            let place = seen.and_then(|seen| Some((seen.on.0, seen.tag?.index)));
+            if place == wanted {
+                return seen;
+            }
+            assert!(until.remaining().is_some(), "{place:?}, not {wanted:?}");
+            std::thread::yield_now();
+        }
+    };
+    shows(None);
+    std::thread::scope(|scope| {
+        scope.spawn(|| drop(a.recv(RankId(2), tag(7), far()).unwrap()));
+        let first = shows(Some((2, 7))).unwrap();
+        assert_eq!(first.operation, Operation::Receive);
+        assert!(
+            first.to_string().contains("a frame (Activation step 7 index 7"),
+            "{first}"
+        );
+        scope.spawn(|| drop(a.recv(RankId(1), tag(8), far()).unwrap()));
+        c.send_slice(RankId(0), tag(7), &[1_u8], far()).unwrap();
+        shows(Some((1, 8)));
+        b.send_slice(RankId(0), tag(8), &[1_u8], far()).unwrap();
+        shows(None);
+    });
+}
+
 /// One rank aborts: its own waits end with `Aborted`, those of its peers for it with the peer's loss; peers
 /// of each other are left alone.
 pub(super) fn abort_frees_everybody(harness: &dyn Harness) {

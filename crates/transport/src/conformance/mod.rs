@@ -79,6 +79,7 @@ pub const ALL: &[Check] = &[
         pressure::waiting_for_each_other_through_a_third,
     ),
     ("deadlines_name_peer_and_tag", ends::deadlines_name_peer_and_tag),
+    ("a_wait_shows_whom_it_is_for", ends::a_wait_shows_whom_it_is_for),
     ("abort_frees_everybody", ends::abort_frees_everybody),
     ("close_delivers_what_was_sent", ends::close_delivers_what_was_sent),
     (

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rekindle_plan::micro_batches_of;
 use rekindle_transport::{Deadline, Transport};
 use rekindle_types::{JobSpec, LayerId, Plan, Rank, RankId, StartPoint, shard_range};
 
-/// One rank's view of its job. Nothing in it changes while an epoch lasts.
+use super::progress::Progress;
+
+/// One rank's view of its job. Nothing in it but its counters changes while an epoch lasts.
 pub struct Context {
     /// The job.
     pub spec: JobSpec,
@@ -30,6 +33,8 @@ pub struct Context {
     pub mtbf_seconds: f64,
     /// Longest wait for a peer that is connected but silent. A lost connection is noticed at once, whatever this is.
     pub patience: Duration,
+    /// How far it is.
+    pub progress: Arc<Progress>,
 }
 
 impl Context {
@@ -270,6 +275,7 @@ pub mod tests {
             writer: "t".to_owned(),
             mtbf_seconds: 3600.0,
             patience: Duration::from_secs(1),
+            progress: Arc::default(),
         }
     }
 

@@ -34,6 +34,7 @@ pub fn evaluate(trainer: &mut Trainer, step: u64) -> Result<Option<f64>, Trainer
     let mut loss = ExactSum::default();
     for m in own {
         let more = forward(trainer, &batch, step, m)?;
+        trainer.context.progress.pass();
         loss = loss.add(more).ok_or(TrainerError::NonFinite { step, count: 1 })?;
     }
     let context = &trainer.context;

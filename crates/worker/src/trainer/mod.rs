@@ -27,6 +27,7 @@ mod local;
 mod outcomes;
 mod pipe;
 mod pipeline;
+mod progress;
 mod refill;
 mod report;
 mod reports;
@@ -36,6 +37,7 @@ mod shadow;
 mod step;
 mod storage;
 mod tied;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -60,6 +62,7 @@ use reports::Reports;
 use saver::Saver;
 use shadow::Shadows;
 use step::Trainer;
+use watch::Watch;
 
 /// The stage engine of this process.
 type Engine = Stage<AnyDevice>;
@@ -126,9 +129,11 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
         } => (peers, (local, guards), save),
         other => return Err(unexpected("Connect", &other)),
     };
+    let watch = Watch::start(Arc::clone(&context.progress), Box::new(pipe.teller()))?;
     let context = load_state(context, &mut engine, &memory, from)?;
     let saver = Saver::new(&context, &mut engine)?;
     let transport: SharedTransport = Arc::new(connect::meet(&endpoint, &context, &peers)?);
+    watch.sees(&transport);
     tracing::info!(links = context.links().len(), "connected");
     let to_worker = Rc::clone(pipe);
     let goes_on = local.is_some() || !context.guards.is_empty();
@@ -155,6 +160,7 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     train(pipe, &mut trainer)?;
     export::export(&trainer)?;
     // Says goodbye to the peers, so that they don't take the end of this process for a loss.
+    drop(watch);
     drop(trainer);
     pipe.tell(&FromTrainer::Finished)
 }
@@ -223,6 +229,7 @@ fn train(pipe: &Pipe, trainer: &mut Trainer) -> Result<(), TrainerError> {
         let wants = |saver: &Saver| saver.wants(&trainer.context, step, asked);
         let save = trainer.saver.as_ref().is_some_and(wants);
         let began = Instant::now();
+        trainer.context.progress.begins(step);
         match trainer.step(step, save)? {
             Some(report) => pipe.tell(&FromTrainer::Step(report))?,
             None => pipe.tell(&FromTrainer::Progress { step })?,

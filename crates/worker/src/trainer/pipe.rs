@@ -20,7 +20,7 @@ const QUEUE: usize = 8;
 pub struct Pipe {
     incoming: Receiver<Result<ToTrainer, String>>,
     save: Arc<AtomicBool>,
-    outgoing: Mutex<std::io::Stdout>,
+    outgoing: Arc<Mutex<std::io::Stdout>>,
 }
 
 impl Pipe {
@@ -56,7 +56,7 @@ impl Pipe {
         Ok(Self {
             incoming,
             save,
-            outgoing: Mutex::new(std::io::stdout()),
+            outgoing: Arc::new(Mutex::new(std::io::stdout())),
         })
     }
 
@@ -89,15 +89,23 @@ impl Pipe {
     /// # Errors
     /// [`TrainerError::Pipe`] when the worker no longer listens.
     pub fn tell(&self, message: &FromTrainer) -> Result<(), TrainerError> {
-        let mut line = serde_json::to_vec(message).map_err(std::io::Error::from)?;
-        line.push(b'\n');
-        let mut out = self
-            .outgoing
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        out.write_all(&line)?;
-        Ok(out.flush()?)
+        write(&self.outgoing, message)
     }
+
+    /// The same for another thread.
+    #[must_use]
+    pub fn teller(&self) -> impl Fn(&FromTrainer) -> Result<(), TrainerError> + Send + use<> {
+        let outgoing = Arc::clone(&self.outgoing);
+        move |message| write(&outgoing, message)
+    }
+}
+
+fn write(outgoing: &Mutex<std::io::Stdout>, message: &FromTrainer) -> Result<(), TrainerError> {
+    let mut line = serde_json::to_vec(message).map_err(std::io::Error::from)?;
+    line.push(b'\n');
+    let mut out = outgoing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    out.write_all(&line)?;
+    Ok(out.flush()?)
 }
 
 fn leave(why: &str) -> ! {

@@ -58,6 +58,7 @@ impl Pipeline<'_> {
                 Op::Forward(m) => self.forward(engine, m, &mut result)?,
                 Op::Backward(m) => self.backward(engine, m, Some(m) == last)?,
             }
+            self.context.progress.pass();
         }
         Ok(result)
     }

@@ -63,6 +63,7 @@ pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Con
         writer,
         mtbf_seconds,
         patience,
+        progress: Arc::default(),
     })
 }
 
