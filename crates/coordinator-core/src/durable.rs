@@ -213,7 +213,7 @@ impl Durable {
                     .unwrap_or_default();
                 // From memory nothing is run again, so this step is one that no epoch before had reached.
                 if job.connected.as_ref().is_some_and(|from| from.step.is_some()) {
-                    job.restarts = 0;
+                    job.lasting_progress();
                 }
             }
             Change::RankFinished { epoch, rank, .. } => {
@@ -234,7 +234,7 @@ impl Durable {
                 job.checkpoint = Some(checkpoint.clone());
                 job.failed_saves = 0;
                 job.save_failure = None;
-                job.restarts = 0;
+                job.lasting_progress();
             }
             Change::CheckpointFailed { epoch, message, .. } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
@@ -243,6 +243,7 @@ impl Durable {
             }
             Change::Requeued {
                 epoch,
+                failure,
                 refused,
                 last_step,
                 ..
@@ -254,6 +255,7 @@ impl Durable {
                 job.finished.clear();
                 job.failures.clear();
                 job.restarts += 1;
+                *job.restarts_of.entry(failure.class).or_default() += 1;
                 job.losses += 1;
                 job.refused.extend(refused.clone());
                 job.reached = last_step.or(job.reached);

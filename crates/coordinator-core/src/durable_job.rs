@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rekindle_types::spec::{Cadence, RecoverySource};
 use rekindle_types::{
-    Epoch, Failure, JobEvent, JobSpec, JobState, Plan, RankId, StartPoint, StepReport, WorkerId,
+    Epoch, Failure, FailureClass, JobEvent, JobSpec, JobState, Plan, RankId, StartPoint, StepReport, WorkerId,
 };
 
 use crate::story::Story;
@@ -57,6 +57,8 @@ pub struct DurableJob {
     pub save_failure: Option<String>,
     /// Plans that ended badly since the last checkpoint.
     pub restarts: u32,
+    /// The same by the class of the failure.
+    pub restarts_of: BTreeMap<FailureClass, u32>,
     /// Plans that ended badly.
     pub losses: u32,
     /// URLs of checkpoints that turned out to be damaged.
@@ -112,6 +114,7 @@ impl DurableJob {
             failed_saves: 0,
             save_failure: None,
             restarts: 0,
+            restarts_of: BTreeMap::new(),
             losses: 0,
             refused: BTreeSet::new(),
             save_first: false,
@@ -150,6 +153,12 @@ impl DurableJob {
     #[must_use]
     pub fn goes_back_to_checkpoints(&self) -> bool {
         self.spec.checkpoint.is_on() && self.spec.recovery.sources.contains(&RecoverySource::Checkpoint)
+    }
+
+    /// Progress was made that lasts: what was restarted before doesn't count any more.
+    pub(crate) fn lasting_progress(&mut self) {
+        self.restarts = 0;
+        self.restarts_of.clear();
     }
 
     /// Whether guards keep shadows of its ranks.

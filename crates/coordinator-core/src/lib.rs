@@ -39,6 +39,7 @@
 //! counting them.
 
 mod begin;
+mod budget;
 mod commits;
 mod config;
 mod durable;
@@ -67,6 +68,7 @@ mod verdict;
 mod view;
 mod waits;
 
+pub use budget::Budget;
 pub use config::Config;
 pub use durable::{Durable, FoldError};
 pub use durable_job::{DurableJob, FromMemory};

@@ -42,6 +42,7 @@ impl Coordinator {
                 Cadence::Auto => run.and_then(|run| run.interval),
             },
             restarts: job.restarts,
+            budgets: crate::budget::budgets(job),
         })
     }
 

@@ -10,20 +10,9 @@ use rekindle_types::spec::RecoverySource;
 use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, WorkerId};
 
 use crate::Change;
+use crate::budget::{Budget, budgets};
 use crate::durable_job::DurableJob;
 use crate::machine::Coordinator;
-
-/// Losses that may be mended by starting again; the others would only come again.
-fn passes(class: FailureClass) -> bool {
-    matches!(
-        class,
-        FailureClass::WorkerCrash
-            | FailureClass::WorkerLost
-            | FailureClass::Hang
-            | FailureClass::Network
-            | FailureClass::CheckpointCorrupt
-    )
-}
 
 /// The ranks of a plan whose workers have no room for them, and the slots that the others leave.
 fn displaced(plan: &Plan, slots: &[Slot]) -> (BTreeSet<RankId>, Vec<Slot>) {
@@ -88,7 +77,7 @@ impl Coordinator {
         let Some(job) = self.live.job(id) else {
             return Some(String::new());
         };
-        if !passes(failure.class) {
+        if !failure.class.may_pass() {
             return Some(String::new());
         }
         let sources = &job.spec.recovery.sources;
@@ -104,10 +93,12 @@ impl Coordinator {
         if failure.class == FailureClass::CheckpointCorrupt && job.start.is_none() {
             return Some(String::new());
         }
-        let most = job.spec.recovery.max_restarts;
-        (job.restarts >= most).then(|| {
-            format!("; it was restarted {most} times without lasting progress (recovery.max_restarts)")
-        })
+        let budgets = budgets(job);
+        let of = |budget: &Budget| budget.class.is_none_or(|class| class == failure.class);
+        budgets
+            .into_iter()
+            .find(|budget| of(budget) && budget.used >= budget.most)
+            .map(|budget| budget.used_up())
     }
 
     /// Gives up the job's trainers and lets it wait for workers to go on with.

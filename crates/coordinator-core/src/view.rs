@@ -4,7 +4,7 @@ use rekindle_types::{
     DeviceId, Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StepReport, WorkerId,
 };
 
-use crate::{CommittedCheckpoint, Millis};
+use crate::{Budget, CommittedCheckpoint, Millis};
 
 /// A job.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +47,8 @@ pub struct JobView {
     pub save_interval: Option<u64>,
     /// Restarts since the newest checkpoint.
     pub restarts: u32,
+    /// How often it may be restarted, and what of that is used up.
+    pub budgets: Vec<Budget>,
 }
 
 /// How far a rank is, as the coordinator knows.

@@ -1,9 +1,11 @@
 //! The machine's views as the API's.
 
 use rekindle_coordinator_core::{
-    CloseReason, JobView, Millis, RankPhase as CorePhase, Rejection, WorkerView,
+    Budget, CloseReason, JobView, Millis, RankPhase as CorePhase, Rejection, WorkerView,
 };
-use rekindle_proto::view::{Checkpoint, CheckpointStatus, JobStatus, RankPhase, RankStatus, WorkerStatus};
+use rekindle_proto::view::{
+    Checkpoint, CheckpointStatus, JobStatus, RankPhase, RankStatus, RestartBudget, WorkerStatus,
+};
 use rekindle_proto::{ApiError, Reason};
 use rekindle_types::Violation;
 
@@ -26,7 +28,16 @@ pub(crate) fn job_status(view: &JobView, version: u64, with_spec: bool) -> JobSt
         checkpoints: view.spec.checkpoint.is_on().then(|| checkpoint_status(view)),
         start: view.start.clone(),
         restarts: view.restarts,
+        restart_budgets: view.budgets.iter().map(restart_budget).collect(),
         spec: with_spec.then(|| Box::new(view.spec.clone())),
+    }
+}
+
+fn restart_budget(budget: &Budget) -> RestartBudget {
+    RestartBudget {
+        class: budget.class,
+        used: budget.used,
+        most: budget.most,
     }
 }
 

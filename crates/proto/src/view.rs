@@ -3,8 +3,8 @@
 //! The coordinator fills them in, a client reads them out; both serialise the same way for `-o json`.
 
 use rekindle_types::{
-    DeviceId, Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StateDigest, StepReport,
-    WorkerId,
+    DeviceId, Epoch, Failure, FailureClass, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StateDigest,
+    StepReport, WorkerId,
 };
 use serde::Serialize;
 
@@ -45,6 +45,8 @@ pub struct JobStatus {
     pub start: Option<StartPoint>,
     /// Restarts since the newest checkpoint.
     pub restarts: u32,
+    /// How often it may be restarted, and what of that is used up.
+    pub restart_budgets: Vec<RestartBudget>,
     /// The resolved job, where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spec: Option<Box<JobSpec>>,
@@ -62,6 +64,17 @@ impl JobStatus {
     pub fn step(&self) -> u64 {
         self.last_step.as_ref().map_or(0, |step| step.step)
     }
+}
+
+/// A bound on restarts without lasting progress in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RestartBudget {
+    /// The class of failures it is for; none: any.
+    pub class: Option<FailureClass>,
+    /// Restarts so far.
+    pub used: u32,
+    /// One more loss after so many fails the job.
+    pub most: u32,
 }
 
 /// How a job's state is being saved.

@@ -497,7 +497,8 @@ fn a_status_of_someone_else_keeps_code_and_message() {
 #[test]
 fn views_and_plan_reports_survive_the_wire() {
     use rekindle_proto::view::{
-        Checkpoint, CheckpointStatus, ClusterStatus, JobStatus, RankPhase, RankStatus, WorkerStatus,
+        Checkpoint, CheckpointStatus, ClusterStatus, JobStatus, RankPhase, RankStatus, RestartBudget,
+        WorkerStatus,
     };
     let job = JobStatus {
         job: Some(JobId::new("demo-1").unwrap()),
@@ -532,6 +533,18 @@ fn views_and_plan_reports_survive_the_wire() {
         }),
         start: Some(start()),
         restarts: 3,
+        restart_budgets: vec![
+            RestartBudget {
+                class: Some(FailureClass::Hang),
+                used: 1,
+                most: 2,
+            },
+            RestartBudget {
+                class: None,
+                used: 3,
+                most: 8,
+            },
+        ],
         spec: Some(Box::new(spec())),
     };
     assert_eq!(JobStatus::try_from(wire(&v1::Job::from(&job))), Ok(job));

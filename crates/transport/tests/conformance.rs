@@ -38,6 +38,7 @@ conformance!(
     crossing_sends_complete,
     waiting_for_each_other_through_a_third,
     deadlines_name_peer_and_tag,
+    a_wait_shows_whom_it_is_for,
     abort_frees_everybody,
     close_delivers_what_was_sent,
     close_ends_waits_for_this_rank_only,

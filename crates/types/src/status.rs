@@ -93,6 +93,17 @@ named_enum! {
     }
 }
 
+impl FailureClass {
+    /// Whether starting again may mend it; the others would only come again.
+    #[must_use]
+    pub fn may_pass(self) -> bool {
+        matches!(
+            self,
+            Self::WorkerCrash | Self::WorkerLost | Self::Hang | Self::Network | Self::CheckpointCorrupt
+        )
+    }
+}
+
 /// Why a job or a trainer ended badly.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

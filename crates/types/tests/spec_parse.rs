@@ -6,7 +6,7 @@ mod common;
 
 use common::{JOB, spec, with};
 use rekindle_types::spec::{Auto, DataFormat, LrKind};
-use rekindle_types::{Dtype, JobFile, JobSpec, ModelConfig, Numerics};
+use rekindle_types::{Dtype, FailureClass, JobFile, JobSpec, ModelConfig, Numerics};
 
 #[test]
 fn a_minimal_file_gets_the_documented_defaults() {
@@ -48,6 +48,47 @@ fn unknown_keys_and_sections_name_the_nearest_known_one() {
         assert_eq!(error.violations[0].field, field, "{error}");
         assert!(error.to_string().contains(hint), "{error}");
     }
+}
+
+#[test]
+fn budgets_of_failure_classes_are_read_and_unknown_classes_name_the_nearest() {
+    let with_budgets = |line: &str| spec(&format!("{JOB}\n[recovery]\n{line}\n"));
+    let inline = with_budgets("max_restarts_of = { WORKER_CRASH = 3, HANG = 0 }").unwrap();
+    let table = with_budgets("[recovery.max_restarts_of]\nHANG = 0\nWORKER_CRASH = 3").unwrap();
+    assert_eq!(inline, table);
+    let budgets = [(FailureClass::WorkerCrash, 3), (FailureClass::Hang, 0)];
+    assert_eq!(inline.recovery.max_restarts_of, budgets.into());
+    for (line, field, hint) in [
+        (
+            "{ WORKER_CRSH = 1 }",
+            "WORKER_CRSH",
+            "did you mean \"WORKER_CRASH\"",
+        ),
+        (
+            "{ worker_lost = 1 }",
+            "worker_lost",
+            "did you mean \"WORKER_LOST\"",
+        ),
+        (
+            "{ POWER = 1 }",
+            "POWER",
+            "known here: WORKER_CRASH, WORKER_LOST, HANG",
+        ),
+        ("{ DATA_ERROR = 1 }", "DATA_ERROR", "never restarted after that"),
+    ] {
+        let error = with_budgets(&format!("max_restarts_of = {line}")).unwrap_err();
+        assert_eq!(
+            error.violations[0].field,
+            format!("recovery.max_restarts_of.{field}")
+        );
+        assert!(error.to_string().contains(hint), "{error}");
+    }
+    assert!(with_budgets("max_restarts_of = { HANG = -1 }").is_err());
+    // A resolved job of before has no such key.
+    let mut old = serde_json::to_value(&inline).unwrap();
+    old["recovery"].as_object_mut().unwrap().remove("max_restarts_of");
+    let old: JobSpec = serde_json::from_value(old).unwrap();
+    assert!(old.recovery.max_restarts_of.is_empty());
 }
 
 #[test]

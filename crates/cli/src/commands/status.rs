@@ -98,10 +98,14 @@ fn checkpoints(job: &JobStatus) -> Vec<(&'static str, String)> {
     if let Some(start) = &job.start {
         rows.push(("started from", format!("step {}, {}", start.step, start.url)));
     }
-    if job.restarts > 0 {
+    for budget in job.restart_budgets.iter().filter(|budget| budget.used > 0) {
+        let after = budget
+            .class
+            .map_or_else(String::new, |class| format!(" after a {class}"));
+        let (used, most) = (budget.used, budget.most);
         rows.push((
             "restarts",
-            format!("{} since the newest checkpoint", job.restarts),
+            format!("{used} of {most}{after} without lasting progress"),
         ));
     }
     let Some(status) = &job.checkpoints else {

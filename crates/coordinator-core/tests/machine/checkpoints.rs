@@ -490,6 +490,75 @@ fn restarts_without_a_checkpoint_in_between_are_bounded() {
 }
 
 #[test]
+fn a_class_of_failures_has_a_budget_of_its_own_beside_the_sum() {
+    let mut desk = Desk::new();
+    let mut spec = saving_spec(9);
+    spec.recovery.max_restarts = 4;
+    spec.recovery.max_restarts_of = [(FailureClass::WorkerCrash, 1), (FailureClass::Hang, 0)].into();
+    let job = desk.training_of(spec);
+    let used = |desk: &Desk| -> Vec<_> {
+        let budgets = desk.view(&job).budgets.into_iter();
+        budgets
+            .map(|budget| (budget.class, budget.used, budget.most))
+            .collect()
+    };
+    let lose = |desk: &mut Desk, epoch, class| {
+        desk.report_of("b", &job, epoch, 1, Report::Failed(failure(class)));
+        desk.wait(2_000, &["a", "b"]);
+        desk.report_of("a", &job, epoch, 0, Report::Stopped);
+        desk.wait(2_000, &["a", "b"]);
+    };
+    lose(&mut desk, 1, FailureClass::WorkerCrash);
+    lose(&mut desk, 2, FailureClass::Network);
+    let crash = Some(FailureClass::WorkerCrash);
+    assert_eq!(
+        used(&desk),
+        [(crash, 1, 1), (Some(FailureClass::Hang), 0, 0), (None, 2, 4)]
+    );
+    // The journal has the counts, and progress that lasts ends them.
+    let mut desk = desk.restart();
+    assert_eq!(
+        used(&desk),
+        [(crash, 1, 1), (Some(FailureClass::Hang), 0, 0), (None, 2, 4)]
+    );
+    for (name, rank) in [("a", 0), ("b", 1)] {
+        desk.register(name, 1, 1, vec![status(&job, 3, rank, TrainerPhase::Training)]);
+    }
+    for (name, rank) in [("a", 0), ("b", 1)] {
+        desk.report_of(name, &job, 3, rank, saved(1, rank));
+    }
+    desk.written(&job, 3, 1, None);
+    assert_eq!(used(&desk)[2], (None, 0, 4));
+    lose(&mut desk, 3, FailureClass::WorkerCrash);
+    assert_eq!(used(&desk)[0], (crash, 1, 1));
+    lose(&mut desk, 4, FailureClass::WorkerCrash);
+    let verdict = desk.verdict(&job);
+    for part in [
+        "1 times after a WORKER_CRASH",
+        "recovery.max_restarts_of.WORKER_CRASH = 1",
+    ] {
+        assert!(verdict.message.contains(part), "{part}: {}", verdict.message);
+    }
+}
+
+#[test]
+fn a_class_without_any_budget_fails_the_job_at_once() {
+    let mut desk = Desk::new();
+    let mut spec = saving_spec(9);
+    spec.recovery.max_restarts_of = [(FailureClass::WorkerCrash, 0)].into();
+    let job = desk.training_of(spec);
+    desk.report("b", &job, 1, Report::Failed(failure(FailureClass::WorkerCrash)));
+    let verdict = desk.verdict(&job);
+    assert!(
+        verdict
+            .message
+            .contains("recovery.max_restarts_of.WORKER_CRASH = 0"),
+        "{}",
+        verdict.message
+    );
+}
+
+#[test]
 fn what_would_only_come_again_isnt_tried_again() {
     for class in [
         FailureClass::NumericNan,

@@ -216,6 +216,7 @@ fn only_checked(spec: JobSpec) -> JobStatus {
         checkpoints: None,
         start: None,
         restarts: 0,
+        restart_budgets: Vec::new(),
         spec: Some(Box::new(spec)),
     }
 }

@@ -1,6 +1,6 @@
 //! Jobs, workers and the cluster as the API tells about them.
 
-use rekindle_types::{JobState, RankId};
+use rekindle_types::{FailureClass, JobState, RankId};
 
 use super::job::{enumeration, same_values};
 use super::spec::decode;
@@ -9,7 +9,8 @@ use super::{
 };
 use crate::pb::v1 as pb;
 use crate::view::{
-    Checkpoint, CheckpointStatus, ClusterStatus, JobStatus, RankPhase, RankStatus, WorkerStatus,
+    Checkpoint, CheckpointStatus, ClusterStatus, JobStatus, RankPhase, RankStatus, RestartBudget,
+    WorkerStatus,
 };
 
 same_values!(
@@ -40,6 +41,7 @@ impl From<&JobStatus> for pb::Job {
             checkpoints: job.checkpoints.as_ref().map(Into::into),
             start: job.start.as_ref().map(Into::into),
             restarts: job.restarts,
+            restart_budgets: job.restart_budgets.iter().map(Into::into).collect(),
         }
     }
 }
@@ -73,6 +75,34 @@ impl TryFrom<pb::Job> for JobStatus {
             checkpoints: job.checkpoints.map(TryInto::try_into).transpose()?,
             start: job.start.map(TryInto::try_into).transpose()?,
             restarts: job.restarts,
+            restart_budgets: job
+                .restart_budgets
+                .into_iter()
+                .map(TryInto::try_into)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<&RestartBudget> for pb::RestartBudget {
+    fn from(budget: &RestartBudget) -> Self {
+        Self {
+            class: budget.class.map(|class| pb::FailureClass::from(class).into()),
+            used: budget.used,
+            most: budget.most,
+        }
+    }
+}
+
+impl TryFrom<pb::RestartBudget> for RestartBudget {
+    type Error = ConvertError;
+
+    fn try_from(budget: pb::RestartBudget) -> Result<Self, ConvertError> {
+        let class = |class| enumeration::<pb::FailureClass, FailureClass>("restart_budgets.class", class);
+        Ok(Self {
+            class: budget.class.map(class).transpose()?,
+            used: budget.used,
+            most: budget.most,
         })
     }
 }

@@ -171,6 +171,11 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "max_restarts",
         "restarts without lasting progress in between (default 8)",
     ),
+    (
+        "recovery",
+        "max_restarts_of",
+        "the same for a class of failures: { WORKER_CRASH = 3 } (default: max_restarts alone)",
+    ),
 ];
 
 /// The sections there are, in order.

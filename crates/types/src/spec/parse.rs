@@ -10,7 +10,7 @@ use super::sections::{
     TrainingSpec,
 };
 use super::{CheckpointSpec, RecoverySpec, SpecError, Violation};
-use crate::ModelConfig;
+use crate::{FailureClass, ModelConfig};
 
 /// A parsed job file whose model section may still refer to files.
 #[derive(Debug, Clone, PartialEq)]
@@ -224,7 +224,27 @@ fn unknown_keys(table: &Table) -> Vec<Violation> {
             ));
         }
     }
+    violations.extend(unknown_classes(table));
     violations
+}
+
+/// Names of failure classes in `recovery.max_restarts_of` that aren't any.
+fn unknown_classes(table: &Table) -> Vec<Violation> {
+    let bounds = table
+        .get("recovery")
+        .and_then(|section| section.get("max_restarts_of"));
+    let Some(Value::Table(bounds)) = bounds else {
+        return Vec::new();
+    };
+    let all = FailureClass::ALL.iter().copied().filter(|class| class.may_pass());
+    let known: Vec<&str> = all.map(FailureClass::as_str).collect();
+    let is_none = |name: &&String| FailureClass::ALL.iter().all(|class| class.as_str() != *name);
+    let unknown = bounds.keys().filter(is_none);
+    let told = |name: &String| {
+        let why = format!("unknown failure class{}", meant(&name.to_uppercase(), &known));
+        Violation::new(format!("recovery.max_restarts_of.{name}"), why)
+    };
+    unknown.map(told).collect()
 }
 
 fn meant(word: &str, known: &[&str]) -> String {

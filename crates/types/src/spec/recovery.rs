@@ -1,6 +1,10 @@
 //! `[recovery]`: what a job may go on from when it has lost a part of itself.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use crate::FailureClass;
 
 /// Where lost state may come from. See the design, section 4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,6 +31,10 @@ pub struct RecoverySpec {
     /// Restarts without progress that lasts (a checkpoint, or a step committed from memory) in between; one more loss fails the job.
     #[serde(default = "defaults::max_restarts")]
     pub max_restarts: u32,
+    /// The same for losses of one class, beside the sum of all; 0: such a loss fails the job. Classes that aren't named have the sum's bound
+    /// alone.
+    #[serde(default)]
+    pub max_restarts_of: BTreeMap<FailureClass, u32>,
 }
 
 impl Default for RecoverySpec {
@@ -34,6 +42,7 @@ impl Default for RecoverySpec {
         Self {
             sources: defaults::sources(),
             max_restarts: defaults::max_restarts(),
+            max_restarts_of: BTreeMap::new(),
         }
     }
 }

@@ -62,6 +62,13 @@ impl JobSpec {
 
     fn check_recovery(&self, found: &mut Findings) {
         let has = |source| self.recovery.sources.contains(&source);
+        for class in self.recovery.max_restarts_of.keys() {
+            found.check(
+                class.may_pass(),
+                &format!("recovery.max_restarts_of.{class}"),
+                || "a job is never restarted after that; take the line out".to_owned(),
+            );
+        }
         found.check(
             !has(RecoverySource::Shadow) || has(RecoverySource::Local),
             "recovery.sources",
