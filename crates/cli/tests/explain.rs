@@ -5,8 +5,9 @@
 mod common;
 
 use std::path::Path;
+use std::time::Instant;
 
-use common::{Cluster, Job, children, reaches, signal, until};
+use common::{Cluster, Job, children, final_digest, metrics, reaches, signal, train, try_signal, until};
 use serde_json::Value;
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -150,6 +151,52 @@ fn a_killed_trainer_is_named_as_the_cause_though_its_peers_are_heard_first() {
     ] {
         assert!(told.stdout.contains(part), "{part}: {}", told.stdout);
     }
+}
+
+#[test]
+fn a_trainer_that_stands_still_is_named_and_not_those_that_wait_for_it() {
+    const STEPS: u64 = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(folder.path(), 4);
+    let run = folder.path().join("stopped");
+    let job = Job::new(STEPS).over(4, 1).saving(20);
+    let id = cluster.submit(&job.write(folder.path(), "stopped"));
+    reaches(&run, 30);
+    let victim = cluster.trainer(1);
+    signal(victim, "STOP");
+    let stopped = Instant::now();
+    let noted = until("the failure", || of_kind(&run, "failure.noted").pop());
+    println!("noted after {:?}", stopped.elapsed());
+    for part in [
+        "HANG",
+        "rank 1 on worker w2",
+        "waits for rank 1 (a frame",
+        "rank 1 has said nothing for",
+        "stands still",
+    ] {
+        assert!(noted.contains(part), "{part}: {noted}");
+    }
+    let waited = cluster.call(&["wait", &id]);
+    assert_eq!(waited.code, 0, "{}", waited.stderr);
+    assert!(!try_signal(victim, "0"), "what stood still was killed");
+    let incidents = explain(&cluster, &id);
+    assert_eq!(incidents.len(), 1, "{incidents:?}");
+    let incident = &incidents[0];
+    assert_eq!(incident["state"], "RECOVERED", "{incident}");
+    let failures = incident["failures"].as_array().unwrap();
+    assert_eq!(failures.len(), 1, "nobody that waited is named: {incident}");
+    assert_eq!(failures[0]["role"], "INITIATING");
+    let failure = &failures[0]["failure"];
+    assert_eq!(
+        (&failure["class"], &failure["rank"], &failure["worker"]),
+        (&"HANG".into(), &1.into(), &"w2".into())
+    );
+    let undisturbed = train(&job, folder.path(), "undisturbed", 1, 1);
+    assert_eq!(metrics(&run), undisturbed);
+    assert_eq!(
+        final_digest(&run),
+        final_digest(&folder.path().join("undisturbed"))
+    );
 }
 
 #[test]

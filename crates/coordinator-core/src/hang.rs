@@ -92,8 +92,24 @@ impl Coordinator {
         known.then(|| own.heard.min(teller.heard).saturating_sub(since))
     }
 
+    /// The failure of a job that trains and stands still, if it does.
+    pub(crate) fn stands_still(&mut self, id: &JobId) -> Option<Failure> {
+        let now = self.mono();
+        let run = self.runs.get_mut(id).filter(|run| run.failed_at.is_none())?;
+        let looks = now >= run.look_at(&self.config);
+        if looks {
+            run.looked = now;
+        }
+        let run = self.runs.get(id)?;
+        match now >= run.goal_by {
+            true => Some(self.hang(id, run)),
+            false if looks => self.silent(id, run),
+            false => None,
+        }
+    }
+
     /// The failure of a trainer that has said nothing for so long that it stands still: the one that others wait for, if there are several.
-    pub(crate) fn silent(&self, id: &JobId, run: &Run) -> Option<Failure> {
+    fn silent(&self, id: &JobId, run: &Run) -> Option<Failure> {
         let stands = |rank: &RankId| {
             let silent = self.silent_for(id, run, *rank);
             silent.is_some_and(|ms| ms >= self.config.silence)
@@ -116,7 +132,7 @@ impl Coordinator {
     }
 
     /// What is overdue, and at which rank where that can be told.
-    pub(crate) fn hang(&self, id: &JobId, run: &Run) -> Failure {
+    fn hang(&self, id: &JobId, run: &Run) -> Failure {
         let last = run.last_step.as_ref().map_or(0, |step| step.step);
         let limit = run.limit(&self.config);
         let overdue = match run.goal {

@@ -68,6 +68,8 @@ pub(crate) struct Run {
     step_heard: Option<Mono>,
     /// When a step was heard of, or the goal was set: trainers that are well have something to say a while after.
     pub(crate) since: Mono,
+    /// When it was last looked whether any says nothing.
+    pub(crate) looked: Mono,
     /// When the first failure was noted.
     pub(crate) failed_at: Option<Mono>,
     /// When the user's wish to cancel ends the job at the latest.
@@ -108,6 +110,7 @@ impl Run {
             recent: VecDeque::new(),
             step_heard: None,
             since: now,
+            looked: now,
             failed_at: None,
             cancel_by: None,
             saves: BTreeMap::new(),
@@ -167,6 +170,11 @@ impl Run {
         slowest
             .saturating_mul(u64::from(config.progress_factor))
             .clamp(config.progress_floor, config.progress_floor.max(most))
+    }
+
+    /// When to look whether a trainer says nothing that should: as soon as that can be, then at every heartbeat.
+    pub(crate) fn look_at(&self, config: &Config) -> Mono {
+        (self.since + config.silence).max(self.looked + config.heartbeat)
     }
 
     /// Takes a new step.

@@ -42,8 +42,9 @@ impl Coordinator {
                 let awaited = run.awaited.as_ref().map(|awaited| awaited.by);
                 let missing = run.ranks.iter().filter_map(|rank| rank.missing_by);
                 let verdict = self.verdict_at(id);
-                let goal = verdict.is_none().then_some(run.goal_by);
-                missing.chain(verdict).chain(goal).chain(awaited).collect()
+                let stands = run.goal_by.min(run.look_at(&self.config));
+                let stands = verdict.is_none().then_some(stands);
+                missing.chain(verdict).chain(stands).chain(awaited).collect()
             }
         }
     }
@@ -109,12 +110,7 @@ impl Coordinator {
         if self.verdict_at(id).is_some_and(|at| now >= at) {
             self.decide(id);
         }
-        let well = self.runs.get(id).filter(|run| run.failed_at.is_none());
-        let stands = well.and_then(|run| match now >= run.goal_by {
-            true => Some(self.hang(id, run)),
-            false => self.silent(id, run),
-        });
-        if let Some(failure) = stands {
+        if let Some(failure) = self.stands_still(id) {
             self.note_failure(id, failure);
         }
     }

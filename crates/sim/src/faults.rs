@@ -143,26 +143,6 @@ impl World {
         self.dies(worker, life, &key, None, Some(11));
     }
 
-    fn hang_a_gang(&mut self) {
-        let running = self
-            .gangs
-            .iter()
-            .filter(|(_, gang)| !gang.complete && !gang.broken);
-        let running: Vec<_> = running.map(|(key, _)| key.clone()).collect();
-        if let Some(index) = self.rng.index(running.len()) {
-            let (job, epoch) = running[index].clone();
-            let members = self.members(&job, epoch);
-            let Some((_, stuck)) = self.rng.index(members.len()).map(|index| members[index].clone()) else {
-                return;
-            };
-            if let Some(gang) = self.gangs.get_mut(&(job.clone(), epoch)) {
-                gang.hung.get_or_insert(stuck.rank);
-            }
-            self.blame_hang(&job, stuck.rank);
-            self.after(5_000, Due::GangSpeaks { job, epoch });
-        }
-    }
-
     fn freeze(&mut self, long: bool) {
         let time = if long {
             self.rng.within(15_000, 25_000)

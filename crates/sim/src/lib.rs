@@ -23,6 +23,7 @@ mod network;
 mod report;
 mod rng;
 mod storage;
+mod stuck;
 mod trainers;
 mod worker_side;
 mod world;

@@ -1,9 +1,7 @@
 //! Trainers as scripts: load, meet, step together, finish; when one dies its peers see a broken connection.
 
 use rekindle_types::spec::Cadence;
-use rekindle_types::{
-    CheckpointPart, Epoch, Failure, FailureClass, JobId, RankId, StartTrainer, StepReport, Wait, Watermark,
-};
+use rekindle_types::{CheckpointPart, Epoch, Failure, FailureClass, JobId, RankId, StartTrainer, StepReport};
 use rekindle_worker_core::trainer_messages::{FromTrainer, ToTrainer};
 use rekindle_worker_core::{Event, Exit, TrainerKey};
 
@@ -44,7 +42,7 @@ impl World {
         }
     }
 
-    fn says(&mut self, worker: usize, key: &TrainerKey, message: FromTrainer) {
+    pub(crate) fn says(&mut self, worker: usize, key: &TrainerKey, message: FromTrainer) {
         self.says_after(1, worker, key, message);
     }
 
@@ -249,43 +247,6 @@ impl World {
             self.says_after(saved_after, worker, &key, FromTrainer::Finished);
             let delay = saved_after + self.rng.within(5, 500);
             self.die_later(worker, &key, delay, 0);
-        }
-    }
-
-    /// All but the one that stands still say that they wait, each for its neighbour on the way there; and again, as long as that lasts.
-    pub(crate) fn gang_speaks(&mut self, job: &JobId, epoch: Epoch) {
-        let gang = self.gangs.get(&(job.clone(), epoch));
-        let Some((stuck, step)) = gang
-            .filter(|gang| !gang.broken)
-            .and_then(|gang| Some((gang.hung?, gang.step)))
-        else {
-            return;
-        };
-        let members = self.members(job, epoch);
-        let speak = |(worker, key): &(usize, TrainerKey)| {
-            let process = self.hosts[*worker].processes.get(key);
-            process.is_some_and(|process| process.training && !process.stopping) && key.rank != stuck
-        };
-        let speaking: Vec<_> = members.into_iter().filter(speak).collect();
-        for (worker, key) in &speaking {
-            let on = match key.rank < stuck {
-                true => RankId(key.rank.0 + 1),
-                false => RankId(key.rank.0 - 1),
-            };
-            let mark = Watermark {
-                step: step + 1,
-                passes: step,
-                waits: Some(Wait {
-                    on,
-                    what: "a frame".to_owned(),
-                    ms: 2_000,
-                }),
-            };
-            self.says(*worker, key, FromTrainer::Watermark(mark));
-        }
-        if !speaking.is_empty() {
-            let job = job.clone();
-            self.after(3_000, Due::GangSpeaks { job, epoch });
         }
     }
 

@@ -236,11 +236,16 @@ impl Desk {
             let next = self.machine.next_deadline().unwrap_or(end);
             self.now = next.clamp(self.now + 1, end).min(self.now + 500);
             for name in alive {
-                let session = self.sessions[*name];
-                self.tell(Event::Heartbeat { session });
+                self.beat(name);
             }
             self.tell(Event::Tick);
         }
+    }
+
+    /// A worker is alive.
+    pub fn beat(&mut self, name: &str) {
+        let session = self.sessions[name];
+        self.tell(Event::Heartbeat { session });
     }
 
     pub fn submit(&mut self, request: &str, spec: JobSpec) -> Result<Answer, Rejection> {

@@ -84,6 +84,20 @@ fn a_stopped_trainer_is_named_by_its_silence_and_not_those_that_wait_for_it() {
 }
 
 #[test]
+fn it_is_found_though_heartbeats_leave_no_pause_in_which_nothing_happens() {
+    let (mut desk, job) = four(Config::default());
+    // As a shell does it: a tick when the deadline is over that was known after the last event.
+    for beat in 0..160 {
+        desk.now += 150;
+        desk.beat(NAMES[beat % 4]);
+        while desk.machine.next_deadline().is_some_and(|at| at <= desk.now) {
+            desk.tell(rekindle_coordinator_core::Event::Tick);
+        }
+    }
+    assert_eq!(place(&desk.verdict(&job)).0, FailureClass::Hang);
+}
+
+#[test]
 fn a_trainer_that_waited_before_it_was_stopped_is_named_all_the_same() {
     let (mut desk, job) = four(Config::default());
     desk.wait(5_000, &NAMES);
@@ -212,6 +226,22 @@ fn a_worker_that_was_cut_off_is_not_blamed_before_it_had_time_to_pass_on_what_it
     says(&mut desk, &job, 1, 9, None);
     lasts(&mut desk, &job, 15, &waiting);
     assert_eq!(desk.view(&job).state, JobState::Running);
+}
+
+#[test]
+fn a_clock_that_is_set_makes_nobody_silent() {
+    for jump in [-3_600_000_i64, 3_600_000] {
+        let (mut desk, job) = four(Config::default());
+        desk.wait(5_000, &NAMES);
+        for _ in 0..3 {
+            desk.now = desk.now.checked_add_signed(jump).expect("a time");
+            for rank in 0..4 {
+                says(&mut desk, &job, rank, 8, None);
+            }
+            desk.wait(3_000, &NAMES);
+        }
+        assert_eq!(desk.view(&job).state, JobState::Running, "{jump}");
+    }
 }
 
 #[test]
