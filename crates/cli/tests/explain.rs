@@ -5,7 +5,6 @@
 mod common;
 
 use std::path::Path;
-use std::time::Instant;
 
 use common::{Cluster, Job, children, final_digest, metrics, reaches, signal, train, try_signal, until};
 use serde_json::Value;
@@ -164,9 +163,7 @@ fn a_trainer_that_stands_still_is_named_and_not_those_that_wait_for_it() {
     reaches(&run, 30);
     let victim = cluster.trainer(1);
     signal(victim, "STOP");
-    let stopped = Instant::now();
     let noted = until("the failure", || of_kind(&run, "failure.noted").pop());
-    println!("noted after {:?}", stopped.elapsed());
     for part in [
         "HANG",
         "rank 1 on worker w2",
@@ -197,6 +194,67 @@ fn a_trainer_that_stands_still_is_named_and_not_those_that_wait_for_it() {
         final_digest(&run),
         final_digest(&folder.path().join("undisturbed"))
     );
+}
+
+#[test]
+fn a_worker_that_stands_still_is_lost_and_its_trainer_is_not_said_to_hang() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(folder.path(), 2);
+    let run = folder.path().join("stopped");
+    let job = Job::new(300).over(2, 1).saving(5);
+    let id = cluster.submit(&job.write(folder.path(), "stopped"));
+    reaches(&run, 10);
+    // With its trainer, as a machine that is suspended: rank 0 waits for rank 1, and says so.
+    let (worker, trainer) = (cluster.workers[1].pid(), cluster.trainer(1));
+    for pid in [worker, trainer] {
+        signal(pid, "STOP");
+    }
+    let noted = until("the failure", || of_kind(&run, "failure.noted").pop());
+    assert!(noted.contains("WORKER_LOST") && noted.contains("w2"), "{noted}");
+    for pid in [worker, trainer] {
+        signal(pid, "CONT");
+    }
+    let waited = cluster.call(&["wait", &id]);
+    assert_eq!(waited.code, 0, "{}", waited.stderr);
+    let incidents = explain(&cluster, &id);
+    assert!(
+        !Value::from(incidents.clone()).to_string().contains("HANG"),
+        "{incidents:?}"
+    );
+    assert_eq!(incidents.len(), 1, "{incidents:?}");
+}
+
+#[test]
+fn a_budget_of_restarts_that_is_used_up_is_named_with_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(folder.path(), 2);
+    let run = folder.path().join("crashes");
+    // Restarts without a checkpoint in between: nothing lasts.
+    let mut job = Job::new(100_000).over(2, 1).saving(50_000);
+    job.more += "[recovery]\nsources = [\"checkpoint\"]\nmax_restarts_of = { WORKER_CRASH = 1 }\n";
+    let id = cluster.submit(&job.write(folder.path(), "crashes"));
+    reaches(&run, 2);
+    signal(cluster.trainer(0), "KILL");
+    until("the restart", || {
+        (!of_kind(&run, "incident.closed").is_empty()).then_some(())
+    });
+    let status = cluster.call(&["status", &id]).stdout;
+    assert!(
+        status.contains("1 of 1 after a WORKER_CRASH without lasting progress"),
+        "{status}"
+    );
+    assert!(status.contains("1 of 8 without lasting progress"), "{status}");
+    signal(cluster.trainer(0), "KILL");
+    let waited = cluster.call(&["wait", &id]);
+    assert_eq!(waited.code, 100, "{}", waited.stderr);
+    let ended = of_kind(&run, "job.failed").pop().unwrap();
+    for part in [
+        "WORKER_CRASH at rank",
+        "restarted once after a WORKER_CRASH",
+        "recovery.max_restarts_of.WORKER_CRASH = 1",
+    ] {
+        assert!(ended.contains(part), "{part}: {ended}");
+    }
 }
 
 #[test]

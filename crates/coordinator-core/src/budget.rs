@@ -44,11 +44,14 @@ impl Budget {
             ),
             None => ("recovery.max_restarts".to_owned(), String::new()),
         };
+        let times = match self.used {
+            1 => "once".to_owned(),
+            used => format!("{used} times"),
+        };
         match self.most {
             0 => format!("; the job file allows no restart{after} ({key} = 0)"),
             most => format!(
-                "; it was restarted {} times{after} without lasting progress, as often as {key} = {most} allows",
-                self.used
+                "; it was restarted {times}{after} without lasting progress, as often as {key} = {most} allows"
             ),
         }
     }

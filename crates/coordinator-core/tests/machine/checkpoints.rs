@@ -534,7 +534,7 @@ fn a_class_of_failures_has_a_budget_of_its_own_beside_the_sum() {
     lose(&mut desk, 4, FailureClass::WorkerCrash);
     let verdict = desk.verdict(&job);
     for part in [
-        "1 times after a WORKER_CRASH",
+        "restarted once after a WORKER_CRASH",
         "recovery.max_restarts_of.WORKER_CRASH = 1",
     ] {
         assert!(verdict.message.contains(part), "{part}: {}", verdict.message);
