@@ -93,7 +93,6 @@ impl Pipe {
     }
 
     /// The same for another thread.
-    #[must_use]
     pub fn teller(&self) -> impl Fn(&FromTrainer) -> Result<(), TrainerError> + Send + use<> {
         let outgoing = Arc::clone(&self.outgoing);
         move |message| write(&outgoing, message)
