@@ -70,7 +70,7 @@ fn resolve(address: &str) -> Result<SocketAddr, TrainerError> {
         .ok_or_else(|| bad("has no address; check the worker's --data-host".to_owned()))
 }
 
-/// Bounds large enough for the largest layer's gradient (8 bytes an element) and a micro-batch's activations.
+/// Bounds large enough for the largest layer's gradient (8 bytes an element), a micro-batch's activations, and what is on its way to guards.
 fn options(context: &Context) -> Options {
     let spec = &context.spec;
     let layer = spec
@@ -84,9 +84,18 @@ fn options(context: &Context) -> Options {
     let activations = rows * spec.model.hidden_size as usize * 4;
     let defaults = Options::default();
     let max_frame_bytes = FRAME_BYTES.max(layer).max(activations);
+    // Gradients for guards wait in queues until they are asked for at the commit point.
+    let out = context
+        .guard()
+        .map_or(0, |_| context.gradient_bytes(context.id()));
+    let of_wards = context.wards().map(|ward| context.gradient_bytes(ward));
+    let (most, all) = of_wards.fold((0, 0), |(most, all), bytes| (bytes.max(most), all + bytes));
     Options {
         max_frame_bytes,
-        inbox_hard_bytes: defaults.inbox_hard_bytes.max(2 * max_frame_bytes),
+        outbox_bytes: defaults.outbox_bytes + out,
+        inbox_soft_bytes: defaults.inbox_soft_bytes + most,
+        inbox_hard_bytes: defaults.inbox_hard_bytes.max(2 * max_frame_bytes) + most,
+        pool_bytes: defaults.pool_bytes + out + 2 * all,
         ..defaults
     }
 }

@@ -103,6 +103,13 @@ impl Context {
         layers.filter(some).collect()
     }
 
+    /// Bytes of the gradient of all that a rank owns, as its guard gets it.
+    #[must_use]
+    pub fn gradient_bytes(&self, rank: RankId) -> usize {
+        let layers = self.owned_layers(rank).into_iter();
+        layers.map(|layer| 4 * self.owned_by(rank, layer).len()).sum()
+    }
+
     /// The layers of this stage, in pipeline order.
     pub fn layers(&self) -> impl Iterator<Item = LayerId> + use<> {
         self.layers_of(self.rank.stage)

@@ -27,6 +27,7 @@ mod local;
 mod outcomes;
 mod pipe;
 mod pipeline;
+mod reduction;
 mod refill;
 mod report;
 mod reports;
@@ -36,6 +37,7 @@ mod shadow;
 mod step;
 mod storage;
 mod tied;
+mod updater;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -232,6 +234,7 @@ fn train(pipe: &Pipe, trainer: &mut Trainer) -> Result<(), TrainerError> {
             saver.after_step(seconds, &trainer.context, &mut trainer.engine, pipe)?;
         }
     }
+    trainer.finish()?;
     match &mut trainer.saver {
         Some(saver) => saver.finish(&trainer.context, pipe),
         None => Ok(()),

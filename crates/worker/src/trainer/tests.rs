@@ -163,6 +163,7 @@ fn one(
     for step in 1..=trainer.context.spec.training.steps {
         reports.extend(trainer.step(step, false)?);
     }
+    trainer.finish()?;
     export::export(&trainer)?;
     let (context, engine) = (&trainer.context, &trainer.engine);
     let bytes = |(layer, kind)| {
