@@ -99,3 +99,36 @@ fn options(context: &Context) -> Options {
         ..defaults
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rekindle_types::Rank;
+
+    use super::super::context::tests::context;
+    use super::*;
+
+    /// A ward's whole gradient may lie unasked in its guard's inbox, on top of what else comes.
+    #[test]
+    fn queues_have_room_for_what_goes_to_guards() {
+        let mut context = context(1, 6, Rank { lane: 0, stage: 1 });
+        let alone = options(&context);
+        assert_eq!(alone.inbox_soft_bytes, Options::default().inbox_soft_bytes);
+        let me = context.id();
+        context.guards = [(RankId(0), me), (RankId(2), me), (me, RankId(5))].into();
+        let with = options(&context);
+        let owned = |rank| context.gradient_bytes(RankId(rank));
+        assert_eq!(
+            with.inbox_soft_bytes,
+            alone.inbox_soft_bytes + owned(0).max(owned(2))
+        );
+        assert_eq!(
+            with.inbox_hard_bytes,
+            alone.inbox_hard_bytes + owned(0).max(owned(2))
+        );
+        assert_eq!(with.outbox_bytes, alone.outbox_bytes + owned(me.0));
+        let layers = context.owned_layers(me).into_iter();
+        let elements: usize = layers.map(|layer| context.owned(layer).len()).sum();
+        assert!(elements > 0 && owned(me.0) == 4 * elements);
+        with.validate().unwrap();
+    }
+}

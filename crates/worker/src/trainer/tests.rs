@@ -83,7 +83,7 @@ fn cuts(ends: &[u32]) -> Vec<Range<u32>> {
 fn train(spec: &JobSpec, lanes: u32, ends: &[u32], threads: u32) -> Result<Vec<StepReport>, TrainerError> {
     let world = lanes as usize * ends.len();
     let plan = plan(lanes, ends, &vec!["w"; world]);
-    let mut ranks = train_on(spec, &plan, threads, None)?;
+    let mut ranks = train_on(spec, &plan, threads, None, &Options::default())?;
     Ok(ranks.remove(0).0)
 }
 
@@ -117,8 +117,9 @@ fn train_on(
     plan: &Plan,
     threads: u32,
     memory: Option<&Path>,
+    options: &Options,
 ) -> Result<Vec<(Vec<StepReport>, Owned)>, TrainerError> {
-    let transports = MemoryMesh::connect(&plan.job, plan.epoch, plan.world(), &Options::default())?;
+    let transports = MemoryMesh::connect(&plan.job, plan.epoch, plan.world(), options)?;
     let ranks: Vec<_> = plan
         .ranks()
         .zip(transports)
@@ -333,6 +334,59 @@ fn state_on_a_cuda_device_is_not_kept_in_the_workers_memory() {
     assert_eq!(files(), 1);
 }
 
+/// Queues that hold less than a layer's gradient while their rank computes.
+fn narrow() -> Options {
+    Options {
+        outbox_bytes: 1024,
+        inbox_soft_bytes: 1024,
+        ..Options::default()
+    }
+}
+
+/// A shadow's update that fails is told before the guard adds its sums for the next step, and what was published stays.
+#[test]
+fn a_failed_update_of_a_shadow_reaches_its_guard_at_the_next_commit_point() {
+    let (text, memory) = (folder(), tempfile::tempdir().unwrap());
+    let mut spec = spec(text.path(), "", "");
+    spec.recovery.sources = vec![RecoverySource::Local, RecoverySource::Shadow];
+    let plan = plan(1, &[2, 5], &["a", "b"]);
+    let transports = MemoryMesh::connect(&plan.job, plan.epoch, 2, &Options::default()).unwrap();
+    let ranks: Vec<_> = plan.ranks().zip(transports).collect();
+    let one = |(rank, transport)| {
+        let context = setup::context(start(&spec, &plan, rank), Duration::from_secs(60)).unwrap();
+        let computing = Computing {
+            device: DeviceId::Cpu,
+            threads: 1,
+        };
+        let folder = memory.path().join(rank.to_string());
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut shadows = Shadows::new(Some(&folder), &context, computing).unwrap();
+        let mut engine = setup::engine(&context, computing, None).unwrap();
+        setup::fill(&mut engine, &context).unwrap();
+        let transport: SharedTransport = Arc::new(transport);
+        shadows.begin(&context, &transport, &engine, 0).unwrap();
+        // No gradient was taken, as if the ward had sent none.
+        shadows.update(1, 1e-3, 1.0).unwrap();
+        let error = shadows.take_gradients(&context, &transport, 1).unwrap_err();
+        assert!(error.to_string().contains("gradient"), "{error}");
+        drop(shadows);
+        let next = Plan {
+            epoch: Epoch(2),
+            ..plan.clone()
+        };
+        let context = setup::context(start(&spec, &next, rank), Duration::from_secs(1)).unwrap();
+        let left = Memory::find(&folder, &context, true).guarded();
+        assert_eq!(left.into_values().collect::<Vec<_>>(), [[0]]);
+    };
+    std::thread::scope(|scope| {
+        let ranks = ranks.into_iter().map(|rank| scope.spawn(|| one(rank)));
+        ranks
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|rank| rank.join().unwrap());
+    });
+}
+
 /// What a guard's machine has after training is what the rank had, to the bit.
 #[test]
 fn what_guards_leave_is_the_state_of_their_ranks() {
@@ -353,7 +407,12 @@ fn what_guards_leave_is_the_state_of_their_ranks() {
         }
         let plan = plan(lanes, ends, workers);
         std::fs::remove_dir_all(text.path().join("run")).unwrap();
-        let ranks = train_on(&spec, &plan, 2, Some(memory.path())).unwrap();
+        // Queues with room for what a ward owns, as trainers have them, and such as make wards wait for their guards.
+        let queues = match lanes {
+            2 => narrow(),
+            _ => Options::default(),
+        };
+        let ranks = train_on(&spec, &plan, 2, Some(memory.path()), &queues).unwrap();
         assert_eq!(essence(&ranks[0].0), essence(&undisturbed), "{workers:?}");
         let next = Plan {
             epoch: Epoch(2),
