@@ -3,9 +3,9 @@
 //! All its trainers are stopped; it waits in state RECOVERING for the slots it had, for a while; then it goes on with what is there,
 //! under a new epoch, every rank from the same step: one that all have in memory, or the newest valid checkpoint.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use rekindle_plan::{Slot, guards};
+use rekindle_plan::{Slot, guards_of};
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, WorkerId};
 
@@ -156,22 +156,19 @@ impl Coordinator {
         })
     }
 
-    /// The first of the ranks that have to move whose guard isn't left to give it its state.
+    /// The first of the ranks that have to move of whose guards none is left to give it its state.
     fn unguarded(&self, id: &JobId, plan: &Plan, displaced: &BTreeSet<RankId>) -> Option<RankId> {
         let job = self.live.job(id)?;
-        let guards = match job.is_shadowed() {
-            true => guards(plan),
-            false => BTreeMap::new(),
-        };
+        let guards = guards_of(&job.spec, plan);
         let knows = |guard: &RankId| {
             let worker = plan.worker_of(*guard).filter(|_| !displaced.contains(guard));
             worker.is_some_and(|worker| self.remembers(job, id, worker))
         };
-        let lost = |rank: &RankId| !guards.get(rank).is_some_and(knows);
+        let lost = |rank: &RankId| !guards.get(rank).is_some_and(|all| all.iter().any(knows));
         displaced.iter().copied().find(lost)
     }
 
-    /// The same with the ranks of lost workers on others, if what is left has their guards.
+    /// The same with the ranks of lost workers on others, if what is left has a guard of each.
     pub(crate) fn stand_in(&self, id: &JobId, slots: &[Slot]) -> Option<Plan> {
         let recovers = |job: &&DurableJob| job.state == JobState::Recovering && job.is_shadowed();
         let mut plan = self.live.job(id).filter(recovers)?.plan.clone()?;

@@ -85,9 +85,10 @@ fn options(context: &Context) -> Options {
     let defaults = Options::default();
     let max_frame_bytes = FRAME_BYTES.max(layer).max(activations);
     // Gradients for guards wait in queues until they are asked for at the commit point.
-    let out = context
-        .guard()
-        .map_or(0, |_| context.gradient_bytes(context.id()));
+    let out = match context.own_guards() {
+        [] => 0,
+        _ => context.gradient_bytes(context.id()),
+    };
     let of_wards = context.wards().map(|ward| context.gradient_bytes(ward));
     let (most, all) = of_wards.fold((0, 0), |(most, all), bytes| (bytes.max(most), all + bytes));
     Options {
@@ -114,7 +115,12 @@ mod tests {
         let alone = options(&context);
         assert_eq!(alone.inbox_soft_bytes, Options::default().inbox_soft_bytes);
         let me = context.id();
-        context.guards = [(RankId(0), me), (RankId(2), me), (me, RankId(5))].into();
+        context.guards = [
+            (RankId(0), vec![me]),
+            (RankId(2), vec![RankId(3), me]),
+            (me, vec![RankId(5), RankId(3)]),
+        ]
+        .into();
         let with = options(&context);
         let owned = |rank| context.gradient_bytes(RankId(rank));
         assert_eq!(

@@ -20,8 +20,8 @@ pub struct Context {
     pub start: Option<StartPoint>,
     /// The step whose state it took from the worker's memory instead.
     pub memory_step: Option<u64>,
-    /// The guard of each rank; none where the job wants no shadows.
-    pub guards: BTreeMap<RankId, RankId>,
+    /// The guards of each rank; none where the job wants no shadows.
+    pub guards: BTreeMap<RankId, Vec<RankId>>,
     /// Ranks that take the state they start from out of another rank's worker's memory, and that rank.
     pub refills: BTreeMap<RankId, RankId>,
     /// Names this epoch's trainers in the keys of checkpoint files.
@@ -70,16 +70,16 @@ impl Context {
         self.rank.stage + 1 == self.plan.stage_count()
     }
 
-    /// This rank's guard.
+    /// This rank's guards.
     #[must_use]
-    pub fn guard(&self) -> Option<RankId> {
-        self.guards.get(&self.id()).copied()
+    pub fn own_guards(&self) -> &[RankId] {
+        self.guards.get(&self.id()).map_or(&[], Vec::as_slice)
     }
 
     /// The ranks that this one guards, in order.
     pub fn wards(&self) -> impl Iterator<Item = RankId> + '_ {
         let me = self.id();
-        let mine = move |(_, guard): &(&RankId, &RankId)| **guard == me;
+        let mine = move |(_, guards): &(&RankId, &Vec<RankId>)| guards.contains(&me);
         self.guards.iter().filter(mine).map(|(rank, _)| *rank)
     }
 
@@ -187,9 +187,10 @@ impl Context {
                 .map(|(_, other)| other)
         };
         let refills = self.refills.iter().filter_map(gives_or_takes);
-        [self.previous(), self.next(), self.tied_peer(), self.guard()]
+        [self.previous(), self.next(), self.tied_peer()]
             .into_iter()
             .flatten()
+            .chain(self.own_guards().iter().copied())
             .chain(self.wards())
             .chain(refills)
             .chain(self.other_lanes().map(|(_, id)| id))

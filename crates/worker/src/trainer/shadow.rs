@@ -1,22 +1,22 @@
-//! Shadows: this rank's guard repeats its updates, and this rank repeats those of the ranks it guards (its wards).
+//! Shadows: this rank's guards repeat its updates, and this rank repeats those of the ranks it guards (its wards).
 //!
 //! ```text
-//!   begin:           what I own -> my guard                        of each ward: all it owns
-//!   backward:        each layer's reduced gradient -> my guard
+//!   begin:           what I own -> my guards                       of each ward: all it owns
+//!   backward:        each layer's reduced gradient -> my guards
 //!   before commit:                                                 each ward's update of the step before is published; its gradients
 //!   until the next:  (my own update, forward, backward)            each ward's update, on a thread of its own ([`super::updater`])
 //! ```
 //!
 //! Invariant
 //! - WK-7 A rank adds its sums at the commit point of a step only when it has its wards' gradients of that step and has published their state
-//!   before it. So VA-2 holds for what a rank owns at its guard as well as at the rank (if that computes on a CPU).
+//!   before it. So VA-2 holds for what a rank owns at its guards as well as at the rank (if that computes on a CPU).
 //!
 //! State is sent and taken in turns, piece by piece, every rank in the same order: so a guard holds at most a few pieces that it hasn't asked
 //! for. Gradients come unasked while the guard computes: its inbox has room for all that a ward owns (4 bytes an element), and a ward's outbox,
 //! too ([`super::connect`]), so nobody waits with one for a guard that waits for something behind it. With those that its updater reads a guard
 //! holds 8 bytes an element at most.
 //! Shadows lie in shared memory and are updated by the processor, also where the ranks compute on CUDA devices: AdamW has the same bits on both.
-//! A rank on such a device keeps no state of its own there ([`super::local`]), so that its guard's is the only one that outlives it.
+//! A rank on such a device keeps no state of its own there ([`super::local`]), so that its guards' are the only ones that outlive it.
 //!
 //! Where the worker has no memory for a shadow, it is said in the log, and what the ward sends is dropped.
 
@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use rekindle_compute::AnyDevice;
 use rekindle_model::{GradientSums, Shadow};
-use rekindle_transport::{Tag, TagKind};
+use rekindle_transport::{Buffer, ByteOwner, Payload, Tag, TagKind};
 use rekindle_types::{LayerId, RankId, StateKind};
 use rekindle_vault::VaultError;
 
@@ -103,7 +103,7 @@ impl Shadows {
         })
     }
 
-    /// Before the first step: the guard gets the state after `step`, and the wards' is taken and published.
+    /// Before the first step: the guards get the state after `step`, and the wards' is taken and published.
     ///
     /// # Errors
     /// [`TrainerError`] when a peer is lost.
@@ -118,11 +118,10 @@ impl Shadows {
         let theirs: Vec<_> = self.wards.iter().map(|ward| pieces(context, ward.id)).collect();
         let most = theirs.iter().map(Vec::len).max().unwrap_or(0).max(own.len());
         for turn in 0..most {
-            if let (Some(guard), Some(&(layer, kind))) = (context.guard(), own.get(turn)) {
+            if let (false, Some(&(layer, kind))) = (context.own_guards().is_empty(), own.get(turn)) {
                 let bytes = engine.state_bytes(layer, kind, context.owned(layer))?;
-                let payload = transport.pool().copy_of(&bytes).into();
                 let tag = piece_tag(TagKind::ShadowState, step, context, (layer, kind));
-                transport.send(guard, tag, payload, context.deadline())?;
+                to_guards(context, transport, tag, transport.pool().copy_of(&bytes))?;
             }
             for (ward, pieces) in self.wards.iter().zip(&theirs) {
                 let Some(&(layer, kind)) = pieces.get(turn) else {
@@ -204,23 +203,42 @@ impl Shadows {
     }
 }
 
-/// The guard gets the mean gradient of what this rank owns of `layer`. Nothing where it has no guard.
+/// All guards of this rank get the same bytes.
+fn to_guards(
+    context: &Context,
+    transport: &SharedTransport,
+    tag: Tag,
+    bytes: Buffer,
+) -> Result<(), TrainerError> {
+    let bytes: Arc<dyn ByteOwner> = Arc::new(bytes);
+    for guard in context.own_guards() {
+        transport.send(
+            *guard,
+            tag,
+            Payload::shared(Arc::clone(&bytes)),
+            context.deadline(),
+        )?;
+    }
+    Ok(())
+}
+
+/// The guards get the mean gradient of what this rank owns of `layer`. Nothing where it has none.
 ///
 /// # Errors
-/// [`TrainerError`] when the guard is lost.
+/// [`TrainerError`] when a guard is lost.
 pub fn send_gradient(
     context: &Context,
     transport: &SharedTransport,
     sums: &mut GradientSums<AnyDevice>,
     (step, layer): (u64, LayerId),
 ) -> Result<(), TrainerError> {
-    let Some(guard) = context.guard() else {
+    if context.own_guards().is_empty() {
         return Ok(());
-    };
+    }
     let mut gradient = transport.pool().take(4 * context.owned(layer).len());
     sums.write_mean(layer, bytemuck::cast_slice_mut(&mut gradient))?;
     let tag = Tag::new(TagKind::ShadowGrad, step, context.index_of(layer));
-    Ok(transport.send(guard, tag, gradient.into(), context.deadline())?)
+    to_guards(context, transport, tag, gradient)
 }
 
 /// A shadow of `ward` in the worker's memory; none, and a warning, where there is no room.

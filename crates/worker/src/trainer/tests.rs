@@ -390,17 +390,19 @@ fn a_failed_update_of_a_shadow_reaches_its_guard_at_the_next_commit_point() {
 /// What a guard's machine has after training is what the rank had, to the bit.
 #[test]
 fn what_guards_leave_is_the_state_of_their_ranks() {
-    let cases: [(u32, &[u32], &[&str]); 4] = [
-        (1, &[2, 5], &["a", "b"]),
-        (1, &[1, 4, 5], &["a", "b", "a"]),
-        (2, &[3, 5], &["a", "b", "c", "d"]),
-        (3, &[4, 5], &["a", "a", "b", "b", "c", "a"]),
+    let cases: [(u32, &[u32], &[&str], u32); 5] = [
+        (1, &[2, 5], &["a", "b"], 1),
+        (1, &[1, 4, 5], &["a", "b", "a"], 1),
+        (2, &[3, 5], &["a", "b", "c", "d"], 1),
+        (3, &[4, 5], &["a", "a", "b", "b", "c", "a"], 2),
+        (1, &[1, 2, 3, 5], &["a", "b", "c", "d"], 3),
     ];
     let text = folder();
     let mut spec = spec(text.path(), "tie_word_embeddings = true", "");
     let undisturbed = train(&spec, 1, &[5], 1).unwrap();
     spec.recovery.sources = vec![RecoverySource::Local, RecoverySource::Shadow];
-    for (lanes, ends, workers) in cases {
+    for (lanes, ends, workers, guards) in cases {
+        spec.recovery.guards = guards;
         let memory = tempfile::tempdir().unwrap();
         for worker in workers {
             std::fs::create_dir_all(memory.path().join(worker)).unwrap();
@@ -418,7 +420,8 @@ fn what_guards_leave_is_the_state_of_their_ranks() {
             epoch: Epoch(2),
             ..plan.clone()
         };
-        for (rank, guard) in rekindle_plan::guards(&plan) {
+        let guards = rekindle_plan::guards_of(&spec, &plan).into_iter();
+        for (rank, guard) in guards.flat_map(|(rank, guards)| guards.into_iter().map(move |g| (rank, g))) {
             let context = setup::context(start(&spec, &next, guard), Duration::from_secs(1)).unwrap();
             let worker = memory.path().join(plan.worker_of(guard).unwrap().as_str());
             let left = Memory::find(&worker, &context, true);
