@@ -10,7 +10,6 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::operands::expect_len;
 use crate::{AdamPart, AdamSource, AdamStep, AdamTarget, Float, Frozen, Hashing, Result};
 
 /// The accumulator value that says "not finite". It stays, whatever is added.
@@ -351,10 +350,9 @@ pub trait Device: Send + Sync + Sized + 'static {
         tokens: u64,
         out: &mut [Self::Float],
     ) -> Result<Vec<f64>> {
-        expect_len("mean_and_squares", "out", out.len(), range.len())?;
-        let squares = self.block_squares(sums, range.clone(), block, tokens)?;
-        out.copy_from_slice(&self.mean(sums, range, tokens)?);
-        Ok(squares)
+        crate::operands::expect_len("mean_and_squares", "out", out.len(), range.len())?;
+        out.copy_from_slice(&self.mean(sums, range.clone(), tokens)?);
+        self.block_squares(sums, range, block, tokens)
     }
     /// AdamW (Loshchilov & Hutter 2019) with the mean gradient of accumulators `at`, which are zeroed. Starts from `source`, and gives the
     /// same bits whatever of that is the target itself. `parts` cover all elements. Returns whether `hashing` was done: a device may
@@ -369,8 +367,7 @@ pub trait Device: Send + Sync + Sized + 'static {
         parts: &[AdamPart],
         hashing: Option<Hashing<'_>>,
     ) -> Result<bool>;
-    /// [`Device::adamw`] with the mean gradient that another rank's [`Device::mean`] gave (`step.tokens` is ignored), without hashes: the same
-    /// bits as there, but for the sign of a zero on a device that has to put it into accumulators first.
+    /// [`Device::adamw`] with another rank's [`Device::mean`] (`step.tokens` is ignored). A device may lose the sign of a zero.
     fn adamw_with(
         &self,
         target: AdamTarget<'_, Self::Buffer>,
@@ -379,12 +376,11 @@ pub trait Device: Send + Sync + Sized + 'static {
         step: &AdamStep,
         parts: &[AdamPart],
     ) -> Result<()> {
-        let all = 0..gradient.len();
+        let (all, step) = (0..gradient.len(), AdamStep { tokens: 1, ..*step });
         let mut sums = self.alloc_sums(SumKind::Float, all.end)?;
         self.add_sums_bytes(&mut sums, all.clone(), bytemuck::cast_slice(gradient))?;
-        let step = AdamStep { tokens: 1, ..*step };
-        self.adamw(target, source, &mut sums, all, &step, parts, None)?;
-        Ok(())
+        self.adamw(target, source, &mut sums, all, &step, parts, None)
+            .map(drop)
     }
 
     /// Holds on to what the elements are now, whatever is written to the buffer later. Copies nothing on the caller's time. Until the

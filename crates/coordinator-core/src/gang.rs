@@ -52,7 +52,9 @@ impl Coordinator {
             self.queue_notes.insert(id.clone(), why.to_owned());
             return false;
         }
-        let again = self.same_again(id, &slots).or_else(|| self.stand_in(id, &slots));
+        // What is exact is taken first; making up is left for when its time to come back is over (`regroups`).
+        let exact = self.same_again(id, &slots).or_else(|| self.stand_in(id, &slots));
+        let again = exact.or_else(|| self.make_do(id, &slots));
         let placed = match again {
             Some(plan) => Ok(plan),
             None if job.state == JobState::Recovering && job.lives_in_memory() => {
@@ -167,9 +169,7 @@ impl Coordinator {
                 job: job.clone(),
                 epoch: plan.epoch,
                 peers: peers.clone(),
-                local: from.step,
-                guards: from.guards.clone(),
-                save: from.save,
+                from: from.clone(),
             };
             self.send(worker, command);
             if let Some(state) = self.runs.get_mut(job).and_then(|run| run.rank_mut(rank)) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{JobState, RankId};
+use rekindle_types::{JobState, RankId, Refill};
 
 use crate::Change;
 
@@ -16,13 +16,13 @@ pub(crate) fn note(change: &Change) -> (String, String, String) {
         Change::Connected {
             epoch,
             local,
-            guards,
+            refills,
             save,
             ..
         } => (
             "coordinator",
             "plan.connected",
-            connected(*epoch, *local, guards, *save),
+            connected(*epoch, *local, refills, *save),
         ),
         Change::Running { epoch, .. } => (
             "coordinator",
@@ -150,7 +150,7 @@ fn ended(state: JobState, failure: Option<&rekindle_types::Failure>) -> String {
 fn connected(
     epoch: rekindle_types::Epoch,
     local: Option<u64>,
-    guards: &BTreeMap<RankId, RankId>,
+    refills: &BTreeMap<RankId, Refill>,
     save: bool,
 ) -> String {
     let from = match local {
@@ -158,9 +158,22 @@ fn connected(
         None => String::new(),
     };
     let first = if save { ", which they save first" } else { "" };
-    let sends: String = guards
+    let sends: String = refills
         .iter()
-        .map(|(rank, guard)| format!(", that of {rank} from {guard}'s"))
+        .map(|(rank, refill)| refilled(*rank, refill))
         .collect();
     format!("{epoch}: all trainers are ready{from}{sends}{first}")
+}
+
+fn refilled(rank: RankId, refill: &Refill) -> String {
+    match refill {
+        Refill::Guard(guard) => format!(", that of {rank} from {guard}'s"),
+        Refill::Mean(shares) => {
+            let parts = shares
+                .iter()
+                .map(|share| format!("{:.3} of {}'s", share.share, share.rank));
+            let parts = parts.collect::<Vec<_>>().join(" and ");
+            format!(", that of {rank}, which nobody has, made of {parts} (approximate)")
+        }
+    }
 }

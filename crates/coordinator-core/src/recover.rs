@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 
 use rekindle_plan::{Slot, guards_of};
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, WorkerId};
+use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, Share, WorkerId};
 
 use crate::Change;
+use crate::average::made_of;
 use crate::durable_job::DurableJob;
 use crate::machine::Coordinator;
 
@@ -127,7 +128,8 @@ impl Coordinator {
             epoch,
             failure,
             refused,
-            last_step: last_step.map(|step| step.step),
+            last_step: last_step.as_ref().map(|step| step.step),
+            stage_norms: last_step.map(|step| step.stage_norms).unwrap_or_default(),
         });
         self.forget_saves(id);
         self.stop_holders(id, &reason);
@@ -156,24 +158,60 @@ impl Coordinator {
         })
     }
 
-    /// The first of the ranks that have to move of whose guards none is left to give it its state.
-    fn unguarded(&self, id: &JobId, plan: &Plan, displaced: &BTreeSet<RankId>) -> Option<RankId> {
-        let job = self.live.job(id)?;
+    /// The ranks that have to move of whose guards none is left to give them their state.
+    fn unguarded(&self, id: &JobId, plan: &Plan, displaced: &BTreeSet<RankId>) -> BTreeSet<RankId> {
+        let Some(job) = self.live.job(id) else {
+            return BTreeSet::new();
+        };
         let guards = guards_of(&job.spec, plan);
         let knows = |guard: &RankId| {
             let worker = plan.worker_of(*guard).filter(|_| !displaced.contains(guard));
             worker.is_some_and(|worker| self.remembers(job, id, worker))
         };
         let lost = |rank: &RankId| !guards.get(rank).is_some_and(|all| all.iter().any(knows));
-        displaced.iter().copied().find(lost)
+        displaced.iter().copied().filter(lost).collect()
+    }
+
+    /// The first of the ranks that have to move whose state nobody is left to give or, where that is allowed, to be made up of.
+    fn beyond_help(&self, id: &JobId, plan: &Plan, displaced: &BTreeSet<RankId>) -> Option<RankId> {
+        let job = self.live.job(id)?;
+        let lost = self.unguarded(id, plan, displaced);
+        let gone = |share: &Share| {
+            let worker = plan.worker_of(share.rank);
+            displaced.contains(&share.rank) || !worker.is_some_and(|worker| self.remembers(job, id, worker))
+        };
+        match job.makes_up().then(|| made_of(job, plan, &lost)) {
+            Some(Ok(means)) if !means.values().flatten().any(gone) => None,
+            _ => lost.first().copied(),
+        }
     }
 
     /// The same with the ranks of lost workers on others, if what is left has a guard of each.
     pub(crate) fn stand_in(&self, id: &JobId, slots: &[Slot]) -> Option<Plan> {
-        let recovers = |job: &&DurableJob| job.state == JobState::Recovering && job.is_shadowed();
+        self.moved(id, slots, DurableJob::is_shadowed, |plan, lost| {
+            self.unguarded(id, plan, lost).is_empty()
+        })
+    }
+
+    /// The same if what nobody has may be made up.
+    pub(crate) fn make_do(&self, id: &JobId, slots: &[Slot]) -> Option<Plan> {
+        self.moved(id, slots, DurableJob::makes_up, |plan, lost| {
+            self.beyond_help(id, plan, lost).is_none()
+        })
+    }
+
+    /// The plan of a recovering job with the ranks of lost workers on others, if `may` finds nothing missing.
+    fn moved(
+        &self,
+        id: &JobId,
+        slots: &[Slot],
+        wanted: impl Fn(&DurableJob) -> bool,
+        may: impl Fn(&Plan, &BTreeSet<RankId>) -> bool,
+    ) -> Option<Plan> {
+        let recovers = |job: &&DurableJob| job.state == JobState::Recovering && wanted(job);
         let mut plan = self.live.job(id).filter(recovers)?.plan.clone()?;
         let (lost, left) = displaced(&plan, slots);
-        if self.unguarded(id, &plan, &lost).is_some() {
+        if !may(&plan, &lost) {
             return None;
         }
         move_to(&mut plan, &lost, left)?;
@@ -197,7 +235,8 @@ impl Coordinator {
         // A plan that committed nothing may not have reached its guards either: then the workers themselves are better waited for.
         let begun = job.plan.as_ref().is_some_and(|plan| plan.workers == job.homes);
         let fits = || self.same_again(id, free).is_some() || (begun && self.stand_in(id, free).is_some());
-        let lacks = free.len() < had || (job.lives_in_memory() && !fits());
+        let waits = job.lives_in_memory() || job.makes_up();
+        let lacks = free.len() < had || (waits && !fits());
         (lacks && self.mono() < by).then_some("waits for its workers to come back")
     }
 
@@ -209,7 +248,7 @@ impl Coordinator {
         };
         let Some(plan) = &job.plan else { return true };
         let (lost, left) = displaced(plan, slots);
-        let Some(rank) = self.unguarded(id, plan, &lost) else {
+        let Some(rank) = self.beyond_help(id, plan, &lost) else {
             let why = format!(
                 "needs {} more free trainer slots, there are {}",
                 lost.len(),
@@ -222,7 +261,10 @@ impl Coordinator {
             class: FailureClass::WorkerLost,
             rank: Some(rank),
             worker: plan.worker_of(rank).cloned(),
-            message: format!("its worker did not come back; {}", crate::begin::memory_lost(job)),
+            message: format!(
+                "its worker did not come back; {}",
+                crate::begin::memory_lost(job, plan, &self.unguarded(id, plan, &lost))
+            ),
         };
         self.end(id, JobState::Failed, Some(failure));
         true

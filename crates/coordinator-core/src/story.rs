@@ -10,11 +10,11 @@
 //! In: records, one after the other. Out: [`Incident`]s, the newest [`crate::Config::max_incidents`] of a job. Deliberately absent:
 //! deciding anything (see [`crate::verdict`], [`crate::recover`]), and the sentences (see [`crate::telling`]).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use rekindle_types::{
-    CausalRole, Epoch, Failure, Incident, IncidentState, IncidentTimes, JobState, NotedFailure, StartPoint,
-    StateSource, WorkerId,
+    CausalRole, Epoch, Failure, Incident, IncidentState, IncidentTimes, JobState, NotedFailure, RankId,
+    Refill, StartPoint, StateSource, WorkerId,
 };
 
 use crate::durable_job::DurableJob;
@@ -130,11 +130,13 @@ impl DurableJob {
             Change::Connected {
                 epoch,
                 local: Some(step),
-                guards,
+                refills,
+                rebuilt,
                 ..
             } => {
                 if let Some(incident) = story.of_next(*epoch) {
-                    remember(incident, *step, !guards.is_empty());
+                    incident.exact = rebuilt.is_empty();
+                    remember(incident, *step, refills);
                 }
             }
             Change::Reloaded { epoch, .. } => {
@@ -270,6 +272,7 @@ fn place(incident: &mut Incident, at: Millis, epoch: Epoch, start: Option<&Start
     incident.next_epoch = Some(epoch);
     incident.times.placed = Some(at);
     incident.resumed_step = Some(step_of(start));
+    incident.exact = start.is_none_or(|start| start.rebuilt.is_empty());
     incident.source = Some(match start {
         Some(_) => StateSource::Checkpoint,
         None => StateSource::Beginning,
@@ -280,12 +283,13 @@ fn place(incident: &mut Incident, at: Millis, epoch: Epoch, start: Option<&Start
     }
 }
 
-/// All ranks found the state of `step` in memory, or their guards did: the checkpoint isn't needed.
-fn remember(incident: &mut Incident, step: u64, guarded: bool) {
+/// All ranks found the state of `step` in memory, or get it from others: the checkpoint isn't needed.
+fn remember(incident: &mut Incident, step: u64, refills: &BTreeMap<RankId, Refill>) {
     incident.resumed_step = Some(step);
-    incident.source = Some(match guarded {
+    incident.source = Some(match refills.values().all(Refill::is_exact) {
+        true if refills.is_empty() => StateSource::Local,
         true => StateSource::Shadow,
-        false => StateSource::Local,
+        false => StateSource::NeighbourAverage,
     });
     incident.source_url = None;
     if let Some(verdict) = incident.initiating().map(|noted| noted.failure.clone()) {

@@ -22,6 +22,11 @@ pub(crate) fn origin(incident: &Incident) -> String {
         (Some(StateSource::Shadow), Some(step)) => {
             format!("the state of step {step} in memory, what was lost of it from its guards")
         }
+        (Some(StateSource::NeighbourAverage), Some(step)) => {
+            format!(
+                "the state of step {step} in memory, and where nobody had it the mean of the neighbouring stages"
+            )
+        }
         (Some(StateSource::Checkpoint), Some(step)) => format!("the checkpoint of step {step}"),
         _ => "the beginning".to_owned(),
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use rekindle_compute::{Cpu, Frozen};
-use rekindle_model::{EngineError, ExactSum, Shadow, Stage, StateKind};
+use rekindle_model::{EngineError, ExactSum, LayerStep, Shadow, Stage, StateKind};
 use rekindle_types::{LayerId, Numerics};
 use support::{Cluster, Shape, samples, small_model};
 
@@ -44,8 +44,11 @@ fn gradients_of(stage: &mut Engine) -> Gradients {
     all
 }
 
-fn update(shadow: &mut Copy, n: u64, (lr, clip): (f64, f64), all: &Gradients) -> Result<(), EngineError> {
-    shadow.update(n, lr, clip, &|layer| all.get(&layer).map(Vec::as_slice))
+fn update(shadow: &mut Copy, count: u64, (lr, clip): (f64, f64), all: &Gradients) -> Result<(), EngineError> {
+    shadow.update(clip, &|layer| {
+        let gradient = all.get(&layer)?.as_slice();
+        Some(LayerStep { gradient, count, lr })
+    })
 }
 
 fn assert_same(shadow: &Copy, stage: &Engine, what: &str) {

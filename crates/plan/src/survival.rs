@@ -52,6 +52,8 @@ pub enum BeyondMemory {
     Beginning,
     /// The job fails.
     Failure,
+    /// An inner stage is made of the stages beside it; where that can't be, the job does what its other sources allow.
+    NeighbourAverage,
 }
 
 /// One source.
@@ -85,13 +87,22 @@ pub fn survival(spec: &JobSpec, plan: &Plan) -> SurvivalReport {
         mtbf_hours: mtbf,
         losses_per_week: losses,
         beyond_memory_per_week: beyond,
-        beyond_memory: match spec.recovery.sources.contains(&RecoverySource::Checkpoint) {
-            true if spec.checkpoint.is_on() => BeyondMemory::Checkpoint,
-            true => BeyondMemory::Beginning,
-            false => BeyondMemory::Failure,
-        },
+        beyond_memory: beyond_memory(spec),
         beyond_memory_probability: 1.0 - (-beyond).exp(),
         sources,
+    }
+}
+
+fn beyond_memory(spec: &JobSpec) -> BeyondMemory {
+    let (recovery, saves) = (&spec.recovery, spec.checkpoint.is_on());
+    let averages = recovery.allows(RecoverySource::NeighbourAverage);
+    if averages && (recovery.rather_averages() || !saves) {
+        return BeyondMemory::NeighbourAverage;
+    }
+    match recovery.allows(RecoverySource::Checkpoint) {
+        true if saves => BeyondMemory::Checkpoint,
+        true => BeyondMemory::Beginning,
+        false => BeyondMemory::Failure,
     }
 }
 
@@ -159,7 +170,7 @@ fn cost(spec: &JobSpec, plan: &Plan, source: RecoverySource) -> SourceReport {
                 }
             }
         }
-        RecoverySource::Checkpoint => {}
+        RecoverySource::Checkpoint | RecoverySource::NeighbourAverage => {}
     }
     SourceReport {
         source,
@@ -172,7 +183,7 @@ impl fmt::Display for SurvivalReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<12}{:>16}{:>16}  what it gives back",
+            "{:<20}{:>16}{:>16}  what it gives back",
             "recovery", "memory a worker", "bytes a step"
         )?;
         for SourceReport {
@@ -198,10 +209,14 @@ impl fmt::Display for SurvivalReport {
                     "checkpoint",
                     "anything: the steps since the newest one are run again",
                 ),
+                RecoverySource::NeighbourAverage => (
+                    "neighbour_average",
+                    "an inner stage that nobody has, approximately: only the step in flight is run again",
+                ),
             };
             writeln!(
                 f,
-                "{name:<12}{:>16}{:>16}  {what}",
+                "{name:<20}{:>16}{:>16}  {what}",
                 mib(*memory_bytes),
                 mib(*bytes_per_step)
             )?;
@@ -210,6 +225,7 @@ impl fmt::Display for SurvivalReport {
             BeyondMemory::Checkpoint => "the job goes back to the newest checkpoint",
             BeyondMemory::Beginning => "the job begins again: it saves no checkpoints",
             BeyondMemory::Failure => "the job fails",
+            BeyondMemory::NeighbourAverage => "an inner stage is made of those beside it (approximate)",
         };
         writeln!(
             f,

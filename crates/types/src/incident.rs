@@ -50,6 +50,8 @@ named_enum! {
         Local = "local",
         /// The same, with ranks whose machines were lost taking theirs from their guards.
         Shadow = "shadow",
+        /// The same, with stages that nobody had made of their neighbours.
+        NeighbourAverage = "neighbour_average",
         /// A committed checkpoint.
         Checkpoint = "checkpoint",
         /// The job's first weights: nothing was saved yet.

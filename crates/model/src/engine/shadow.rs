@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   set_state_bytes(layer, kind, ..)        once: the other rank's state
-//!   update(step, lr, clip, gradients)       each step, with its GradientSums::write_mean: the same bits as its own AdamW (MO-5)
+//!   update(clip, gradients and rates)       each step, with its GradientSums::write_mean: the same bits as its own AdamW (MO-5)
 //!   freeze_state()                          as of a stage
 //! ```
 //!
@@ -21,6 +21,17 @@ use super::state::LayerState;
 use super::train::expect;
 use super::{EngineError, FrozenPart, Result, StageSpec, freeze};
 use crate::{StateDigest, StateKind};
+
+/// What a layer's update takes.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerStep<'a, F> {
+    /// The other rank's [`super::GradientSums::write_mean`].
+    pub gradient: &'a [F],
+    /// Steps that the layer's Adam has made by then.
+    pub count: u64,
+    /// Learning rate.
+    pub lr: f64,
+}
 
 /// The state of another rank, see the module.
 pub struct Shadow<D: Device> {
@@ -94,28 +105,26 @@ impl<D: Device> Shadow<D> {
         Ok(self.device.bytes(part(buffer, place))?.into_owned())
     }
 
-    /// AdamW as [`super::Stage::update`] does it, on all layers. `gradient` gives the floats of [`super::GradientSums::write_mean`].
+    /// AdamW as [`super::Stage::update`] does it, on all layers, with what `of` gives for each.
     ///
     /// # Errors
-    /// Before anything is changed: [`EngineError::NoGradient`] when a layer's gradient isn't there, [`EngineError::Input`] when its length
-    /// doesn't fit.
+    /// Before anything is changed: [`EngineError::NoGradient`] when there is nothing of a layer, [`EngineError::Input`] when the length of its
+    /// gradient doesn't fit.
     pub fn update<'a>(
         &mut self,
-        step: u64,
-        lr: f64,
         clip: f64,
-        gradient: &dyn Fn(LayerId) -> Option<&'a [D::Float]>,
+        of: &dyn Fn(LayerId) -> Option<LayerStep<'a, D::Float>>,
     ) -> Result<()> {
-        let mut gradients = Vec::with_capacity(self.shards.len());
+        let mut steps = Vec::with_capacity(self.shards.len());
         for (&layer, state) in &self.shards {
-            let gradient = gradient(layer).ok_or(EngineError::NoGradient { layer })?;
-            expect("gradient of a layer", gradient.len(), state.owned.len())?;
-            gradients.push(gradient);
+            let step = of(layer).ok_or(EngineError::NoGradient { layer })?;
+            expect("gradient of a layer", step.gradient.len(), state.owned.len())?;
+            steps.push(step);
         }
         let optimizer = self.spec.optimizer;
-        // The gradient is divided by the tokens already.
-        let numbers = optimizer.numbers(1, (step, lr, clip));
-        for (state, gradient) in self.shards.values_mut().zip(gradients) {
+        for (state, LayerStep { gradient, count, lr }) in self.shards.values_mut().zip(steps) {
+            // The gradient is divided by the tokens already.
+            let numbers = optimizer.numbers(1, (count, lr, clip));
             let before = state.thaw(&*self.device, self.patience)?;
             state.update_with(&*self.device, &before, gradient, &optimizer, &numbers)?;
         }

@@ -11,13 +11,13 @@ same_values!(
     RecoverySource,
     RecoverySource,
     "source",
-    [Local, Shadow, Checkpoint]
+    [Local, Shadow, Checkpoint, NeighbourAverage]
 );
 same_values!(
     BeyondMemory,
     BeyondMemory,
     "beyond_memory",
-    [Checkpoint, Beginning, Failure]
+    [Checkpoint, Beginning, Failure, NeighbourAverage]
 );
 
 impl From<&PlanReport> for pb::PlanReport {

@@ -239,16 +239,12 @@ pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
             job,
             epoch,
             peers,
-            local,
-            guards,
-            save,
+            from,
         } => Message::ConnectTrainers(pb::ConnectTrainers {
-            local_step: *local,
-            guards: guards.iter().map(|(rank, guard)| (rank.0, guard.0)).collect(),
-            save: *save,
             job_id: job.to_string(),
             epoch: epoch.0,
             peers: peers.iter().map(|(rank, at)| (rank.0, at.clone())).collect(),
+            ..from.into()
         }),
         Command::Stop { job, epoch, reason } => Message::StopTrainers(pb::StopTrainers {
             job_id: job.to_string(),
@@ -283,14 +279,8 @@ impl TryFrom<pb::SessionResponse> for Command {
             Message::ConnectTrainers(c) => Ok(Self::Connect {
                 job: job_id(&c.job_id)?,
                 epoch: epoch(c.epoch),
+                from: (&c).try_into()?,
                 peers: c.peers.into_iter().map(|(rank, at)| (RankId(rank), at)).collect(),
-                local: c.local_step,
-                guards: c
-                    .guards
-                    .into_iter()
-                    .map(|(rank, guard)| (RankId(rank), RankId(guard)))
-                    .collect(),
-                save: c.save,
             }),
             Message::ForgetJob(f) => Ok(Self::Forget {
                 job: job_id(&f.job_id)?,

@@ -10,7 +10,7 @@
 //! room to send.
 //!
 //! Invariant
-//! - WK-8 The parts of a layer are added in the order of lanes, so sums of floats don't depend on when they came.
+//! - WK-9 The parts of a layer are added in the order of lanes, so sums of floats don't depend on when they came.
 
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -50,6 +50,7 @@ pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Con
     Ok(Context {
         guards: guards_of(&spec, &plan),
         refills: BTreeMap::new(),
+        rebuilt: Vec::new(),
         spec,
         plan,
         rank,

@@ -171,13 +171,13 @@ impl Shadows {
     ///
     /// # Errors
     /// [`TrainerError`] when there is nobody to do them.
-    pub fn update(&mut self, step: u64, lr: f64, clip: f64) -> Result<(), TrainerError> {
-        let gradients = std::mem::take(&mut self.gradients);
+    pub fn update(&mut self, context: &Context, step: u64, clip: f64) -> Result<(), TrainerError> {
+        let layers = self.wards.iter().flat_map(|ward| &ward.layers);
         let update = Update {
             step,
-            lr,
             clip,
-            gradients,
+            rates: layers.map(|layer| (*layer, context.rate(*layer, step))).collect(),
+            gradients: std::mem::take(&mut self.gradients),
         };
         self.updater
             .as_mut()

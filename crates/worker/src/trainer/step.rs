@@ -8,7 +8,9 @@
 
 use std::time::Instant;
 
+use rekindle_model::ExactSum;
 use rekindle_plan::learning_rate;
+use rekindle_types::spec::RecoverySource;
 use rekindle_types::{LayerId, StepReport};
 
 use super::batch::Batch;
@@ -102,13 +104,13 @@ impl Trainer {
         let norm = sums.squares.norm();
         let lr = learning_rate(&self.context.spec, step);
         let clip = clip_factor(norm, self.context.spec.training.max_grad_norm);
-        self.shadows.update(step, lr, clip)?;
+        self.shadows.update(&self.context, step, clip)?;
         if let Some(local) = &mut self.local {
             local.make_room(step);
         }
         // State that will be saved is hashed by the update that leaves it, while it is in the cache.
         self.engine.set_hashing(sums.save > 0 && self.saver.is_some());
-        self.update(step, lr, clip)?;
+        self.update(step, clip)?;
         if sums.save > 0
             && let Some(saver) = &mut self.saver
         {
@@ -177,7 +179,24 @@ impl Trainer {
             non_finite,
             data_digest: batch.digest.value(),
             save: 0,
+            stages: self.stage_squares(summary.sum_squares),
         })
+    }
+
+    /// This rank's squares as its stage's, where stages that are lost may be made of their neighbours.
+    fn stage_squares(&self, own: ExactSum) -> Vec<ExactSum> {
+        let recovery = &self.context.spec.recovery;
+        if !recovery.allows(RecoverySource::NeighbourAverage) {
+            return Vec::new();
+        }
+        let of = |stage| {
+            if stage == self.context.rank.stage {
+                own
+            } else {
+                ExactSum::default()
+            }
+        };
+        (0..self.context.plan.stage_count()).map(of).collect()
     }
 
     fn commit(&self, own: Sums, step: u64) -> Result<Sums, TrainerError> {
@@ -192,13 +211,16 @@ impl Trainer {
     }
 
     /// AdamW on the own shard; every layer's new weights leave for the other lanes as soon as they are there.
-    fn update(&mut self, step: u64, lr: f64, clip: f64) -> Result<(), TrainerError> {
+    fn update(&mut self, step: u64, clip: f64) -> Result<(), TrainerError> {
         let (context, transport) = (&self.context, &self.transport);
         let (lanes, tied) = (Lanes { context, transport }, Tied { context, transport });
         let layers = self.engine.layers();
         for layer in &layers {
             let engine = &mut self.engine;
-            outlast(step, &self.told, || engine.update(*layer, step, lr, clip))?;
+            let rate = context.rate(*layer, step);
+            outlast(step, &self.told, || {
+                engine.update(*layer, rate.count, rate.lr, clip)
+            })?;
             lanes.send_weights(&self.engine, step, *layer)?;
         }
         for layer in &layers {

@@ -366,7 +366,7 @@ fn a_failed_update_of_a_shadow_reaches_its_guard_at_the_next_commit_point() {
         let transport: SharedTransport = Arc::new(transport);
         shadows.begin(&context, &transport, &engine, 0).unwrap();
         // No gradient was taken, as if the ward had sent none.
-        shadows.update(1, 1e-3, 1.0).unwrap();
+        shadows.update(&context, 1, 1.0).unwrap();
         let error = shadows.take_gradients(&context, &transport, 1).unwrap_err();
         assert!(error.to_string().contains("gradient"), "{error}");
         drop(shadows);

@@ -1,8 +1,8 @@
 //! The thread that keeps shadows up to date, beside this rank's own update and its next forward.
 //!
 //! ```text
-//!   begin(step, lr, clip, gradients)  -> AdamW on each ward's shard, published in the worker's memory
-//!   wait()                            <- when that is done, or why it failed
+//!   begin(step, gradients)  -> AdamW on each ward's shard, published in the worker's memory
+//!   wait()                  <- when that is done, or why it failed
 //! ```
 //!
 //! Owned by [`super::shadow::Shadows`]. One update is under way at most; who drops the owner waits for it, so that a trainer which gives up
@@ -14,7 +14,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rekindle_compute::AnyDevice;
-use rekindle_model::Shadow;
+use rekindle_model::{LayerStep, Shadow};
+use rekindle_plan::LayerRate;
 use rekindle_transport::Frame;
 use rekindle_types::{LayerId, RankId};
 
@@ -38,10 +39,10 @@ pub type Gradients = BTreeMap<RankId, BTreeMap<LayerId, Frame>>;
 pub struct Update {
     /// Its number.
     pub step: u64,
-    /// Learning rate.
-    pub lr: f64,
     /// Factor on the gradient.
     pub clip: f64,
+    /// Of the wards' layers.
+    pub rates: BTreeMap<LayerId, LayerRate>,
     /// Those of all wards whose shadows are kept.
     pub gradients: Gradients,
 }
@@ -65,15 +66,21 @@ impl Kept {
     }
 
     fn update(&mut self, update: &Update) -> Result<(), TrainerError> {
-        let Update { step, lr, clip, .. } = *update;
-        let mut gradients = BTreeMap::new();
+        let mut steps = BTreeMap::new();
         for (layer, frame) in update.gradients.get(&self.ward).into_iter().flatten() {
-            gradients.insert(*layer, frame.as_slice::<f32>()?);
+            if let Some(rate) = update.rates.get(layer) {
+                let step = LayerStep {
+                    gradient: frame.as_slice()?,
+                    count: rate.count,
+                    lr: rate.lr,
+                };
+                steps.insert(*layer, step);
+            }
         }
-        self.keep.make_room(step);
+        self.keep.make_room(update.step);
         self.shadow
-            .update(step, lr, clip, &|layer| gradients.get(&layer).copied())?;
-        self.publish(step)
+            .update(update.clip, &|layer| steps.get(&layer).copied())?;
+        self.publish(update.step)
     }
 }
 
