@@ -11,6 +11,7 @@ use serde_json::Value;
 
 const LOCAL: &str = r#"["local"]"#;
 const SHADOW: &str = r#"["local", "shadow"]"#;
+const TWO_GUARDS: &str = "[\"local\", \"shadow\"]\nguards = 2";
 
 fn incidents(cluster: &Cluster, id: &str) -> Vec<Value> {
     let done = cluster.call(&["explain", id, "-o", "json"]);
@@ -221,6 +222,39 @@ fn a_machine_that_takes_its_state_with_it_costs_no_committed_step() {
     until("memory to be free again", || {
         (kept(memory.path(), &id) == 0).then_some(())
     });
+    assert_undisturbed(&run, STEPS, job(), folder.path());
+}
+
+#[test]
+fn two_machines_lost_at_once_cost_no_committed_step_where_ranks_have_two_guards() {
+    const STEPS: u64 = 500;
+    let (folder, memory) = (
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir_in("/dev/shm").unwrap(),
+    );
+    let mut cluster = start(folder.path(), 6, memory.path());
+    let run = folder.path().join("two");
+    let job = || Job::new(STEPS).over(4, 1).recovering(TWO_GUARDS);
+    let id = cluster.submit(&job().write(folder.path(), "two"));
+    reaches(&run, 20);
+    assert_eq!(
+        kept(memory.path(), &id),
+        13,
+        "its own and two that it guards on each worker, and rank 0's reports"
+    );
+    // Rank 1 and the first of its guards: the second has both.
+    let lost = [1, 2].map(|rank| home(memory.path(), &id, rank));
+    for (worker, _) in &lost {
+        signal(cluster.workers[*worker].pid(), "KILL");
+    }
+    for (worker, folder) in &lost {
+        cluster.workers[*worker].ended();
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+    let incident = recovered(&cluster, &id, 1);
+    assert_eq!(incident["source"], "shadow", "{incident}");
+    assert!(incident["steps_again"].as_u64().unwrap() <= 1, "{incident}");
+    assert_eq!(cluster.call(&["wait", &id]).code, 0);
     assert_undisturbed(&run, STEPS, job(), folder.path());
 }
 

@@ -341,6 +341,19 @@ pub trait Device: Send + Sync + Sized + 'static {
     ) -> Result<Vec<f64>>;
     /// The mean gradient, rounded to the device's float.
     fn mean(&self, sums: &Self::Sums, range: Range<usize>, tokens: u64) -> Result<Vec<Self::Float>>;
+    /// [`Device::mean`] into `out`, which is as long as `range`, and [`Device::block_squares`] of the same, where a device can in one pass.
+    fn mean_and_squares(
+        &self,
+        sums: &Self::Sums,
+        range: Range<usize>,
+        block: usize,
+        tokens: u64,
+        out: &mut [Self::Float],
+    ) -> Result<Vec<f64>> {
+        crate::operands::expect_len("mean_and_squares", "out", out.len(), range.len())?;
+        out.copy_from_slice(&self.mean(sums, range.clone(), tokens)?);
+        self.block_squares(sums, range, block, tokens)
+    }
     /// AdamW (Loshchilov & Hutter 2019) with the mean gradient of accumulators `at`, which are zeroed. Starts from `source`, and gives the
     /// same bits whatever of that is the target itself. `parts` cover all elements. Returns whether `hashing` was done: a device may
     /// leave that to whoever reads the bytes.
@@ -354,6 +367,21 @@ pub trait Device: Send + Sync + Sized + 'static {
         parts: &[AdamPart],
         hashing: Option<Hashing<'_>>,
     ) -> Result<bool>;
+    /// [`Device::adamw`] with another rank's [`Device::mean`] (`step.tokens` is ignored). A device may lose the sign of a zero.
+    fn adamw_with(
+        &self,
+        target: AdamTarget<'_, Self::Buffer>,
+        source: AdamSource<'_, Self::Buffer>,
+        gradient: &[Self::Float],
+        step: &AdamStep,
+        parts: &[AdamPart],
+    ) -> Result<()> {
+        let (all, step) = (0..gradient.len(), AdamStep { tokens: 1, ..*step });
+        let mut sums = self.alloc_sums(SumKind::Float, all.end)?;
+        self.add_sums_bytes(&mut sums, all.clone(), bytemuck::cast_slice(gradient))?;
+        self.adamw(target, source, &mut sums, all, &step, parts, None)
+            .map(drop)
+    }
 
     /// Holds on to what the elements are now, whatever is written to the buffer later. Copies nothing on the caller's time. Until the
     /// handle is dropped, writing to the buffer fails with [`crate::ComputeError::Frozen`] or leaves the handle's bytes alone.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rekindle_plan::place;
+use rekindle_plan::{fewer_guards, place};
 use rekindle_types::{
     Command, Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartPoint, StartTrainer, WorkerId,
 };
@@ -107,6 +107,13 @@ impl Coordinator {
             writer,
             start,
         });
+        let fewer = self
+            .live
+            .job(&plan.job)
+            .and_then(|job| fewer_guards(&job.spec, &plan));
+        if let Some(fewer) = fewer {
+            self.note(&plan.job, "recovery.fewer_guards", fewer);
+        }
         for (rank, worker) in plan.ranks().zip(&plan.workers) {
             self.start_rank(&plan, rank, worker);
         }

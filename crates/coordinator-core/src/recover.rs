@@ -3,9 +3,9 @@
 //! All its trainers are stopped; it waits in state RECOVERING for the slots it had, for a while; then it goes on with what is there,
 //! under a new epoch, every rank from the same step: one that all have in memory, or the newest valid checkpoint.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use rekindle_plan::{Slot, guards};
+use rekindle_plan::{Slot, guards_of};
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, Share, WorkerId};
 
@@ -149,20 +149,17 @@ impl Coordinator {
         })
     }
 
-    /// The ranks that have to move whose guards aren't left to give them their state.
+    /// The ranks that have to move of whose guards none is left to give them their state.
     fn unguarded(&self, id: &JobId, plan: &Plan, displaced: &BTreeSet<RankId>) -> BTreeSet<RankId> {
         let Some(job) = self.live.job(id) else {
             return BTreeSet::new();
         };
-        let guards = match job.is_shadowed() {
-            true => guards(plan),
-            false => BTreeMap::new(),
-        };
+        let guards = guards_of(&job.spec, plan);
         let knows = |guard: &RankId| {
             let worker = plan.worker_of(*guard).filter(|_| !displaced.contains(guard));
             worker.is_some_and(|worker| self.remembers(job, id, worker))
         };
-        let lost = |rank: &RankId| !guards.get(rank).is_some_and(knows);
+        let lost = |rank: &RankId| !guards.get(rank).is_some_and(|all| all.iter().any(knows));
         displaced.iter().copied().filter(lost).collect()
     }
 
@@ -180,7 +177,7 @@ impl Coordinator {
         }
     }
 
-    /// The same with the ranks of lost workers on others, if what is left has their guards.
+    /// The same with the ranks of lost workers on others, if what is left has a guard of each.
     pub(crate) fn stand_in(&self, id: &JobId, slots: &[Slot]) -> Option<Plan> {
         self.moved(id, slots, DurableJob::is_shadowed, |plan, lost| {
             self.unguarded(id, plan, lost).is_empty()

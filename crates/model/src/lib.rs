@@ -24,8 +24,8 @@ mod init;
 mod philox;
 
 pub use engine::{
-    AdamW, EngineError, FrozenPart, GradientSummary, GradientSums, MemoryReport, Result, Shadow, Stage,
-    StageInput, StageOutput, StageSpec,
+    AdamW, EngineError, FrozenPart, GradientSummary, GradientSums, LayerStep, MemoryReport, Result, Shadow,
+    Stage, StageInput, StageOutput, StageSpec,
 };
 pub use exact_sum::ExactSum;
 pub use philox::Philox;

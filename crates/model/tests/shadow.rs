@@ -3,11 +3,11 @@
 
 mod support;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use rekindle_compute::{Cpu, Frozen};
-use rekindle_model::{EngineError, ExactSum, Shadow, Stage, StateKind};
+use rekindle_model::{EngineError, ExactSum, LayerStep, Shadow, Stage, StateKind};
 use rekindle_types::{LayerId, Numerics};
 use support::{Cluster, Shape, samples, small_model};
 
@@ -29,13 +29,26 @@ fn shadow_of(stage: &Engine) -> Copy {
     shadow
 }
 
-fn feed(shadow: &mut Copy, stage: &Engine) {
-    for (layer, range) in shadow.layers() {
-        let gradient = stage.final_gradient(layer).unwrap();
-        assert_eq!(gradient.len(), range.len());
-        let bytes: Vec<u8> = gradient.iter().flat_map(|value| value.to_le_bytes()).collect();
-        shadow.set_gradient(layer, &bytes).unwrap();
+type Gradients = BTreeMap<LayerId, Vec<f32>>;
+
+/// What a rank tells its guard before the sums of the commit point.
+fn gradients_of(stage: &mut Engine) -> Gradients {
+    let mut all = Gradients::new();
+    for layer in stage.layers() {
+        let mut gradient = vec![f32::NAN; stage.owned(layer).unwrap().len()];
+        stage.gradients_mut().write_mean(layer, &mut gradient).unwrap();
+        if !gradient.is_empty() {
+            all.insert(layer, gradient);
+        }
     }
+    all
+}
+
+fn update(shadow: &mut Copy, count: u64, (lr, clip): (f64, f64), all: &Gradients) -> Result<(), EngineError> {
+    shadow.update(clip, &|layer| {
+        let gradient = all.get(&layer)?.as_slice();
+        Some(LayerStep { gradient, count, lr })
+    })
 }
 
 fn assert_same(shadow: &Copy, stage: &Engine, what: &str) {
@@ -54,17 +67,17 @@ fn assert_same(shadow: &Copy, stage: &Engine, what: &str) {
 fn step(cluster: &mut Cluster<f32>, shadows: &mut [Copy], n: u64, batch: &[Vec<u32>]) {
     let loss = cluster.forward_backward(batch);
     cluster.reduce();
-    let (mut squares, mut stages) = (ExactSum::default(), cluster.stages.iter_mut().flatten());
-    for shadow in &mut *shadows {
-        let stage = stages.next().unwrap();
-        feed(shadow, stage);
-        squares = squares
-            .add(stage.finish_gradients().unwrap().sum_squares)
-            .unwrap();
+    let (mut squares, mut gradients) = (ExactSum::default(), Vec::new());
+    for stage in cluster.stages.iter_mut().flatten() {
+        let plain = stage.finish_gradients().unwrap();
+        gradients.push(gradients_of(stage));
+        let again = stage.finish_gradients().unwrap();
+        assert_eq!(plain, again, "the norm that was made on the way");
+        squares = squares.add(plain.sum_squares).unwrap();
     }
     let clip = (cluster.max_norm / (squares.norm() + 1e-6)).min(1.0);
-    for shadow in &mut *shadows {
-        shadow.update(|_| (n, cluster.lr), clip).unwrap();
+    for (shadow, gradients) in shadows.iter_mut().zip(&gradients) {
+        update(shadow, n, (cluster.lr, clip), gradients).unwrap();
     }
     cluster.finish(loss);
 }
@@ -154,20 +167,35 @@ fn a_step_without_all_gradients_changes_nothing() {
     let before = shadow.digest().unwrap();
     let batch = batches(&cluster.shape, 1).remove(0);
     cluster.forward_backward(&batch);
-    let stage = &cluster.stages[0][0];
-    feed(&mut shadow, stage);
-    let wrong = shadow.set_gradient(LayerId::Head, &[0; 4]);
-    assert!(matches!(wrong, Err(EngineError::Compute(_))), "{wrong:?}");
-    let refused = shadow.update(|_| (1, 1e-3), 1.0);
+    let whole = gradients_of(&mut cluster.stages[0][0]);
+    let (mut without, mut short) = (whole.clone(), whole.clone());
+    without.remove(&LayerId::Head);
+    short.get_mut(&LayerId::Head).unwrap().pop();
     let layer = LayerId::Head;
+    let refused = update(&mut shadow, 1, (1e-3, 1.0), &without);
     assert_eq!(refused, Err(EngineError::NoGradient { layer }));
+    let refused = update(&mut shadow, 1, (1e-3, 1.0), &short);
+    assert!(matches!(refused, Err(EngineError::Input { .. })), "{refused:?}");
     assert_eq!(shadow.digest().unwrap(), before);
-    feed(&mut shadow, stage);
-    shadow.update(|_| (1, 1e-3), 1.0).unwrap();
+    update(&mut shadow, 1, (1e-3, 1.0), &whole).unwrap();
     assert_ne!(shadow.digest().unwrap(), before);
-    let refused = shadow.update(|_| (2, 1e-3), 1.0);
-    assert!(
-        matches!(refused, Err(EngineError::NoGradient { .. })),
-        "used up: {refused:?}"
-    );
+}
+
+/// Squares that were made with the floats don't outlive a change of the sums.
+#[test]
+fn a_gradient_that_changes_after_it_was_told_has_its_own_norm() {
+    let mut cluster = Cluster::<f32>::new(Shape::single(small_model(false)));
+    let batch = batches(&cluster.shape, 1).remove(0);
+    cluster.forward_backward(&batch);
+    let stage = &mut cluster.stages[0][0];
+    let before = stage.finish_gradients().unwrap();
+    gradients_of(stage);
+    let layer = LayerId::Block(0);
+    let all = stage.owned(layer).unwrap();
+    let more = stage.gradient_bytes(layer, all.clone()).unwrap().into_owned();
+    stage.add_gradient_bytes(layer, all, &more).unwrap();
+    let after = stage.finish_gradients().unwrap();
+    assert!(after.sum_squares > before.sum_squares, "{before:?} {after:?}");
+    stage.discard_gradients().unwrap();
+    assert_eq!(stage.finish_gradients().unwrap().sum_squares, ExactSum::default());
 }

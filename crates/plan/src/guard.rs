@@ -1,36 +1,63 @@
-//! Who keeps a shadow of whom: a copy of a rank's state on another machine, which the loss of that rank's machine leaves alone.
+//! Who keeps shadows of whom: copies of a rank's state on other machines, which the loss of that rank's machine leaves alone.
 //!
-//! In: a plan. Out: the guard of each rank, if there is one. A function of the plan alone, so that every rank and the coordinator agree
+//! In: a job's wish and a plan. Out: the guards of each rank. A function of the two alone, so that every rank and the coordinator agree
 //! without being told.
 //!
-//! - PL-5 Every rank of a plan with more than one worker has a guard, on another worker than its own.
+//! - PL-5 Every rank of a plan has as many guards as the job wants, or as there are workers besides its own where that is fewer: on workers of
+//!   which no two are the same and none is the rank's. So its state outlives the loss of as many workers as it has guards, whichever they are.
 //!
-//! Deliberately absent: several guards a rank, and a guard chosen by free memory.
+//! Deliberately absent: guards chosen by free memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use rekindle_types::{Plan, RankId};
+use rekindle_types::{JobSpec, Plan, RankId};
 
-/// The guard of each rank. A rank has none where all ranks share one worker.
-///
-/// Ranks are taken in order. Each gets, of the ranks on other workers, one that guards the fewest so far; of those the next after it.
-/// With one rank a worker that is a ring.
+/// The guards of each rank of a job, see [`guards`]; none where the job wants no shadows.
 #[must_use]
-pub fn guards(plan: &Plan) -> BTreeMap<RankId, RankId> {
+pub fn guards_of(spec: &JobSpec, plan: &Plan) -> BTreeMap<RankId, Vec<RankId>> {
+    guards(plan, spec.recovery.guards_wanted())
+}
+
+/// `count` guards of each rank, fewer where there aren't that many other workers; ranks without any aren't in it.
+///
+/// Guards are given out in rounds, one to each rank, so that the first ones are those of a job that wants fewer. Ranks are taken in order. Each
+/// gets, of the ranks on workers that don't have its state yet, one that guards the fewest so far; of those the next after it. With one rank a
+/// worker that is a ring.
+#[must_use]
+pub fn guards(plan: &Plan, count: u32) -> BTreeMap<RankId, Vec<RankId>> {
     let world = plan.world();
     let mut wards = BTreeMap::<RankId, u32>::new();
-    let mut guards = BTreeMap::new();
-    for rank in plan.ranks() {
-        let elsewhere = |other: &RankId| plan.worker_of(*other) != plan.worker_of(rank);
-        let after = |distance: u32| RankId((rank.0 + distance) % world);
-        let others = (1..world).map(after).filter(elsewhere);
-        // The first of equal ones: the nearest.
-        if let Some(guard) = others.min_by_key(|other| wards.get(other).copied().unwrap_or(0)) {
-            *wards.entry(guard).or_default() += 1;
-            guards.insert(rank, guard);
+    let mut guards = BTreeMap::<RankId, Vec<RankId>>::new();
+    for _ in 0..count.min(world) {
+        for rank in plan.ranks() {
+            let own = guards.entry(rank).or_default();
+            let holders: BTreeSet<_> = own.iter().chain([&rank]).map(|r| plan.worker_of(*r)).collect();
+            let elsewhere = |other: &RankId| !holders.contains(&plan.worker_of(*other));
+            let after = |distance: u32| RankId((rank.0 + distance) % world);
+            let others = (1..world).map(after).filter(elsewhere);
+            // The first of equal ones: the nearest.
+            if let Some(guard) = others.min_by_key(|other| wards.get(other).copied().unwrap_or(0)) {
+                *wards.entry(guard).or_default() += 1;
+                own.push(guard);
+            }
         }
     }
+    guards.retain(|_, guards| !guards.is_empty());
     guards
+}
+
+/// What a job that wants more guards than its plan has workers for is told.
+#[must_use]
+pub fn fewer_guards(spec: &JobSpec, plan: &Plan) -> Option<String> {
+    let wanted = spec.recovery.guards_wanted();
+    let workers: BTreeSet<_> = plan.workers.iter().collect();
+    let most = u32::try_from(workers.len()).unwrap_or(u32::MAX).saturating_sub(1);
+    (wanted > most).then(|| {
+        format!(
+            "recovery.guards = {wanted}, but its ranks are on {} worker(s): each has {most}; with more workers it would have more",
+            workers.len()
+        )
+    })
 }
 
 #[cfg(test)]
@@ -51,52 +78,79 @@ mod tests {
         }
     }
 
-    fn of(lanes: u32, workers: &[u32]) -> Vec<Option<u32>> {
-        let (plan, mut all) = (plan(lanes, workers), Vec::new());
-        let guards = guards(&plan);
-        all.extend(plan.ranks().map(|rank| guards.get(&rank).map(|guard| guard.0)));
-        all
+    /// The guards of each rank.
+    fn of(lanes: u32, workers: &[u32], count: u32) -> Vec<Vec<u32>> {
+        let plan = plan(lanes, workers);
+        let guards = guards(&plan, count);
+        let of = |rank| guards.get(&rank).into_iter().flatten().map(|guard| guard.0);
+        plan.ranks().map(|rank| of(rank).collect()).collect()
     }
 
     #[test]
-    fn ranks_on_workers_of_their_own_make_a_ring() {
-        assert_eq!(of(1, &[1, 2, 3]), [Some(1), Some(2), Some(0)]);
-        assert_eq!(of(2, &[1, 2, 3, 4]), [Some(1), Some(2), Some(3), Some(0)]);
+    fn ranks_on_workers_of_their_own_make_rings() {
+        assert_eq!(of(1, &[1, 2, 3], 1), [[1], [2], [0]]);
+        assert_eq!(of(2, &[1, 2, 3, 4], 1), [[1], [2], [3], [0]]);
+        assert_eq!(of(1, &[1, 2, 3], 2), [[1, 2], [2, 0], [0, 1]]);
+        assert_eq!(of(1, &[1, 2, 3, 4], 2), [[1, 2], [2, 3], [3, 0], [0, 1]]);
     }
 
     #[test]
     fn the_work_is_shared() {
-        assert_eq!(of(1, &[1, 1, 2, 2]), [Some(2), Some(3), Some(0), Some(1)]);
-        assert_eq!(of(1, &[1, 2, 1, 2]), [Some(1), Some(2), Some(3), Some(0)]);
-        assert_eq!(
-            of(1, &[1, 1, 1, 2, 3]),
-            [Some(3), Some(4), Some(3), Some(0), Some(1)]
-        );
+        assert_eq!(of(1, &[1, 1, 2, 2], 1), [[2], [3], [0], [1]]);
+        assert_eq!(of(1, &[1, 2, 1, 2], 1), [[1], [2], [3], [0]]);
+        assert_eq!(of(1, &[1, 1, 1, 2, 3], 1), [[3], [4], [3], [0], [1]]);
     }
 
     #[test]
     fn ranks_of_one_worker_have_no_guards() {
-        assert_eq!(of(1, &[1]), [None]);
-        assert_eq!(of(2, &[1, 1, 1, 1]), [None; 4]);
+        assert!(guards(&plan(1, &[1]), 1).is_empty());
+        assert!(guards(&plan(2, &[1, 1, 1, 1]), 3).is_empty());
+        assert!(guards(&plan(1, &[1, 2, 3]), 0).is_empty(), "none are wanted");
+    }
+
+    /// All ways to put up to six ranks on up to four workers.
+    fn all() -> impl Iterator<Item = Vec<u32>> {
+        let of = |ranks: u32| {
+            let digit = move |number: u32, rank| number / 4u32.pow(rank) % 4;
+            (0..4u32.pow(ranks)).map(move |number| (0..ranks).map(|rank| digit(number, rank)).collect())
+        };
+        (1..=6).flat_map(of)
     }
 
     #[test]
-    fn every_rank_has_a_guard_on_another_worker_if_there_is_one() {
-        // All ways to put up to six ranks on up to four workers.
-        for ranks in 1..=6u32 {
-            for number in 0..4u32.pow(ranks) {
-                let workers: Vec<u32> = (0..ranks).map(|rank| number / 4u32.pow(rank) % 4).collect();
-                let plan = plan(1, &workers);
-                let guards = guards(&plan);
-                let shared = workers.iter().all(|worker| *worker == workers[0]);
-                assert_eq!(
-                    guards.len(),
-                    if shared { 0 } else { workers.len() },
-                    "{workers:?}"
-                );
-                for (rank, guard) in &guards {
-                    assert_ne!(plan.worker_of(*guard), plan.worker_of(*rank), "{workers:?}");
+    fn any_workers_that_are_lost_leave_every_state_somewhere() {
+        for workers in all() {
+            let plan = plan(1, &workers);
+            let there: BTreeSet<u32> = workers.iter().copied().collect();
+            for count in 1..=4 {
+                let guards = guards(&plan, count);
+                let has = (count as usize).min(there.len() - 1);
+                for rank in plan.ranks() {
+                    let guards = guards.get(&rank).map_or(&[][..], Vec::as_slice);
+                    assert_eq!(guards.len(), has, "{workers:?}, {count} guards of {rank}");
+                    let at = |rank: &RankId| workers[rank.0 as usize];
+                    let holders: BTreeSet<u32> = guards.iter().chain([&rank]).map(at).collect();
+                    // Every set of workers: of as many as there are guards, none has all that hold the state.
+                    for lost in 0..1u32 << 4 {
+                        if lost.count_ones() as usize <= has {
+                            assert!(
+                                holders.iter().any(|worker| lost >> worker & 1 == 0),
+                                "{workers:?}"
+                            );
+                        }
+                    }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn more_guards_are_added_to_those_of_fewer() {
+        for workers in all() {
+            let plan = plan(1, &workers);
+            let (few, many) = (guards(&plan, 1), guards(&plan, 3));
+            for (rank, guard) in few {
+                assert_eq!(guard[0], many[&rank][0], "{workers:?}");
             }
         }
     }

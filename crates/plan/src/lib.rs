@@ -26,7 +26,7 @@ pub mod schedule;
 pub mod survival;
 
 pub use dispatch::micro_batches_of;
-pub use guard::guards;
+pub use guard::{fewer_guards, guards, guards_of};
 pub use interval::{SaveCosts, save_interval};
 pub use lr::{LayerRate, layer_rate, learning_rate};
 pub use place::{PlaceError, Slot, place};

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::ops::Range;
 
-use rekindle_types::spec::RecoverySource;
 use rekindle_types::{JobSpec, LayerId, Numerics, Plan, Recompute};
 use serde::Serialize;
 
@@ -11,7 +10,7 @@ use crate::cost::{
     FLOAT_BYTES, activation_bytes, kept_bytes, parameters, step_flops, weight_bytes, work_flops,
 };
 use crate::dispatch::micro_batches_of;
-use crate::guard::guards;
+use crate::guard::guards_of;
 use crate::schedule::bubble_share;
 use crate::survival::{SurvivalReport, survival};
 
@@ -230,14 +229,17 @@ fn links(spec: &JobSpec, plan: &Plan, layers: &[LayerId], micro_batches: u32) ->
             held * FLOAT_BYTES * (lanes - 1) / lanes,
         );
     }
-    let shadowed = spec.recovery.sources.contains(&RecoverySource::Shadow) && !guards(plan).is_empty();
-    for (s, cut) in plan.stages.iter().enumerate().filter(|_| shadowed) {
+    let guards = guards_of(spec, plan).values().map(Vec::len).max().unwrap_or(0) as u64;
+    for (s, cut) in plan.stages.iter().enumerate().filter(|_| guards > 0) {
         let own = layers[range(cut)].iter();
         let held: u64 = own.map(|l| parameters(&spec.model, *l)).sum();
         push(
             "gradients to guards",
-            format!("stage {s}, each lane → its guard"),
-            held.div_ceil(lanes) * FLOAT_BYTES,
+            match guards {
+                1 => format!("stage {s}, each lane → its guard"),
+                _ => format!("stage {s}, each lane → its {guards} guards"),
+            },
+            guards * held.div_ceil(lanes) * FLOAT_BYTES,
         );
     }
     let last = plan.stage_count().saturating_sub(1);

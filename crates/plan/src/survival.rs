@@ -3,8 +3,8 @@
 //! In: a job, a plan, how often a machine is lost. Out: a line for each of the job's recovery sources, and what is expected of a week.
 //!
 //! The model: machines are lost one by one at a constant rate, each as likely as the other (a Poisson process); a loss of a process is always
-//! recovered from its machine's memory and isn't counted. With `shadow` a loss needs more only if the next one, before the state is at two
-//! places again, hits a machine that guards one of the lost ranks, or whose ranks the lost machine guarded.
+//! recovered from its machine's memory and isn't counted. With `shadow` and k guards a rank a loss needs more only if the next k, before the
+//! state is at k + 1 places again, hit the rest of the machines that hold a rank's.
 //!
 //! Deliberately absent: how long a recovery takes (that is measured, not planned).
 
@@ -16,10 +16,10 @@ use rekindle_types::{JobSpec, LayerId, Plan, RankId, WorkerId, shard_range};
 use serde::Serialize;
 
 use crate::cost::FLOAT_BYTES;
-use crate::guard::guards;
+use crate::guard::guards_of;
 use crate::report::mib;
 
-/// Seconds until a recovered state is at two places again, as reckoned with: a lease, the placing, and the transfer of a large rank.
+/// Seconds until a recovered state is at all its places again, as reckoned with: a lease, the placing, and the transfer of a large rank.
 const EXPOSED_SECONDS: f64 = 60.0;
 const WEEK_HOURS: f64 = 7.0 * 24.0;
 
@@ -28,6 +28,8 @@ const WEEK_HOURS: f64 = 7.0 * 24.0;
 pub struct SurvivalReport {
     /// The job's sources, in order.
     pub sources: Vec<SourceReport>,
+    /// Guards of each rank: so many machines may be lost at once, whichever they are. 0 without `shadow`, or with one machine.
+    pub guards: u32,
     /// Hours between losses of a machine, all machines together (`checkpoint.mtbf_hours`).
     pub mtbf_hours: f64,
     /// Losses of a machine expected in a week.
@@ -76,14 +78,12 @@ pub fn survival(spec: &JobSpec, plan: &Plan) -> SurvivalReport {
         .collect();
     let mtbf = spec.checkpoint.mtbf_hours;
     let losses = WEEK_HOURS / mtbf;
-    let guarded = spec.recovery.sources.contains(&RecoverySource::Shadow) && !guards(plan).is_empty();
-    let beyond = if guarded {
-        // The next loss comes in time with this probability, and is one of the partners with that of `partners`.
-        losses * (1.0 - (-EXPOSED_SECONDS / (mtbf * 3600.0)).exp()) * partners(plan)
-    } else {
-        losses
-    };
+    let guards = guards_of(spec, plan);
+    let count = guards.values().map(Vec::len).max().unwrap_or(0);
+    // Without guards every loss is one too many. With them the next ones have to come in time, and to hit what is left of a rank's holders.
+    let beyond = losses * at_least(count, EXPOSED_SECONDS / (mtbf * 3600.0)) * fatal_share(plan, &guards);
     SurvivalReport {
+        guards: u32::try_from(count).unwrap_or(u32::MAX),
         mtbf_hours: mtbf,
         losses_per_week: losses,
         beyond_memory_per_week: beyond,
@@ -106,17 +106,33 @@ fn beyond_memory(spec: &JobSpec) -> BeyondMemory {
     }
 }
 
-/// The mean share of the other machines that share a rank's state with a machine.
-fn partners(plan: &Plan) -> f64 {
-    let mut pairs = BTreeSet::new();
+/// Probability of at least `count` events of a Poisson process that expects `mean`.
+fn at_least(count: usize, mean: f64) -> f64 {
+    let term = (1..=count).fold((-mean).exp(), |term, n| term * mean / n as f64);
+    // Terms fall at once: a mean is a minute over hours.
+    let more = (count + 1..count + 50).scan(term, |term, n| {
+        *term *= mean / n as f64;
+        Some(*term)
+    });
+    if count == 0 { 1.0 } else { term + more.sum::<f64>() }
+}
+
+/// Of all sets of as many machines as hold a rank's state, the share that holds some rank's.
+fn fatal_share(plan: &Plan, guards: &BTreeMap<RankId, Vec<RankId>>) -> f64 {
     let machines: BTreeSet<&WorkerId> = plan.workers.iter().collect();
-    for (rank, guard) in guards(plan) {
-        if let (Some(a), Some(b)) = (plan.worker_of(rank), plan.worker_of(guard)) {
-            pairs.insert((a.min(b), a.max(b)));
-        }
+    let holders = |(rank, guards): (&RankId, &Vec<RankId>)| -> BTreeSet<&WorkerId> {
+        let all = guards.iter().chain([rank]);
+        all.filter_map(|rank| plan.worker_of(*rank)).collect()
+    };
+    let sets: BTreeSet<_> = guards.iter().map(holders).collect();
+    let size = sets.iter().map(BTreeSet::len).max().unwrap_or(0);
+    let n = machines.len() as f64;
+    let all = (0..size).fold(1.0, |all, taken| all * (n - taken as f64) / (taken + 1) as f64);
+    if sets.is_empty() {
+        1.0
+    } else {
+        sets.len() as f64 / all
     }
-    let n = machines.len();
-    2.0 * pairs.len() as f64 / (n * (n - 1)) as f64
 }
 
 /// Elements of (weights held, shard owned) of a rank.
@@ -145,11 +161,13 @@ fn cost(spec: &JobSpec, plan: &Plan, source: RecoverySource) -> SourceReport {
             }
         }
         RecoverySource::Shadow => {
-            for (rank, guard) in guards(plan) {
+            for (rank, guards) in guards_of(spec, plan) {
                 let (_, owned) = elements(spec, plan, rank);
-                bytes_per_step += FLOAT_BYTES * owned;
-                // Weights and moments, those of the last step and those of the one before.
-                *memory.entry(plan.worker_of(guard)).or_default() += 2 * 3 * FLOAT_BYTES * owned;
+                for guard in guards {
+                    bytes_per_step += FLOAT_BYTES * owned;
+                    // Weights and moments, those of the last step and those of the one before.
+                    *memory.entry(plan.worker_of(guard)).or_default() += 2 * 3 * FLOAT_BYTES * owned;
+                }
             }
         }
         RecoverySource::Checkpoint | RecoverySource::NeighbourAverage => {}
@@ -178,6 +196,10 @@ impl fmt::Display for SurvivalReport {
                 RecoverySource::Local => (
                     "local",
                     "a trainer or worker process that died: the step in flight is run again",
+                ),
+                RecoverySource::Shadow if self.guards > 1 => (
+                    "shadow",
+                    "machines that were lost, as many at once as ranks have guards: the step in flight is run again",
                 ),
                 RecoverySource::Shadow => (
                     "shadow",
@@ -216,7 +238,8 @@ impl fmt::Display for SurvivalReport {
         if self.sources.iter().any(|s| s.source == RecoverySource::Shadow) {
             writeln!(
                 f,
-                "(reckoned with {EXPOSED_SECONDS} s from a loss until the state is at two places again)"
+                "(reckoned with {EXPOSED_SECONDS} s from a loss until the state is at {} places again)",
+                self.guards + 1
             )?;
         }
         Ok(())

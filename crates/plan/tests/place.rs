@@ -146,6 +146,10 @@ fn report_counts_what_guards_are_sent() {
     let shadowed = "[recovery]\nsources = [\"local\", \"shadow\"]";
     let bytes = 4 * spec("").model.parameters() / 2;
     assert_eq!(sent(shadowed, &["a", "b", "c", "d"]), bytes);
+    assert_eq!(
+        sent(&format!("{shadowed}\nguards = 3"), &["a", "b", "c", "d"]),
+        3 * bytes
+    );
     assert_eq!(sent(shadowed, &["a", "a", "a", "a"]), 0, "nobody to guard");
     assert_eq!(sent("", &["a", "b", "c", "d"]), 0);
 }
@@ -195,6 +199,20 @@ fn report_says_what_sources_survive() {
     );
     assert!(local.memory_bytes < 12 * parameters && local.memory_bytes > 3 * parameters);
     assert_eq!(local.bytes_per_step, 0);
+    // With two guards a ring of four has four sets of three machines, all there are; two more losses have to come within the minute.
+    let twice = of(
+        &shadowed.replace("[checkpoint]", "guards = 2\n[checkpoint]"),
+        &four,
+    );
+    let minute: f64 = 60.0 / (12.0 * 3600.0);
+    let expected = 14.0 * minute * minute / 2.0;
+    assert!(
+        (twice.beyond_memory_per_week / expected - 1.0).abs() < 1e-2,
+        "{twice:?}"
+    );
+    assert_eq!((guarded.guards, twice.guards, alone.guards), (1, 2, 0));
+    assert_eq!(twice.sources[1].bytes_per_step, 2 * shadow.bytes_per_step);
+    assert!(twice.sources[1].memory_bytes > shadow.memory_bytes);
     let together = of(shadowed, &["a", "a", "a", "a"]);
     assert_eq!(together.beyond_memory_per_week, 14.0, "nobody to guard");
     assert_eq!(of("", &four).beyond_memory, BeyondMemory::Beginning);

@@ -55,6 +55,8 @@ impl World {
             let mut spec = spec(stages, lanes, steps, save_every);
             if self.rng.one_in(2) {
                 spec.recovery.sources.push(RecoverySource::Shadow);
+                let most = (stages * lanes).saturating_sub(1).clamp(1, 3);
+                spec.recovery.guards = self.rng.within(1, most) as u32;
             }
             self.clients.push(Client {
                 spec,

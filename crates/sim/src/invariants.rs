@@ -10,13 +10,13 @@
 //! - SM-7 The fold of the journal is the durable state, and a restart can take it up.
 //! - SM-8 The coordinator never halts of itself.
 //! - SM-9 A job that lost a trainer names it, and of one that hangs the rank that stands still, not one that waits; one that lost none and
-//!   wasn't cancelled succeeds. A job goes on after a loss as long as it may restart; one that doesn't save its state may fail when a worker was lost, or two workers where ranks have guards.
+//!   wasn't cancelled succeeds. A job goes on after a loss as long as it may restart; one that doesn't save its state may fail when a
+//!   worker was lost, or one more than ranks have guards.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rekindle_coordinator_core::{Answer, Change, Effect, Record};
 use rekindle_plan::guards;
-use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
     Command, Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartTrainer, StepReport, WorkerId,
 };
@@ -45,8 +45,8 @@ pub(crate) struct Ledger {
     causes: BTreeMap<JobId, Vec<Cause>>,
     /// Jobs that save their state.
     saving: BTreeSet<JobId>,
-    /// Jobs whose ranks have guards.
-    shadowed: BTreeSet<JobId>,
+    /// How many guards the ranks of a job are to have.
+    shadowed: BTreeMap<JobId, u32>,
     /// Jobs a user wanted to end.
     pub(crate) cancelled: BTreeSet<JobId>,
 }
@@ -112,9 +112,9 @@ impl World {
                 if spec.checkpoint.is_on() {
                     self.ledger.saving.insert(job.clone());
                 }
-                if spec.recovery.sources.contains(&RecoverySource::Shadow) {
-                    self.ledger.shadowed.insert(job.clone());
-                }
+                self.ledger
+                    .shadowed
+                    .insert(job.clone(), spec.recovery.guards_wanted());
             }
             Change::Planned { plan, start, .. } => {
                 self.check_start(plan, start.as_ref());
@@ -183,12 +183,12 @@ impl World {
         }
     }
 
-    /// How many workers have to be lost for a job's memory to be gone: a rank's and its guard's, where it has one.
+    /// How many workers have to be lost for a job's memory to be gone: a rank's and those of all its guards.
     fn losses_that_count(&self, job: &JobId) -> usize {
-        let shadowed = self.ledger.shadowed.contains(job);
-        let mut plans = self.ledger.plans.iter().filter(|((of, _), _)| of == job);
-        let spread = plans.all(|(_, plan)| !guards(plan).is_empty());
-        if shadowed && spread { 2 } else { 1 }
+        let wanted = self.ledger.shadowed.get(job).copied().unwrap_or(0);
+        let plans = self.ledger.plans.iter().filter(|((of, _), _)| of == job);
+        let guards = plans.map(|(_, plan)| guards(plan, wanted).values().map(Vec::len).min().unwrap_or(0));
+        1 + guards.min().unwrap_or(0)
     }
 
     /// Whether every rank of the job's newest plan has said that it is through.

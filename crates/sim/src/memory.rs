@@ -5,8 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rekindle_plan::guards;
-use rekindle_types::spec::RecoverySource;
+use rekindle_plan::guards_of;
 use rekindle_types::{Epoch, InMemory, JobId, RankId, Refill};
 use rekindle_worker_core::TrainerKey;
 
@@ -81,7 +80,7 @@ impl World {
         let own = &mut self.hosts[worker].memory.own;
         let steps = own.entry((key.job.clone(), key.rank)).or_default();
         push(steps, step, and_before);
-        if let Some(guard) = self.guard_host(worker, key) {
+        for guard in self.guard_hosts(worker, key) {
             let guarded = &mut self.hosts[guard].memory.guarded;
             let epochs = guarded.entry((key.job.clone(), key.rank)).or_default();
             push(epochs.entry(key.epoch).or_default(), step, and_before);
@@ -94,12 +93,17 @@ impl World {
         (0..self.hosts.len()).find(|host| name_of(*host) == *name)
     }
 
-    /// The machine of a trainer's guard.
-    fn guard_host(&self, worker: usize, key: &TrainerKey) -> Option<usize> {
-        let start = &self.hosts[worker].processes.get(key)?.start;
-        let shadowed = start.spec.recovery.sources.contains(&RecoverySource::Shadow);
-        let guard = guards(&start.plan).get(&key.rank).copied().filter(|_| shadowed)?;
-        self.host_of(worker, key, guard)
+    /// The machines of a trainer's guards.
+    fn guard_hosts(&self, worker: usize, key: &TrainerKey) -> Vec<usize> {
+        let Some(process) = self.hosts[worker].processes.get(key) else {
+            return Vec::new();
+        };
+        let start = &process.start;
+        let guards = guards_of(&start.spec, &start.plan).remove(&key.rank);
+        let hosts = guards.into_iter().flatten();
+        hosts
+            .filter_map(|guard| self.host_of(worker, key, guard))
+            .collect()
     }
 
     /// A trainer dies in an update: the newest state of its own, or of one that it guards, isn't whole.
@@ -108,8 +112,8 @@ impl World {
         let Some(process) = self.hosts[worker].processes.get(key) else {
             return;
         };
-        let all = guards(&process.start.plan);
-        for (ward, _) in all.into_iter().filter(|(_, guard)| *guard == key.rank) {
+        let all = guards_of(&process.start.spec, &process.start.plan);
+        for (ward, _) in all.into_iter().filter(|(_, guards)| guards.contains(&key.rank)) {
             if self.rng.one_in(2) {
                 self.hosts[worker].memory.tear_shadow(&key.job, ward, key.epoch);
             }

@@ -140,6 +140,49 @@ fn shadows_need_the_ranks_that_were_not_lost() {
 }
 
 #[test]
+fn guards_are_other_ranks_of_the_job() {
+    let of = |parallelism: &str, recovery: &str| {
+        let text = JOB.replace(
+            "[optimizer]",
+            &format!("[parallelism]\n{parallelism}\n[optimizer]"),
+        );
+        spec(&format!("{text}\n[recovery]\n{recovery}\n"))
+    };
+    let shadow = |guards: u32| format!("sources = [\"local\", \"shadow\"]\nguards = {guards}");
+    assert_eq!(
+        of("pipeline = 2\ndata = 2", &shadow(3))
+            .unwrap()
+            .recovery
+            .guards_wanted(),
+        3
+    );
+    assert_eq!(
+        of("pipeline = \"auto\"", &shadow(7))
+            .unwrap()
+            .recovery
+            .guards_wanted(),
+        7
+    );
+    assert_eq!(
+        of("pipeline = 1", &shadow(1)).unwrap().recovery.guards_wanted(),
+        1
+    );
+    assert_eq!(of("", "").unwrap().recovery.guards_wanted(), 0, "no shadows");
+    for (parallelism, recovery, part) in [
+        ("pipeline = 2\ndata = 2", shadow(4), "a rank has 3 others"),
+        ("pipeline = 2", shadow(2), "a rank has 1 others"),
+        ("", shadow(0), "at least 1"),
+        ("", "guards = 2".to_owned(), "add \"shadow\""),
+    ] {
+        let error = of(parallelism, &recovery).unwrap_err().to_string();
+        assert!(
+            error.contains("recovery.guards") && error.contains(part),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn warm_up_stable_decay_takes_its_decay() {
     let text = with(
         "lr_schedule",

@@ -99,6 +99,7 @@ plain!(
 );
 plain!(
     &[f32],
+    &mut [f32],
     &[u8],
     &[u32],
     &[usize],

@@ -214,6 +214,16 @@ impl Device for AnyDevice {
     fn mean(&self, sums: &AnySums, range: Range<usize>, tokens: u64) -> Result<Vec<f32>> {
         on!(self.mean(sums, range, tokens))
     }
+    fn mean_and_squares(
+        &self,
+        sums: &AnySums,
+        range: Range<usize>,
+        block: usize,
+        tokens: u64,
+        out: &mut [f32],
+    ) -> Result<Vec<f64>> {
+        on!(self.mean_and_squares(sums, range, block, tokens, out))
+    }
     fn adamw(
         &self,
         target: AdamTarget<'_, AnyBuffer>,
@@ -225,6 +235,16 @@ impl Device for AnyDevice {
         hashing: Option<Hashing<'_>>,
     ) -> Result<bool> {
         on!(self.adamw(target, source, sums, at, step, parts, hashing))
+    }
+    fn adamw_with(
+        &self,
+        target: AdamTarget<'_, AnyBuffer>,
+        source: AdamSource<'_, AnyBuffer>,
+        gradient: &[f32],
+        step: &AdamStep,
+        parts: &[AdamPart],
+    ) -> Result<()> {
+        on!(self.adamw_with(target, source, gradient, step, parts))
     }
 
     fn freeze(&self, buffer: &AnyBuffer, range: Range<usize>) -> Result<AnyFrozen> {

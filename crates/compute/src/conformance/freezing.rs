@@ -49,13 +49,13 @@ fn bytes<D: Device>(device: &D, state: &State<D>) -> Result<Vec<u8>> {
     Ok(all)
 }
 
-/// A step over parts that end at `ends`; returns the hashes of the blocks, if the device makes them.
+/// A step over parts that end at `ends`, with the mean as `floats` or from sums; returns the hashes of the blocks, if the device makes them.
 fn update<D: Device>(
     device: &D,
     state: &mut State<D>,
     before: &[Option<D::Buffer>; 3],
     gradient: &D::Buffer,
-    kind: SumKind,
+    (kind, floats): (SumKind, bool),
     ends: &[usize],
 ) -> Result<Option<[Vec<u128>; 3]>> {
     let len = device.len(gradient);
@@ -78,6 +78,11 @@ fn update<D: Device>(
         weight_decay: n as f64 * 0.07,
     };
     let parts: Vec<AdamPart> = ends.iter().enumerate().map(part).collect();
+    if floats {
+        let gradient = device.mean(&sums, 0..len, step().tokens)?;
+        device.adamw_with(target, source, &gradient, &step(), &parts)?;
+        return Ok(None);
+    }
     let mut hashes: [Vec<u128>; 3] = std::array::from_fn(|_| vec![0; len.div_ceil(BLOCK)]);
     let hashing = Hashing {
         block: BLOCK,
@@ -105,10 +110,18 @@ pub fn updates<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
     let squares = r.values(len).iter().map(|v| v.abs()).collect();
     let values = [r.values(len), r.values(len), squares];
     let gradient = upload(device, &r.values(len))?;
-    for kind in [SumKind::Fixed { shift: 38 }, SumKind::Float] {
+    let fixed = SumKind::Fixed { shift: 38 };
+    for (kind, floats) in [(fixed, false), (SumKind::Float, false), (fixed, true)] {
         let held = check.random.size(0..=7);
         let mut plain = state(device, &values)?;
-        update(device, &mut plain, &[None, None, None], &gradient, kind, &ends)?;
+        update(
+            device,
+            &mut plain,
+            &[None, None, None],
+            &gradient,
+            (kind, false),
+            &ends,
+        )?;
         let mut other = state(device, &values)?;
         let want = bytes(device, &other)?;
         let width = want.len() / 3;
@@ -118,10 +131,12 @@ pub fn updates<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
             .collect::<Result<_>>()?;
         device.reserve_spares(&vec![len; frozen.len()])?;
         let before = device.thaw(other.each_mut(), PATIENCE)?;
-        let hashes = update(device, &mut other, &before, &gradient, kind, &ends)?;
+        let hashes = update(device, &mut other, &before, &gradient, (kind, floats), &ends)?;
         drop(before);
         if bytes(device, &other)? != bytes(device, &plain)? {
-            let what = format!("adamw out of place (buffers {held:03b}, {kind:?}) differs from in place");
+            let what = format!(
+                "adamw out of place (buffers {held:03b}, {kind:?}, floats: {floats}) differs from in place"
+            );
             check.wrong.push(what);
         }
         for (n, hashes) in hashes.iter().flatten().enumerate() {

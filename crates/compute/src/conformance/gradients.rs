@@ -53,6 +53,14 @@ pub fn sums<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
             &want.iter().map(|v| 2.0 * v / TOKENS as f64).collect::<Vec<_>>(),
         );
         let squares = device.block_squares(&sums, 0..len, BLOCK, TOKENS)?;
+        let mut out = vec![D::Float::ZERO; len];
+        let again = device.mean_and_squares(&sums, 0..len, BLOCK, TOKENS, &mut out)?;
+        let both = out.iter().map(|v| v.f64()).chain(again);
+        if !both.eq(mean.iter().chain(&squares).copied()) {
+            check
+                .wrong
+                .push("mean_and_squares differs from either alone".to_owned());
+        }
         let plain: Vec<f64> = mean
             .chunks(BLOCK)
             .map(|b| b.iter().map(|v| v * v).sum())
@@ -123,6 +131,7 @@ pub fn adamw<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
     );
     let mut sums = device.alloc_sums(SumKind::Fixed { shift: 38 }, len + from)?;
     device.accumulate(&mut sums, 0, all(device, &upload(device, &g)?))?;
+    let floats = device.mean(&sums, from..from + len, TOKENS)?;
     let target = AdamTarget {
         weights: part_mut(&mut bp, 0..len),
         exp_avg: part_mut(&mut bm, 0..len),
@@ -161,6 +170,23 @@ pub fn adamw<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
         .any(|&b| b != 0)
     {
         check.wrong.push("adamw left its gradient".to_owned());
+    }
+    let (mut tp, mut tm, mut tv) = (
+        filled(device, device.alloc_weights(len)?, &p)?,
+        state(&m)?,
+        state(&v)?,
+    );
+    let target = AdamTarget {
+        weights: part_mut(&mut tp, 0..len),
+        exp_avg: part_mut(&mut tm, 0..len),
+        exp_avg_sq: part_mut(&mut tv, 0..len),
+    };
+    device.adamw_with(target, AdamSource::default(), &floats, &step, &parts)?;
+    for (what, there, here) in [("weights", tp, bp), ("exp_avg", tm, bm), ("exp_avg_sq", tv, bv)] {
+        if device.bytes(all(device, &there))? != device.bytes(all(device, &here))? {
+            let what = format!("{what} differ with the gradient as floats");
+            check.wrong.push(what);
+        }
     }
     Ok(())
 }

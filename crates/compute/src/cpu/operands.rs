@@ -7,7 +7,9 @@ use super::adamw::Operand;
 use super::held::CpuBuffer;
 use super::sums::TASK;
 pub use crate::operands::*;
-use crate::{AdamPart, AttentionShape, ComputeError, Float, Hashing, Result, View, ViewMut};
+use crate::{
+    AdamPart, AdamSource, AdamTarget, AttentionShape, ComputeError, Float, Hashing, Result, View, ViewMut,
+};
 
 /// The slice of a view, checked.
 pub fn read<'a, T: Float>(op: &'static str, view: View<'a, CpuBuffer<T>>) -> Result<&'a [T]> {
@@ -21,8 +23,20 @@ pub fn write<'a, T: Float>(op: &'static str, view: ViewMut<'a, CpuBuffer<T>>) ->
     Ok(&mut view.buffer.values_mut(op)?[view.range])
 }
 
-/// An operand of an AdamW step over `len` elements, checked.
-pub fn adam<'a, T: Float>(
+/// The operands of an AdamW step over `len` elements, checked.
+pub fn adam_all<'a, T: Float>(
+    target: AdamTarget<'a, CpuBuffer<T>>,
+    source: AdamSource<'a, CpuBuffer<T>>,
+    len: usize,
+) -> Result<[Operand<'a, T>; 3]> {
+    Ok([
+        adam("weights", target.weights, source.weights, len)?,
+        adam("exp_avg", target.exp_avg, source.exp_avg, len)?,
+        adam("exp_avg_sq", target.exp_avg_sq, source.exp_avg_sq, len)?,
+    ])
+}
+
+fn adam<'a, T: Float>(
     what: &'static str,
     target: ViewMut<'a, CpuBuffer<T>>,
     source: Option<View<'a, CpuBuffer<T>>>,
@@ -56,6 +70,25 @@ pub fn adam_parts(parts: &[AdamPart], hashing: Option<&Hashing<'_>>, len: usize)
 /// Multiply-adds of one product of causal attention over all heads.
 pub fn pairs(shape: &AttentionShape) -> usize {
     shape.sequences * shape.heads * shape.head_dim * (shape.seq_len * (shape.seq_len + 1) / 2)
+}
+
+/// A range outside the accumulators, or one that doesn't begin with a block, is refused.
+pub fn blocks<F: Float>(
+    op: &'static str,
+    accumulators: &CpuSums<F>,
+    range: &Range<usize>,
+    block: usize,
+) -> Result<()> {
+    sums(op, accumulators, range)?;
+    if block == 0 || !range.start.is_multiple_of(block) {
+        return Err(ComputeError::Shape {
+            op,
+            what: "range.start",
+            have: range.start,
+            want: block,
+        });
+    }
+    Ok(())
 }
 
 /// A range outside the accumulators is refused.

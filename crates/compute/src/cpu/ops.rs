@@ -436,15 +436,7 @@ impl<F: Float> Device for Cpu<F> {
         block: usize,
         tokens: u64,
     ) -> Result<Vec<f64>> {
-        operands::sums("block_squares", sums, &range)?;
-        if block == 0 || !range.start.is_multiple_of(block) {
-            return Err(ComputeError::Shape {
-                op: "block_squares",
-                what: "range.start",
-                have: range.start,
-                want: block,
-            });
-        }
+        operands::blocks("block_squares", sums, &range, block)?;
         let _meter = self.meter.start(Work::Other, 0, range.len() * sums.width());
         Ok(sums::block_squares(&self.pool, sums, range, block, tokens))
     }
@@ -452,6 +444,29 @@ impl<F: Float> Device for Cpu<F> {
     fn mean(&self, sums: &CpuSums<F>, range: Range<usize>, tokens: u64) -> Result<Vec<F>> {
         operands::sums("mean", sums, &range)?;
         Ok(sums::mean(sums, range, tokens))
+    }
+
+    fn mean_and_squares(
+        &self,
+        sums: &CpuSums<F>,
+        range: Range<usize>,
+        block: usize,
+        tokens: u64,
+        out: &mut [F],
+    ) -> Result<Vec<f64>> {
+        let op = "mean_and_squares";
+        operands::blocks(op, sums, &range, block)?;
+        expect_len(op, "out", out.len(), range.len())?;
+        let bytes = range.len() * (sums.width() + F::BYTES);
+        let _meter = self.meter.start(Work::Other, 0, bytes);
+        Ok(sums::mean_and_squares(
+            &self.pool,
+            sums,
+            range.start,
+            block,
+            tokens,
+            out,
+        ))
     }
 
     fn adamw(
@@ -466,15 +481,27 @@ impl<F: Float> Device for Cpu<F> {
     ) -> Result<bool> {
         operands::sums("adamw", sums, &at)?;
         operands::adam_parts(parts, hashing.as_ref(), at.len())?;
-        let operands = [
-            operands::adam("weights", target.weights, source.weights, at.len())?,
-            operands::adam("exp_avg", target.exp_avg, source.exp_avg, at.len())?,
-            operands::adam("exp_avg_sq", target.exp_avg_sq, source.exp_avg_sq, at.len())?,
-        ];
+        let operands = operands::adam_all(target, source, at.len())?;
         let (bytes, hashed) = (at.len() * (6 * F::BYTES + 2 * sums.width()), hashing.is_some());
         let _meter = self.meter.start(Work::Other, 0, bytes);
-        adamw::Step::new(step, parts, sums).run(&self.pool, operands, sums, at.start, hashing);
+        adamw::Step::new(step, parts).run(&self.pool, operands, sums, at.start, hashing);
         Ok(hashed)
+    }
+
+    fn adamw_with(
+        &self,
+        target: AdamTarget<'_, Buf<F>>,
+        source: AdamSource<'_, Buf<F>>,
+        gradient: &[F],
+        step: &AdamStep,
+        parts: &[AdamPart],
+    ) -> Result<()> {
+        let len = gradient.len();
+        operands::adam_parts(parts, None, len)?;
+        let operands = operands::adam_all(target, source, len)?;
+        let _meter = self.meter.start(Work::Other, 0, 7 * len * F::BYTES);
+        adamw::Step::new(step, parts).run_with(&self.pool, operands, gradient);
+        Ok(())
     }
 
     fn freeze(&self, buffer: &Buf<F>, range: Range<usize>) -> Result<CpuFrozen<F>> {

@@ -8,6 +8,8 @@ use crate::{Float, POISON, Result, SumKind};
 
 /// Elements of a task: a multiple of any block.
 pub const TASK: usize = 16 * 1024;
+/// Blocks of a task that sums squares.
+const BLOCKS: usize = 16;
 
 /// Accumulators of the CPU device.
 #[derive(Debug)]
@@ -191,7 +193,6 @@ pub fn block_squares<F: Float>(
 ) -> Vec<f64> {
     let mean = mean_of(sums, tokens);
     let mut squares = vec![0.0; range.len().div_ceil(block)];
-    const BLOCKS: usize = 16;
     {
         let parts = Chunks::of(&mut squares, BLOCKS);
         pool.each(parts.count(), |task| {
@@ -216,6 +217,60 @@ pub fn block_squares<F: Float>(
         });
     }
     squares
+}
+
+/// Mean gradients of the elements from `start` on, as many as `out` has, and [`block_squares`] of the same.
+pub fn mean_and_squares<F: Float>(
+    pool: &Pool,
+    sums: &CpuSums<F>,
+    start: usize,
+    block: usize,
+    tokens: u64,
+    out: &mut [F],
+) -> Vec<f64> {
+    let mean = mean_of(sums, tokens);
+    let mut squares = vec![0.0; out.len().div_ceil(block)];
+    {
+        let (parts, out) = (Chunks::of(&mut squares, BLOCKS), Chunks::of(out, BLOCKS * block));
+        pool.each(parts.count(), |task| {
+            // SAFETY: each task takes the chunks of its own number.
+            let (squares, out) = unsafe { (parts.take(task), out.take(task)) };
+            for (i, (square, out)) in squares.iter_mut().zip(out.chunks_mut(block)).enumerate() {
+                let from = start + (task * BLOCKS + i) * block;
+                match sums {
+                    CpuSums::Fixed { values, .. } => fill(
+                        out,
+                        &values[from..],
+                        #[inline(always)]
+                        |v| mean.of_fixed(v),
+                    ),
+                    CpuSums::Float(values) => fill(
+                        out,
+                        &values[from..],
+                        #[inline(always)]
+                        |v| mean.of_float(v),
+                    ),
+                }
+                *square = block_square(
+                    out,
+                    #[inline(always)]
+                    |v| v,
+                );
+            }
+        });
+    }
+    squares
+}
+
+fn fill<T: Copy, F: Float>(out: &mut [F], values: &[T], mean: impl Fn(T) -> F) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (out, &value) in out.iter_mut().zip(values) {
+                *out = mean(value);
+            }
+        },
+    );
 }
 
 fn block_square<T: Copy, F: Float>(values: &[T], mean: impl Fn(T) -> F) -> f64 {

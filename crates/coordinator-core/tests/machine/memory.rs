@@ -346,6 +346,133 @@ fn a_rank_lost_with_its_guard_is_refused_by_name() {
     assert!(verdict.message.contains("nobody's memory"), "{}", verdict.message);
 }
 
+/// A job of four stages on `a` to `d`, each guarded by the next two, at step 5.
+fn guarded_twice(desk: &mut Desk) -> JobId {
+    let mut spec = spec(4, 9);
+    spec.recovery.sources = vec![RecoverySource::Local, RecoverySource::Shadow];
+    spec.recovery.guards = 2;
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        desk.register(name, 1, 1, Vec::new());
+    }
+    let job = desk.job(spec);
+    for (rank, name) in (0..).zip(names) {
+        ready(desk, name, &job, 1, rank, &[]);
+    }
+    for at in 1..=5 {
+        desk.report("a", &job, 0, Report::Step(step(at)));
+    }
+    desk.commands();
+    job
+}
+
+#[test]
+fn any_two_of_four_workers_may_be_lost_at_once_where_ranks_have_two_guards() {
+    let names = ["a", "b", "c", "d"];
+    let two = |first: usize| (first + 1..4).map(move |second| [first, second]);
+    for lost in (0..4).flat_map(two) {
+        let mut desk = Desk::new();
+        let job = guarded_twice(&mut desk);
+        let (gone, alive): (Vec<u32>, Vec<u32>) = (0..4).partition(|rank| lost.contains(&(*rank as usize)));
+        let name = |rank: &u32| names[*rank as usize];
+        let living: Vec<&str> = alive.iter().map(name).chain(["e", "f"]).collect();
+        for spare in ["e", "f"] {
+            desk.register(spare, 1, 1, Vec::new());
+        }
+        gone.iter().for_each(|rank| desk.lose(name(rank)));
+        desk.wait(11_000, &living);
+        alive
+            .iter()
+            .for_each(|rank| desk.report(name(rank), &job, *rank, Report::Stopped));
+        let orders = desk.orders();
+        let mut started = orders[orders.len() - 4..].to_vec();
+        started.sort();
+        let mut wanted: Vec<String> = alive
+            .iter()
+            .map(|rank| format!("start {} {rank}", name(rank)))
+            .collect();
+        wanted.extend(
+            gone.iter()
+                .zip(["e", "f"])
+                .map(|(rank, spare)| format!("start {spare} {rank}")),
+        );
+        wanted.sort();
+        assert_eq!(started, wanted, "{lost:?}");
+        // Every living rank's worker has the state of those of its two wards; the coordinator finds one that has it.
+        let keeps = |guard: u32, ward: u32| (guard + 4 - ward) % 4 == 1 || (guard + 4 - ward) % 4 == 2;
+        for rank in &alive {
+            let wards = gone.iter().filter(|ward| keeps(*rank, **ward));
+            let report = Report::Ready {
+                data_address: format!("h:{rank}"),
+                in_memory: InMemory {
+                    own: vec![5, 4],
+                    guarded: wards.map(|ward| (RankId(*ward), vec![5, 4])).collect(),
+                },
+            };
+            desk.report_of(name(rank), &job, 2, *rank, report);
+        }
+        for (rank, spare) in gone.iter().zip(["e", "f"]) {
+            ready(&mut desk, spare, &job, 2, *rank, &[]);
+        }
+        let told = |(_, command)| match command {
+            Command::Connect { from, .. } => Some((from.step, from.refills)),
+            _ => None,
+        };
+        let told: Vec<_> = desk.commands().into_iter().filter_map(told).collect();
+        assert_eq!(told.len(), 4, "{lost:?}");
+        for (local, refills) in told {
+            assert_eq!(local, Some(5), "{lost:?}");
+            let told: Vec<u32> = refills.keys().map(|rank| rank.0).collect();
+            assert_eq!(told, gone, "{lost:?}");
+            let good = |(rank, from): (&RankId, &Refill)| match from {
+                Refill::Guard(guard) => keeps(guard.0, rank.0) && alive.contains(&guard.0),
+                Refill::Mean(_) => false,
+            };
+            assert!(refills.iter().all(good), "{lost:?}: {refills:?}");
+        }
+    }
+}
+
+#[test]
+fn a_third_worker_lost_with_the_guards_of_a_rank_is_one_too_many() {
+    let mut desk = Desk::new();
+    let job = guarded_twice(&mut desk);
+    for name in ["e", "f", "g"] {
+        desk.register(name, 1, 1, Vec::new());
+    }
+    ["b", "c", "d"].into_iter().for_each(|name| desk.lose(name));
+    desk.wait(11_000, &["a", "e", "f", "g"]);
+    desk.report("a", &job, 0, Report::Stopped);
+    desk.wait(11_000, &["a", "e", "f", "g"]);
+    let verdict = desk.verdict(&job);
+    assert_eq!(verdict.worker.expect("it is named").as_str(), "b");
+    assert!(verdict.message.contains("nobody's memory"), "{}", verdict.message);
+}
+
+#[test]
+fn a_job_with_fewer_workers_than_guards_says_so() {
+    let mut desk = Desk::new();
+    let mut spec = spec(4, 9);
+    spec.recovery.sources = vec![RecoverySource::Local, RecoverySource::Shadow];
+    spec.recovery.guards = 2;
+    for name in ["a", "b"] {
+        desk.register(name, 1, 2, Vec::new());
+    }
+    let job = desk.job(spec);
+    let events = desk
+        .machine
+        .events(&job, 0)
+        .expect("the job is known")
+        .into_iter();
+    let fewer = events.filter(|event| event.kind == "recovery.fewer_guards");
+    let notes: Vec<String> = fewer.map(|event| event.detail).collect();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(
+        notes[0].contains("recovery.guards = 2") && notes[0].contains("each has 1"),
+        "{notes:?}"
+    );
+}
+
 #[test]
 fn a_guard_whose_machine_came_back_empty_is_no_guard() {
     for kept in [false, true] {

@@ -158,15 +158,6 @@ impl<D: Device> Stage<D> {
         self.gradients.summary()
     }
 
-    /// The owned shard's mean gradient as [`Stage::update`] takes it, before clipping: native (little-endian) floats. Once the shard holds the
-    /// sums of all lanes (and of the mirror).
-    ///
-    /// # Errors
-    /// When the layer isn't here.
-    pub fn final_gradient(&self, layer: LayerId) -> Result<Vec<D::Float>> {
-        self.gradients.mean(layer, self.owned(layer)?)
-    }
-
     /// AdamW on the owned shard of a layer, then clears the layer's sums (with the head: the mirror's, too).
     /// `step` counts from 1; `clip` = min(1, max_norm / (norm + 1e-6)). A layer that is frozen ([`Stage::freeze_state`]) is updated into spare
     /// buffers, with the same result, or waited for.
@@ -185,7 +176,7 @@ impl<D: Device> Stage<D> {
         self.update_wait += began.elapsed();
         let hash = self.hashing;
         let (device, sums) = self.gradients.sums(layer)?;
-        state.update(device, &before?, (sums, 0), &optimizer, &numbers, hash)?;
+        state.update(device, &before?, sums, &optimizer, &numbers, hash)?;
         self.gradients.clear_rest(layer)?;
         if layer == LayerId::Head && self.mirror {
             self.gradients.clear_rest(LayerId::Embed)?;

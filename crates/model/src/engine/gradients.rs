@@ -25,6 +25,8 @@ struct Entry<D: Device> {
     numel: usize,
     /// The elements whose norm this rank reports; empty for a mirror.
     owned: Range<usize>,
+    /// Squares of the owned elements, if [`GradientSums::write_mean`] made them and nothing was written since.
+    squares: Option<Vec<f64>>,
 }
 
 /// Gradient sums by layer: `i64` fixed point in exact mode, the device's float in fast mode.
@@ -47,7 +49,13 @@ impl<D: Device> GradientSums<D> {
 
     pub(super) fn insert(&mut self, layer: LayerId, numel: usize, owned: Range<usize>) -> Result<()> {
         let sums = self.device.alloc_sums(self.kind, numel)?;
-        self.entries.insert(layer, Entry { sums, numel, owned });
+        let entry = Entry {
+            sums,
+            numel,
+            owned,
+            squares: None,
+        };
+        self.entries.insert(layer, entry);
         Ok(())
     }
 
@@ -87,6 +95,7 @@ impl<D: Device> GradientSums<D> {
 
     pub(super) fn sums(&mut self, layer: LayerId) -> Result<(&D, &mut D::Sums)> {
         let entry = self.entries.get_mut(&layer).ok_or(EngineError::Layer { layer })?;
+        entry.squares = None;
         Ok((&self.device, &mut entry.sums))
     }
 
@@ -99,6 +108,7 @@ impl<D: Device> GradientSums<D> {
 
     pub(super) fn clear_all(&mut self) -> Result<()> {
         for entry in self.entries.values_mut() {
+            entry.squares = None;
             self.device.clear(&mut entry.sums, 0..entry.numel)?;
         }
         Ok(())
@@ -113,20 +123,43 @@ impl<D: Device> GradientSums<D> {
         Ok(self.device.mean(&entry.sums, range, self.tokens)?)
     }
 
+    /// The owned shard's mean gradient as [`super::Stage::update`] takes it, before clipping, into `out`, which is as long as the shard. Once the
+    /// shard holds the sums of all lanes (and of the mirror): what the norm needs of it is made in the same pass.
+    ///
+    /// # Errors
+    /// When the layer isn't here, or the length doesn't fit.
+    pub fn write_mean(&mut self, layer: LayerId, out: &mut [D::Float]) -> Result<()> {
+        let entry = self.entries.get_mut(&layer).ok_or(EngineError::Layer { layer })?;
+        let (sums, owned) = (&entry.sums, entry.owned.clone());
+        if owned.is_empty() && out.is_empty() {
+            return Ok(());
+        }
+        let squares = self
+            .device
+            .mean_and_squares(sums, owned, BLOCK, self.tokens, out)?;
+        entry.squares = Some(squares);
+        Ok(())
+    }
+
     /// Squares over the owned shards, block by block.
-    pub(super) fn summary(&self) -> Result<GradientSummary> {
+    pub(super) fn summary(&mut self) -> Result<GradientSummary> {
         let mut summary = GradientSummary {
             sum_squares: ExactSum::default(),
             finite: true,
         };
-        for entry in self.entries.values() {
+        for entry in self.entries.values_mut() {
             if entry.owned.is_empty() {
                 continue;
             }
-            for square in self
-                .device
-                .block_squares(&entry.sums, entry.owned.clone(), BLOCK, self.tokens)?
-            {
+            let squares = match entry.squares.take() {
+                Some(squares) => squares,
+                None => {
+                    let owned = entry.owned.clone();
+                    self.device
+                        .block_squares(&entry.sums, owned, BLOCK, self.tokens)?
+                }
+            };
+            for square in squares {
                 match ExactSum::of_squares(square).and_then(|s| summary.sum_squares.add(s)) {
                     Some(sum) => summary.sum_squares = sum,
                     None => summary.finite = false,

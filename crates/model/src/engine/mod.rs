@@ -35,7 +35,7 @@ use std::time::Duration;
 pub use error::{EngineError, Result};
 pub use freeze::FrozenPart;
 pub use gradients::{GradientSummary, GradientSums};
-pub use shadow::Shadow;
+pub use shadow::{LayerStep, Shadow};
 pub use spec::{AdamW, MemoryReport, StageInput, StageOutput, StageSpec};
 
 use block::Pass;

@@ -2,40 +2,43 @@
 //!
 //! ```text
 //!   set_state_bytes(layer, kind, ..)        once: the other rank's state
-//!   set_gradient(layer, bytes)              each step: its Stage::final_gradient
-//!   update(step, lr, clip)                  AdamW, the same bits as the other rank's own (MO-5)
+//!   update(clip, gradients and rates)       each step, with its GradientSums::write_mean: the same bits as its own AdamW (MO-5)
 //!   freeze_state()                          as of a stage
 //! ```
 //!
-//! The gradient travels as the floats that the update would have made of the sums, so nothing is rounded twice. A shadow has no pipeline: it
-//! can't compute gradients. Layers of which the other rank owns nothing aren't here. In `fast` numerics the sign of a gradient that is zero
-//! may be lost, which the update can't show unless the moment is zero, too.
+//! The gradient travels as the floats that the update would have made of the sums, so nothing is rounded twice, and is read where it lies. A
+//! shadow has no pipeline: it can't compute gradients. Layers of which the other rank owns nothing aren't here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rekindle_compute::{Device, SumKind, part, part_mut};
+use rekindle_compute::{Device, part, part_mut};
 use rekindle_types::LayerId;
 
 use super::state::LayerState;
+use super::train::expect;
 use super::{EngineError, FrozenPart, Result, StageSpec, freeze};
 use crate::{StateDigest, StateKind};
 
-struct Shard<D: Device> {
-    state: LayerState<D>,
-    /// The gradient of the owned shard.
-    gradient: D::Sums,
+/// What a layer's update takes.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerStep<'a, F> {
+    /// The other rank's [`super::GradientSums::write_mean`].
+    pub gradient: &'a [F],
+    /// Steps that the layer's Adam has made by then.
+    pub count: u64,
+    /// Learning rate.
+    pub lr: f64,
 }
 
 /// The state of another rank, see the module.
 pub struct Shadow<D: Device> {
     device: Arc<D>,
     spec: StageSpec,
-    shards: BTreeMap<LayerId, Shard<D>>,
-    /// Layers whose gradient has come.
-    fed: BTreeSet<LayerId>,
+    /// What the other rank owns of each layer.
+    shards: BTreeMap<LayerId, LayerState<D>>,
     patience: Duration,
 }
 
@@ -50,15 +53,13 @@ impl<D: Device> Shadow<D> {
         for layer in spec.layer_ids() {
             let state = LayerState::of_shard(&*device, spec.model.layout(layer), (spec.lanes, spec.lane))?;
             if !state.owned.is_empty() {
-                let gradient = device.alloc_sums(SumKind::Float, state.owned.len())?;
-                shards.insert(layer, Shard { state, gradient });
+                shards.insert(layer, state);
             }
         }
         Ok(Self {
             device,
             spec,
             shards,
-            fed: BTreeSet::new(),
             patience: freeze::PATIENCE,
         })
     }
@@ -67,15 +68,15 @@ impl<D: Device> Shadow<D> {
     #[must_use]
     pub fn layers(&self) -> Vec<(LayerId, Range<usize>)> {
         let ids = self.spec.layer_ids().into_iter();
-        let here = |id| Some((id, self.shards.get(&id)?.state.owned.clone()));
+        let here = |id| Some((id, self.shards.get(&id)?.owned.clone()));
         ids.filter_map(here).collect()
     }
 
-    fn shard(&self, layer: LayerId) -> Result<&Shard<D>> {
+    fn shard(&self, layer: LayerId) -> Result<&LayerState<D>> {
         self.shards.get(&layer).ok_or(EngineError::Layer { layer })
     }
 
-    fn shard_mut(&mut self, layer: LayerId) -> Result<&mut Shard<D>> {
+    fn shard_mut(&mut self, layer: LayerId) -> Result<&mut LayerState<D>> {
         self.shards.get_mut(&layer).ok_or(EngineError::Layer { layer })
     }
 
@@ -91,7 +92,7 @@ impl<D: Device> Shadow<D> {
         bytes: &[u8],
     ) -> Result<()> {
         let device = Arc::clone(&self.device);
-        let (buffer, place) = self.shard_mut(layer)?.state.locate_mut(kind, &range)?;
+        let (buffer, place) = self.shard_mut(layer)?.locate_mut(kind, &range)?;
         Ok(device.write_bytes(part_mut(buffer, place), bytes)?)
     }
 
@@ -100,50 +101,32 @@ impl<D: Device> Shadow<D> {
     /// # Errors
     /// When the layer or the range isn't here.
     pub fn state_bytes(&self, layer: LayerId, kind: StateKind, range: Range<usize>) -> Result<Vec<u8>> {
-        let (buffer, place) = self.shard(layer)?.state.locate(kind, &range)?;
+        let (buffer, place) = self.shard(layer)?.locate(kind, &range)?;
         Ok(self.device.bytes(part(buffer, place))?.into_owned())
     }
 
-    /// Takes a layer's gradient of the step in flight, the bytes of [`super::Stage::final_gradient`]; one that came before is dropped.
+    /// AdamW as [`super::Stage::update`] does it, on all layers, with what `of` gives for each.
     ///
     /// # Errors
-    /// When the layer isn't here, or the length doesn't fit.
-    pub fn set_gradient(&mut self, layer: LayerId, bytes: &[u8]) -> Result<()> {
-        let device = Arc::clone(&self.device);
-        self.fed.remove(&layer);
-        let shard = self.shard_mut(layer)?;
-        let all = 0..shard.state.owned.len();
-        device.clear(&mut shard.gradient, all.clone())?;
-        device.add_sums_bytes(&mut shard.gradient, all, bytes)?;
-        self.fed.insert(layer);
-        Ok(())
-    }
-
-    /// AdamW as [`super::Stage::update`] does it, on all layers, each with the number of steps that its Adam has made by then, and its learning
-    /// rate. Uses up the gradients.
-    ///
-    /// # Errors
-    /// [`EngineError::NoGradient`], before anything is changed, when a layer's gradient hasn't come.
-    pub fn update(&mut self, rate: impl Fn(LayerId) -> (u64, f64), clip: f64) -> Result<()> {
-        if let Some(&layer) = self.shards.keys().find(|layer| !self.fed.contains(layer)) {
-            return Err(EngineError::NoGradient { layer });
+    /// Before anything is changed: [`EngineError::NoGradient`] when there is nothing of a layer, [`EngineError::Input`] when the length of its
+    /// gradient doesn't fit.
+    pub fn update<'a>(
+        &mut self,
+        clip: f64,
+        of: &dyn Fn(LayerId) -> Option<LayerStep<'a, D::Float>>,
+    ) -> Result<()> {
+        let mut steps = Vec::with_capacity(self.shards.len());
+        for (&layer, state) in &self.shards {
+            let step = of(layer).ok_or(EngineError::NoGradient { layer })?;
+            expect("gradient of a layer", step.gradient.len(), state.owned.len())?;
+            steps.push(step);
         }
         let optimizer = self.spec.optimizer;
-        for (layer, shard) in &mut self.shards {
-            let (step, lr) = rate(*layer);
+        for (state, LayerStep { gradient, count, lr }) in self.shards.values_mut().zip(steps) {
             // The gradient is divided by the tokens already.
-            let numbers = optimizer.numbers(1, (step, lr, clip));
-            self.fed.remove(layer);
-            let (device, from) = (&*self.device, shard.state.owned.start);
-            let before = shard.state.thaw(device, self.patience)?;
-            shard.state.update(
-                device,
-                &before,
-                (&mut shard.gradient, from),
-                &optimizer,
-                &numbers,
-                false,
-            )?;
+            let numbers = optimizer.numbers(1, (count, lr, clip));
+            let before = state.thaw(&*self.device, self.patience)?;
+            state.update_with(&*self.device, &before, gradient, &optimizer, &numbers)?;
         }
         Ok(())
     }
@@ -156,7 +139,7 @@ impl<D: Device> Shadow<D> {
         let mut parts = Vec::with_capacity(StateKind::ALL.len() * self.shards.len());
         for (layer, range) in self.layers() {
             for kind in StateKind::ALL {
-                let state = &self.shard(layer)?.state;
+                let state = self.shard(layer)?;
                 parts.push(state.freeze(&*self.device, layer, kind, range.clone())?);
             }
         }
@@ -168,7 +151,7 @@ impl<D: Device> Shadow<D> {
     /// # Errors
     /// When the device has no such memory.
     pub fn reserve_whole(&mut self) -> Result<()> {
-        let lens = self.shards.values().flat_map(|shard| shard.state.spare_lens());
+        let lens = self.shards.values().flat_map(LayerState::spare_lens);
         Ok(self.device.reserve_spares(&lens.collect::<Vec<_>>())?)
     }
 
@@ -180,7 +163,7 @@ impl<D: Device> Shadow<D> {
         self.shards
             .values()
             .try_fold(StateDigest::default(), |sum, shard| {
-                Ok(sum.add(shard.state.digest(&*self.device)?))
+                Ok(sum.add(shard.digest(&*self.device)?))
             })
     }
 }

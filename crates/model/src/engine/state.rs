@@ -177,19 +177,12 @@ impl<D: Device> LayerState<D> {
             .collect()
     }
 
-    /// AdamW on the owned shard (weight decay is for matrices only). `sums` begin with element `from` of the layer. With `hash`, the digests
-    /// of what it leaves are kept, if the device makes hashes.
-    pub fn update(
-        &mut self,
-        device: &D,
-        before: &Before<D>,
-        (sums, from): (&mut D::Sums, usize),
-        optimizer: &AdamW,
-        step: &AdamStep,
-        hash: bool,
-    ) -> Result<()> {
+    /// The operands of an update: all that is owned.
+    fn operands<'a>(
+        &'a mut self,
+        before: &'a Before<D>,
+    ) -> (AdamTarget<'a, D::Buffer>, AdamSource<'a, D::Buffer>) {
         let Range { start, end } = self.owned;
-        let parts = self.parts(optimizer);
         let local = 0..end - start;
         let weights = start - self.here.start..end - self.here.start;
         let source = before.source(&weights, &local);
@@ -198,6 +191,37 @@ impl<D: Device> LayerState<D> {
             exp_avg: part_mut(&mut self.exp_avg, local.clone()),
             exp_avg_sq: part_mut(&mut self.exp_avg_sq, local),
         };
+        (target, source)
+    }
+
+    /// AdamW as [`LayerState::update`], with the mean gradient of the owned shard.
+    pub fn update_with(
+        &mut self,
+        device: &D,
+        before: &Before<D>,
+        gradient: &[D::Float],
+        optimizer: &AdamW,
+        step: &AdamStep,
+    ) -> Result<()> {
+        let parts = self.parts(optimizer);
+        self.digests = None;
+        let (target, source) = self.operands(before);
+        Ok(device.adamw_with(target, source, gradient, step, &parts)?)
+    }
+
+    /// AdamW on the owned shard (weight decay is for matrices only), with the sums of the whole layer. With `hash`, the digests
+    /// of what it leaves are kept, if the device makes hashes.
+    pub fn update(
+        &mut self,
+        device: &D,
+        before: &Before<D>,
+        sums: &mut D::Sums,
+        optimizer: &AdamW,
+        step: &AdamStep,
+        hash: bool,
+    ) -> Result<()> {
+        let Range { start, end } = self.owned;
+        let parts = self.parts(optimizer);
         let layer = self.layout.layer;
         // Shards begin at a block, so blocks counted from the shard's start are the layer's.
         let mut blocks = Blocks::new(if hash { end - start } else { 0 });
@@ -207,15 +231,8 @@ impl<D: Device> LayerState<D> {
         };
         let hashing = hash.then(|| blocks.hashing(&digest));
         self.digests = None;
-        if device.adamw(
-            target,
-            source,
-            sums,
-            start - from..end - from,
-            step,
-            &parts,
-            hashing,
-        )? {
+        let (target, source) = self.operands(before);
+        if device.adamw(target, source, sums, start..end, step, &parts, hashing)? {
             self.digests = Some(blocks.by_chunk(end - start));
         }
         Ok(())

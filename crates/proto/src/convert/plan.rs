@@ -71,6 +71,7 @@ impl From<&SurvivalReport> for pb::PlanRecovery {
         };
         Self {
             sources: report.sources.iter().map(source).collect(),
+            guards: report.guards,
             mtbf_hours: report.mtbf_hours,
             losses_per_week: report.losses_per_week,
             beyond_memory_per_week: report.beyond_memory_per_week,
@@ -97,6 +98,7 @@ impl TryFrom<pb::PlanRecovery> for SurvivalReport {
                 .into_iter()
                 .map(source)
                 .collect::<Result<_, ConvertError>>()?,
+            guards: report.guards,
             mtbf_hours: report.mtbf_hours,
             losses_per_week: report.losses_per_week,
             beyond_memory_per_week: report.beyond_memory_per_week,

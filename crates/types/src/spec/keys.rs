@@ -168,6 +168,11 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ),
     (
         "recovery",
+        "guards",
+        "with \"shadow\": guards of a rank, so how many workers may be lost at once (default 1)",
+    ),
+    (
+        "recovery",
         "max_restarts",
         "restarts without lasting progress in between (default 8)",
     ),

@@ -63,6 +63,10 @@ pub struct RecoverySpec {
     /// What is allowed; empty: a loss fails the job. Without `[checkpoint]` a lost worker fails the job.
     #[serde(default = "defaults::sources")]
     pub sources: Vec<RecoverySource>,
+    /// With `shadow`: how many guards a rank has, each on another worker. So many workers may be lost at once, whichever they are. Every one of
+    /// them costs as much as the first.
+    #[serde(default = "defaults::guards")]
+    pub guards: u32,
     /// Restarts without progress that lasts (a checkpoint, or a step committed from memory) in between; one more loss fails the job.
     #[serde(default = "defaults::max_restarts")]
     pub max_restarts: u32,
@@ -101,10 +105,22 @@ impl RecoverySpec {
     }
 }
 
+impl RecoverySpec {
+    /// How many guards each rank is to have: none without `shadow`.
+    #[must_use]
+    pub fn guards_wanted(&self) -> u32 {
+        match self.sources.contains(&RecoverySource::Shadow) {
+            true => self.guards,
+            false => 0,
+        }
+    }
+}
+
 impl Default for RecoverySpec {
     fn default() -> Self {
         Self {
             sources: defaults::sources(),
+            guards: defaults::guards(),
             max_restarts: defaults::max_restarts(),
             max_restarts_of: BTreeMap::new(),
             average_weights: Weighting::default(),
@@ -120,6 +136,9 @@ mod defaults {
 
     pub(super) fn sources() -> Vec<RecoverySource> {
         vec![RecoverySource::Local, RecoverySource::Checkpoint]
+    }
+    pub(super) fn guards() -> u32 {
+        1
     }
     pub(super) fn max_restarts() -> u32 {
         8

@@ -98,6 +98,28 @@ impl JobSpec {
             "recovery.sources",
             || "has \"shadow\" without \"local\", which the ranks go on from that weren't lost; add \"local\"".to_owned(),
         );
+        let guards = self.recovery.guards;
+        found.check(guards > 0, "recovery.guards", || {
+            "must be at least 1; leave \"shadow\" out of recovery.sources for none".to_owned()
+        });
+        found.check(
+            guards <= 1 || has(RecoverySource::Shadow),
+            "recovery.guards",
+            || format!("is {guards} without \"shadow\" in recovery.sources; add \"shadow\""),
+        );
+        if let Auto::Count(stages) = self.parallelism.pipeline {
+            let lanes = match self.parallelism.data {
+                Auto::Count(lanes) => lanes,
+                Auto::Auto => 1,
+            };
+            let ranks = stages.saturating_mul(lanes);
+            found.check(guards <= 1 || guards < ranks, "recovery.guards", || {
+                format!(
+                    "is {guards}, and a rank has {} others at most in a job of {ranks}; lower it, or raise [parallelism]",
+                    ranks.saturating_sub(1)
+                )
+            });
+        }
     }
 
     fn check_data(&self, found: &mut Findings) {

@@ -70,7 +70,7 @@ fn resolve(address: &str) -> Result<SocketAddr, TrainerError> {
         .ok_or_else(|| bad("has no address; check the worker's --data-host".to_owned()))
 }
 
-/// Bounds large enough for the largest layer's gradient (8 bytes an element) and a micro-batch's activations.
+/// Bounds large enough for the largest layer's gradient (8 bytes an element), a micro-batch's activations, and what is on its way to guards.
 fn options(context: &Context) -> Options {
     let spec = &context.spec;
     let layer = spec
@@ -84,9 +84,57 @@ fn options(context: &Context) -> Options {
     let activations = rows * spec.model.hidden_size as usize * 4;
     let defaults = Options::default();
     let max_frame_bytes = FRAME_BYTES.max(layer).max(activations);
+    // Gradients for guards wait in queues until they are asked for at the commit point.
+    let out = match context.own_guards() {
+        [] => 0,
+        _ => context.gradient_bytes(context.id()),
+    };
+    let of_wards = context.wards().map(|ward| context.gradient_bytes(ward));
+    let (most, all) = of_wards.fold((0, 0), |(most, all), bytes| (bytes.max(most), all + bytes));
     Options {
         max_frame_bytes,
-        inbox_hard_bytes: defaults.inbox_hard_bytes.max(2 * max_frame_bytes),
+        outbox_bytes: defaults.outbox_bytes + out,
+        inbox_soft_bytes: defaults.inbox_soft_bytes + most,
+        inbox_hard_bytes: defaults.inbox_hard_bytes.max(2 * max_frame_bytes) + most,
+        pool_bytes: defaults.pool_bytes + out + 2 * all,
         ..defaults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rekindle_types::Rank;
+
+    use super::super::context::tests::context;
+    use super::*;
+
+    /// A ward's whole gradient may lie unasked in its guard's inbox, on top of what else comes.
+    #[test]
+    fn queues_have_room_for_what_goes_to_guards() {
+        let mut context = context(1, 6, Rank { lane: 0, stage: 1 });
+        let alone = options(&context);
+        assert_eq!(alone.inbox_soft_bytes, Options::default().inbox_soft_bytes);
+        let me = context.id();
+        context.guards = [
+            (RankId(0), vec![me]),
+            (RankId(2), vec![RankId(3), me]),
+            (me, vec![RankId(5), RankId(3)]),
+        ]
+        .into();
+        let with = options(&context);
+        let owned = |rank| context.gradient_bytes(RankId(rank));
+        assert_eq!(
+            with.inbox_soft_bytes,
+            alone.inbox_soft_bytes + owned(0).max(owned(2))
+        );
+        assert_eq!(
+            with.inbox_hard_bytes,
+            alone.inbox_hard_bytes + owned(0).max(owned(2))
+        );
+        assert_eq!(with.outbox_bytes, alone.outbox_bytes + owned(me.0));
+        let layers = context.owned_layers(me).into_iter();
+        let elements: usize = layers.map(|layer| context.owned(layer).len()).sum();
+        assert!(elements > 0 && owned(me.0) == 4 * elements);
+        with.validate().unwrap();
     }
 }

@@ -23,8 +23,8 @@ pub struct Context {
     pub start: Option<StartPoint>,
     /// The step whose state it took from the worker's memory instead.
     pub memory_step: Option<u64>,
-    /// The guard of each rank; none where the job wants no shadows.
-    pub guards: BTreeMap<RankId, RankId>,
+    /// The guards of each rank; none where the job wants no shadows.
+    pub guards: BTreeMap<RankId, Vec<RankId>>,
     /// Ranks whose own worker's memory doesn't have the state they start from, and where they get it from.
     pub refills: BTreeMap<RankId, Refill>,
     /// Layers whose state was made up, by this recovery or an earlier one.
@@ -77,16 +77,16 @@ impl Context {
         self.rank.stage + 1 == self.plan.stage_count()
     }
 
-    /// This rank's guard.
+    /// This rank's guards.
     #[must_use]
-    pub fn guard(&self) -> Option<RankId> {
-        self.guards.get(&self.id()).copied()
+    pub fn own_guards(&self) -> &[RankId] {
+        self.guards.get(&self.id()).map_or(&[], Vec::as_slice)
     }
 
     /// The ranks that this one guards, in order.
     pub fn wards(&self) -> impl Iterator<Item = RankId> + '_ {
         let me = self.id();
-        let mine = move |(_, guard): &(&RankId, &RankId)| **guard == me;
+        let mine = move |(_, guards): &(&RankId, &Vec<RankId>)| guards.contains(&me);
         self.guards.iter().filter(mine).map(|(rank, _)| *rank)
     }
 
@@ -108,6 +108,13 @@ impl Context {
         let some = |layer: &LayerId| !self.owned_by(rank, *layer).is_empty();
         let layers = self.layers_of(self.plan.rank(rank).stage);
         layers.filter(some).collect()
+    }
+
+    /// Bytes of the gradient of all that a rank owns, as its guard gets it.
+    #[must_use]
+    pub fn gradient_bytes(&self, rank: RankId) -> usize {
+        let layers = self.owned_layers(rank).into_iter();
+        layers.map(|layer| 4 * self.owned_by(rank, layer).len()).sum()
     }
 
     /// The layers of this stage, in pipeline order.
@@ -187,9 +194,10 @@ impl Context {
             mine.collect::<Vec<_>>()
         };
         let refills = self.refills.iter().flat_map(gives_or_takes);
-        [self.previous(), self.next(), self.tied_peer(), self.guard()]
+        [self.previous(), self.next(), self.tied_peer()]
             .into_iter()
             .flatten()
+            .chain(self.own_guards().iter().copied())
             .chain(self.wards())
             .chain(refills)
             .chain(self.other_lanes().map(|(_, id)| id))

@@ -3,15 +3,17 @@
 //!
 //! ```text
 //!   layer's gradient is final --send_gradient--> each lane gets the part it owns   (overlaps the rest of the backward)
-//!   all backwards done        --add_gradients--> own parts complete
+//!   the others' parts         --add_gradient---> own parts complete                (the same, as far as they are here)
 //!   own parts updated         --send_weights, take_weights--> every lane has the layer's new weights
 //! ```
 //!
 //! Invariant
 //! - WK-1 A part is added by its owner only, once per lane; the sum is one of integers, so its order doesn't matter.
 
+use rekindle_compute::AnyDevice;
+use rekindle_model::GradientSums;
 use rekindle_transport::{Tag, TagKind};
-use rekindle_types::{LayerId, shard_range};
+use rekindle_types::{LayerId, RankId, shard_range};
 
 use super::context::{Context, SharedTransport};
 use super::{Engine, TrainerError};
@@ -58,21 +60,25 @@ impl Lanes<'_> {
         Ok(())
     }
 
-    /// Adds what the other lanes sent for this rank's part of `layer`.
+    /// Adds what lane `from` sent for this rank's part of `layer`. False: it isn't here yet, and `wait` isn't wanted.
     ///
     /// # Errors
-    /// [`TrainerError`] when a lane is lost or its part doesn't fit.
-    pub fn add_gradients(&self, engine: &mut Engine, step: u64, layer: LayerId) -> Result<(), TrainerError> {
-        let own = self.part(layer, self.context.rank.lane);
-        if own.is_empty() {
-            return Ok(());
-        }
-        for (_, id) in self.context.other_lanes() {
-            let tag = self.tag(TagKind::LayerGrad, step, layer);
-            let frame = self.transport.recv(id, tag, self.context.deadline())?;
-            engine.add_gradient_bytes(layer, own.clone(), frame.bytes())?;
-        }
-        Ok(())
+    /// [`TrainerError`] when the lane is lost or its part doesn't fit.
+    pub fn add_gradient(
+        &self,
+        sums: &mut GradientSums<AnyDevice>,
+        (step, layer): (u64, LayerId),
+        from: RankId,
+        wait: bool,
+    ) -> Result<bool, TrainerError> {
+        let tag = self.tag(TagKind::LayerGrad, step, layer);
+        let frame = match wait {
+            true => Some(self.transport.recv(from, tag, self.context.deadline())?),
+            false => self.transport.try_recv(from, tag)?,
+        };
+        let Some(frame) = frame else { return Ok(false) };
+        sums.add_bytes(layer, self.part(layer, self.context.rank.lane), frame.bytes())?;
+        Ok(true)
     }
 
     /// Sends this rank's updated part of `layer` to every other lane.

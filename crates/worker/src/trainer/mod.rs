@@ -29,6 +29,7 @@ mod outcomes;
 mod pipe;
 mod pipeline;
 mod progress;
+mod reduction;
 mod refill;
 mod report;
 mod reports;
@@ -38,6 +39,7 @@ mod shadow;
 mod step;
 mod storage;
 mod tied;
+mod updater;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -239,6 +241,7 @@ fn train(pipe: &Pipe, trainer: &mut Trainer) -> Result<(), TrainerError> {
             saver.after_step(seconds, &trainer.context, &mut trainer.engine, pipe)?;
         }
     }
+    trainer.finish()?;
     match &mut trainer.saver {
         Some(saver) => saver.finish(&trainer.context, pipe),
         None => Ok(()),

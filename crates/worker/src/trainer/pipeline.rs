@@ -1,7 +1,7 @@
 //! The forwards and backwards of one step on one rank: 1F1B against the transport.
 //!
 //! In: the step's tokens (at the ends of the pipeline), the peers' frames. Out: accumulated gradients in the engine, the
-//! loss of this lane on its last stage, gradients on their way to the lanes that own them.
+//! loss of this lane on its last stage, final gradients in the reduction.
 //!
 //! Frames arrive in the background while this thread computes; it waits only for what it needs next.
 
@@ -15,7 +15,7 @@ use rekindle_types::{LayerId, RankId};
 
 use super::batch::Batch;
 use super::context::{Context, SharedTransport};
-use super::lanes::Lanes;
+use super::reduction::Reduction;
 use super::tied::Tied;
 use super::{Engine, TrainerError};
 
@@ -40,12 +40,15 @@ pub struct Pipeline<'a> {
     pub batch: &'a Batch,
 }
 
+/// What final gradients go to.
+type Sink<'r, 'a> = &'r mut Reduction<'a>;
+
 impl Pipeline<'_> {
     /// Runs all forwards and backwards of this rank.
     ///
     /// # Errors
     /// [`TrainerError`] when a peer is lost or late, or something doesn't fit the model.
-    pub fn run(&self, engine: &mut Engine) -> Result<PipelineResult, TrainerError> {
+    pub fn run(&self, engine: &mut Engine, to: Sink<'_, '_>) -> Result<PipelineResult, TrainerError> {
         let micro_batches = self.context.micro_batches();
         let last = micro_batches.last().copied();
         let mut result = PipelineResult::default();
@@ -56,7 +59,7 @@ impl Pipeline<'_> {
         ) {
             match op {
                 Op::Forward(m) => self.forward(engine, m, &mut result)?,
-                Op::Backward(m) => self.backward(engine, m, Some(m) == last)?,
+                Op::Backward(m) => self.backward(engine, m, (Some(m) == last).then_some(&mut *to))?,
             }
             self.context.progress.pass();
         }
@@ -88,7 +91,13 @@ impl Pipeline<'_> {
         }
     }
 
-    fn backward(&self, engine: &mut Engine, m: u32, is_last: bool) -> Result<(), TrainerError> {
+    /// `to`: with the last micro-batch.
+    fn backward(
+        &self,
+        engine: &mut Engine,
+        m: u32,
+        mut to: Option<Sink<'_, '_>>,
+    ) -> Result<(), TrainerError> {
         let received = self.receive(self.context.next(), TagKind::ActivationGrad, m)?;
         let gradient = match &received {
             Some(frame) => Some(frame.as_slice::<f32>()?),
@@ -96,8 +105,8 @@ impl Pipeline<'_> {
         };
         let mut outcome = Ok(());
         let mut layer_done = |sums: &mut GradientSums<AnyDevice>, layer: LayerId| {
-            if is_last && outcome.is_ok() {
-                outcome = self.layer_is_final(sums, layer);
+            if let (Some(to), Ok(())) = (&mut to, &outcome) {
+                outcome = self.layer_is_final(sums, layer, to);
             }
         };
         let gradient = engine.backward(m, gradient, &mut layer_done)?;
@@ -109,7 +118,12 @@ impl Pipeline<'_> {
     }
 
     /// Starts a finished layer's gradient on its way. The owner of a tied matrix waits with it for the mirror's part.
-    fn layer_is_final(&self, sums: &GradientSums<AnyDevice>, layer: LayerId) -> Result<(), TrainerError> {
+    fn layer_is_final(
+        &self,
+        sums: &mut GradientSums<AnyDevice>,
+        layer: LayerId,
+        to: Sink<'_, '_>,
+    ) -> Result<(), TrainerError> {
         let (context, transport) = (self.context, self.transport);
         if layer == LayerId::Head {
             let mirror = |range: Range<usize>| Ok(sums.bytes(LayerId::Embed, range)?.into_owned());
@@ -118,8 +132,7 @@ impl Pipeline<'_> {
         if layer == LayerId::Embed && context.tied_peer().is_some() {
             return Ok(());
         }
-        let bytes = |range: Range<usize>| Ok(sums.bytes(layer, range)?.into_owned());
-        Lanes { context, transport }.send_gradient(self.step, layer, &bytes)
+        to.is_final(sums, layer)
     }
 
     fn receive(&self, from: Option<RankId>, kind: TagKind, m: u32) -> Result<Option<Frame>, TrainerError> {

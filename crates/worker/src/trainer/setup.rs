@@ -7,8 +7,7 @@ use rekindle_checkpoint::HfModel;
 use rekindle_compute::StateMemory;
 use rekindle_data::{Corpus, Sampler};
 use rekindle_model::{AdamW, Stage, StageSpec, StateKind};
-use rekindle_plan::guards;
-use rekindle_types::spec::RecoverySource;
+use rekindle_plan::guards_of;
 use rekindle_types::{LayerId, Rank, StartTrainer};
 
 use super::context::Context;
@@ -48,12 +47,8 @@ pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Con
         return Err(TrainerError::Protocol { what });
     }
     let rank = plan.rank(rank);
-    let guards = match spec.recovery.sources.contains(&RecoverySource::Shadow) {
-        true => guards(&plan),
-        false => BTreeMap::new(),
-    };
     Ok(Context {
-        guards,
+        guards: guards_of(&spec, &plan),
         refills: BTreeMap::new(),
         rebuilt: Vec::new(),
         spec,

@@ -1,18 +1,22 @@
-//! Shadows: this rank's guard repeats its updates, and this rank repeats those of the ranks it guards (its wards).
+//! Shadows: this rank's guards repeat its updates, and this rank repeats those of the ranks it guards (its wards).
 //!
 //! ```text
-//!   begin:         what I own -> my guard                     of each ward: all it owns
-//!   before commit: my reduced gradient -> my guard            each ward's gradient
-//!   after commit:  (my own update)                            each ward's update, published in the worker's memory
+//!   begin:           what I own -> my guards                       of each ward: all it owns
+//!   backward:        each layer's reduced gradient -> my guards
+//!   before commit:                                                 each ward's update of the step before is published; its gradients
+//!   until the next:  (my own update, forward, backward)            each ward's update, on a thread of its own ([`super::updater`])
 //! ```
 //!
 //! Invariant
 //! - WK-7 A rank adds its sums at the commit point of a step only when it has its wards' gradients of that step and has published their state
-//!   before it. So VA-2 holds for what a rank owns at its guard as well as at the rank (if that computes on a CPU).
+//!   before it. So VA-2 holds for what a rank owns at its guards as well as at the rank (if that computes on a CPU).
 //!
-//! Sends and receipts take turns, piece by piece, every rank in the same order: so a guard holds at most a few pieces that it hasn't asked for.
+//! State is sent and taken in turns, piece by piece, every rank in the same order: so a guard holds at most a few pieces that it hasn't asked
+//! for. Gradients come unasked while the guard computes: its inbox has room for all that a ward owns (4 bytes an element), and a ward's outbox,
+//! too ([`super::connect`]), so nobody waits with one for a guard that waits for something behind it. With those that its updater reads a guard
+//! holds 8 bytes an element at most.
 //! Shadows lie in shared memory and are updated by the processor, also where the ranks compute on CUDA devices: AdamW has the same bits on both.
-//! A rank on such a device keeps no state of its own there ([`super::local`]), so that its guard's is the only one that outlives it.
+//! A rank on such a device keeps no state of its own there ([`super::local`]), so that its guards' are the only ones that outlive it.
 //!
 //! Where the worker has no memory for a shadow, it is said in the log, and what the ward sends is dropped.
 
@@ -20,8 +24,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rekindle_compute::AnyDevice;
-use rekindle_model::Shadow;
-use rekindle_transport::{Frame, Tag, TagKind};
+use rekindle_model::{GradientSums, Shadow};
+use rekindle_transport::{Buffer, ByteOwner, Payload, Tag, TagKind};
 use rekindle_types::{LayerId, RankId, StateKind};
 use rekindle_vault::VaultError;
 
@@ -29,21 +33,16 @@ use super::context::{Context, SharedTransport};
 use super::device::Computing;
 use super::keep::{Keep, pages};
 use super::left::{Whose, forget_older};
+use super::updater::{Gradients, Kept, Update, Updater};
 use super::{Engine, TrainerError, setup};
-
-/// A shadow and the memory it lies in.
-struct Kept {
-    shadow: Shadow<AnyDevice>,
-    keep: Keep,
-}
 
 /// A rank that this one guards.
 struct Ward {
     id: RankId,
     /// What it owns something of, in pipeline order.
     layers: Vec<LayerId>,
-    /// None: there is no memory for it.
-    kept: Option<Kept>,
+    /// Whether there is memory for it.
+    is_kept: bool,
 }
 
 /// This rank's side of all shadows that it has to do with; empty where the job wants none.
@@ -51,6 +50,12 @@ struct Ward {
 pub struct Shadows {
     folder: Option<PathBuf>,
     wards: Vec<Ward>,
+    /// The wards' shadows before the first step; afterwards the updater has them.
+    kept: Vec<Kept>,
+    /// None: there is nothing to update.
+    updater: Option<Updater>,
+    /// The wards' of the step in flight.
+    gradients: Gradients,
 }
 
 /// What is sent of a rank's state, in order.
@@ -77,21 +82,28 @@ impl Shadows {
     /// # Errors
     /// [`TrainerError`] when a shadow can't be built.
     pub fn new(folder: Option<&Path>, context: &Context, computing: Computing) -> Result<Self, TrainerError> {
-        let wards = context.wards().map(|id| {
+        let (mut wards, mut all) = (Vec::new(), Vec::new());
+        for id in context.wards() {
             let kept = match folder {
                 Some(folder) => kept(folder, context, id, computing)?,
                 None => None,
             };
-            let layers = context.owned_layers(id);
-            Ok(Ward { id, layers, kept })
-        });
+            wards.push(Ward {
+                id,
+                layers: context.owned_layers(id),
+                is_kept: kept.is_some(),
+            });
+            all.extend(kept);
+        }
         Ok(Self {
-            wards: wards.collect::<Result<_, TrainerError>>()?,
+            wards,
             folder: folder.map(Path::to_owned),
+            kept: all,
+            ..Self::default()
         })
     }
 
-    /// Before the first step: the guard gets the state after `step`, and the wards' is taken and published.
+    /// Before the first step: the guards get the state after `step`, and the wards' is taken and published.
     ///
     /// # Errors
     /// [`TrainerError`] when a peer is lost.
@@ -106,102 +118,80 @@ impl Shadows {
         let theirs: Vec<_> = self.wards.iter().map(|ward| pieces(context, ward.id)).collect();
         let most = theirs.iter().map(Vec::len).max().unwrap_or(0).max(own.len());
         for turn in 0..most {
-            if let (Some(guard), Some(&(layer, kind))) = (context.guard(), own.get(turn)) {
+            if let (false, Some(&(layer, kind))) = (context.own_guards().is_empty(), own.get(turn)) {
                 let bytes = engine.state_bytes(layer, kind, context.owned(layer))?;
-                let payload = transport.pool().copy_of(&bytes).into();
                 let tag = piece_tag(TagKind::ShadowState, step, context, (layer, kind));
-                transport.send(guard, tag, payload, context.deadline())?;
+                to_guards(context, transport, tag, transport.pool().copy_of(&bytes))?;
             }
-            for (ward, pieces) in self.wards.iter_mut().zip(&theirs) {
+            for (ward, pieces) in self.wards.iter().zip(&theirs) {
                 let Some(&(layer, kind)) = pieces.get(turn) else {
                     continue;
                 };
                 let tag = piece_tag(TagKind::ShadowState, step, context, (layer, kind));
                 let frame = transport.recv(ward.id, tag, context.deadline())?;
                 let range = context.owned_by(ward.id, layer);
-                if let Some(Kept { shadow, .. }) = &mut ward.kept {
-                    shadow.set_state_bytes(layer, kind, range, frame.bytes())?;
+                if let Some(kept) = self.kept.iter_mut().find(|kept| kept.ward == ward.id) {
+                    kept.shadow.set_state_bytes(layer, kind, range, frame.bytes())?;
                 }
             }
         }
-        self.publish(step)
-    }
-
-    /// The guard gets the reduced gradient of `layer`, number `turn` of those that this rank owns something of from the last to the first; the
-    /// wards' of the same number are taken.
-    ///
-    /// # Errors
-    /// [`TrainerError`] when a peer is lost.
-    pub fn exchange(
-        &mut self,
-        context: &Context,
-        transport: &SharedTransport,
-        engine: &Engine,
-        (step, turn, layer): (u64, usize, LayerId),
-    ) -> Result<(), TrainerError> {
-        if let Some(guard) = context.guard() {
-            let payload = transport.pool().copy_of(&engine.final_gradient(layer)?).into();
-            let tag = Tag::new(TagKind::ShadowGrad, step, context.index_of(layer));
-            transport.send(guard, tag, payload, context.deadline())?;
+        self.kept.iter_mut().try_for_each(|kept| kept.publish(step))?;
+        if !self.kept.is_empty() {
+            self.updater = Some(Updater::start(std::mem::take(&mut self.kept))?);
         }
-        self.take(context, transport, step, turn)
+        Ok(())
     }
 
-    /// Takes the gradients of wards that own something of more layers than this rank, which is through with its `turn` own ones.
+    /// Before the sums of the commit point of `step`: the wards' states of the step before are published, and their gradients of this one are
+    /// here (WK-7).
     ///
     /// # Errors
-    /// [`TrainerError`] when a peer is lost.
-    pub fn take_rest(
+    /// [`TrainerError`] when the update of the step before failed, or a peer is lost.
+    pub fn take_gradients(
         &mut self,
         context: &Context,
         transport: &SharedTransport,
         step: u64,
-        turn: usize,
     ) -> Result<(), TrainerError> {
-        let most = self.wards.iter().map(|ward| ward.layers.len()).max();
-        (turn..most.unwrap_or(0)).try_for_each(|turn| self.take(context, transport, step, turn))
-    }
-
-    fn take(
-        &mut self,
-        context: &Context,
-        transport: &SharedTransport,
-        step: u64,
-        turn: usize,
-    ) -> Result<(), TrainerError> {
-        for ward in &mut self.wards {
-            if let Some(&layer) = ward.layers.iter().rev().nth(turn) {
+        self.finish(context)?;
+        self.gradients.clear();
+        for ward in &self.wards {
+            for &layer in ward.layers.iter().rev() {
                 let tag = Tag::new(TagKind::ShadowGrad, step, context.index_of(layer));
-                let frame: Frame = transport.recv(ward.id, tag, context.deadline())?;
-                if let Some(Kept { shadow, .. }) = &mut ward.kept {
-                    shadow.set_gradient(layer, frame.bytes())?;
+                let frame = transport.recv(ward.id, tag, context.deadline())?;
+                if ward.is_kept {
+                    self.gradients.entry(ward.id).or_default().insert(layer, frame);
                 }
             }
         }
         Ok(())
     }
 
-    /// After the commit of `step`: the wards' updates.
+    /// After the commit of `step`: starts the wards' updates.
     ///
     /// # Errors
-    /// [`TrainerError`] when the state can't be held.
+    /// [`TrainerError`] when there is nobody to do them.
     pub fn update(&mut self, context: &Context, step: u64, clip: f64) -> Result<(), TrainerError> {
-        let rate = |layer| {
-            let rate = context.rate(layer, step);
-            (rate.count, rate.lr)
+        let layers = self.wards.iter().flat_map(|ward| &ward.layers);
+        let update = Update {
+            step,
+            clip,
+            rates: layers.map(|layer| (*layer, context.rate(*layer, step))).collect(),
+            gradients: std::mem::take(&mut self.gradients),
         };
-        for Kept { shadow, keep } in self.wards.iter_mut().filter_map(|ward| ward.kept.as_mut()) {
-            keep.make_room(step);
-            shadow.update(rate, clip)?;
-        }
-        self.publish(step)
+        self.updater
+            .as_mut()
+            .map_or(Ok(()), |updater| updater.begin(update))
     }
 
-    fn publish(&mut self, step: u64) -> Result<(), TrainerError> {
-        for Kept { shadow, keep } in self.wards.iter_mut().filter_map(|ward| ward.kept.as_mut()) {
-            keep.publish(step, shadow.freeze_state()?, Vec::new())?;
-        }
-        Ok(())
+    /// Waits until the wards' states are published of all steps that were committed.
+    ///
+    /// # Errors
+    /// What their updates met.
+    pub fn finish(&mut self, context: &Context) -> Result<(), TrainerError> {
+        self.updater
+            .as_mut()
+            .map_or(Ok(()), |updater| updater.wait(context.patience))
     }
 
     /// After the first commit of an epoch every rank and every guard has published a state of it: what older ones left on this worker, of any
@@ -211,6 +201,44 @@ impl Shadows {
             forget_older(folder, context, |_| true);
         }
     }
+}
+
+/// All guards of this rank get the same bytes.
+fn to_guards(
+    context: &Context,
+    transport: &SharedTransport,
+    tag: Tag,
+    bytes: Buffer,
+) -> Result<(), TrainerError> {
+    let bytes: Arc<dyn ByteOwner> = Arc::new(bytes);
+    for guard in context.own_guards() {
+        transport.send(
+            *guard,
+            tag,
+            Payload::shared(Arc::clone(&bytes)),
+            context.deadline(),
+        )?;
+    }
+    Ok(())
+}
+
+/// The guards get the mean gradient of what this rank owns of `layer`. Nothing where it has none.
+///
+/// # Errors
+/// [`TrainerError`] when a guard is lost.
+pub fn send_gradient(
+    context: &Context,
+    transport: &SharedTransport,
+    sums: &mut GradientSums<AnyDevice>,
+    (step, layer): (u64, LayerId),
+) -> Result<(), TrainerError> {
+    if context.own_guards().is_empty() {
+        return Ok(());
+    }
+    let mut gradient = transport.pool().take(4 * context.owned(layer).len());
+    sums.write_mean(layer, bytemuck::cast_slice_mut(&mut gradient))?;
+    let tag = Tag::new(TagKind::ShadowGrad, step, context.index_of(layer));
+    to_guards(context, transport, tag, gradient)
 }
 
 /// A shadow of `ward` in the worker's memory; none, and a warning, where there is no room.
@@ -231,7 +259,7 @@ fn kept(
             let device = Arc::new(computing.cpu(Some(keep.memory()))?);
             let mut shadow = Shadow::new(device, setup::stage_of(context, context.plan.rank(ward)))?;
             shadow.reserve_whole()?;
-            Ok(Some(Kept { shadow, keep }))
+            Ok(Some(Kept { ward, shadow, keep }))
         }
         Err(error) => {
             tracing::warn!(%error, %ward, "the rank's shadow isn't kept");

@@ -1,8 +1,9 @@
 //! One optimizer step, from tokens to the report.
 //!
 //! ```text
-//!   tokens -> 1F1B -> gradients over lanes (and ends of a tied matrix), to the guard -> sums of all ranks = COMMIT POINT
-//!          -> AdamW on the own shard and those of the wards -> weights over lanes -> report (rank 0) -> state kept in shared memory
+//!   tokens -> 1F1B, gradients over lanes (and ends of a tied matrix) and to the guard -> those of the wards -> sums of all ranks = COMMIT POINT
+//!          -> AdamW on the own shard -> weights over lanes -> report (rank 0) -> state kept in shared memory -> the next step
+//!          -> AdamW on the wards' shards, on another thread, until the next commit point
 //! ```
 
 use std::time::Instant;
@@ -19,6 +20,7 @@ use super::lanes::Lanes;
 use super::left::Memory;
 use super::local::Local;
 use super::pipeline::Pipeline;
+use super::reduction::Reduction;
 use super::refill::Refill;
 use super::report::{Measured, to_rank_0};
 use super::reports::Reports;
@@ -101,12 +103,13 @@ impl Trainer {
         }
         let norm = sums.squares.norm();
         let lr = learning_rate(&self.context.spec, step);
+        let clip = clip_factor(norm, self.context.spec.training.max_grad_norm);
+        self.shadows.update(&self.context, step, clip)?;
         if let Some(local) = &mut self.local {
             local.make_room(step);
         }
         // State that will be saved is hashed by the update that leaves it, while it is in the cache.
         self.engine.set_hashing(sums.save > 0 && self.saver.is_some());
-        let clip = clip_factor(norm, self.context.spec.training.max_grad_norm);
         self.update(step, clip)?;
         if sums.save > 0
             && let Some(saver) = &mut self.saver
@@ -142,35 +145,33 @@ impl Trainer {
         Ok(report)
     }
 
-    /// Pipeline and reduction over lanes: afterwards the own shard's gradients are complete.
+    /// After the last step: the wards' states of it are published.
+    ///
+    /// # Errors
+    /// [`TrainerError`] when they can't be.
+    pub fn finish(&mut self) -> Result<(), TrainerError> {
+        self.shadows.finish(&self.context)
+    }
+
+    /// Pipeline and reduction over lanes: afterwards the own shard's gradients are complete, and the wards' are here.
     fn gradients(&mut self, step: u64) -> Result<Sums, TrainerError> {
         let batch = Batch::of_step(&self.context, self.text.as_ref(), step)?;
         let (context, transport) = (&self.context, &self.transport);
+        let mut reduction = Reduction::new(context, transport, step);
         let result = Pipeline {
             context,
             transport,
             step,
             batch: &batch,
         }
-        .run(&mut self.engine)?;
-        let lanes = Lanes { context, transport };
+        .run(&mut self.engine, &mut reduction)?;
         if context.is_first_stage() && context.tied_peer().is_some() {
             Tied { context, transport }.add_gradient(&mut self.engine, step)?;
-            let engine = &self.engine;
-            let bytes = |range| Ok(engine.gradient_bytes(LayerId::Embed, range)?.into_owned());
-            lanes.send_gradient(step, LayerId::Embed, &bytes)?;
+            reduction.is_final(self.engine.gradients_mut(), LayerId::Embed)?;
         }
-        let mut turn = 0;
-        for layer in self.engine.layers().into_iter().rev() {
-            lanes.add_gradients(&mut self.engine, step, layer)?;
-            if !context.owned(layer).is_empty() {
-                let of = (step, turn, layer);
-                self.shadows.exchange(context, transport, &self.engine, of)?;
-                turn += 1;
-            }
-        }
-        self.shadows.take_rest(context, transport, step, turn)?;
+        reduction.finish(self.engine.gradients_mut())?;
         let summary = self.engine.finish_gradients()?;
+        self.shadows.take_gradients(context, transport, step)?;
         let non_finite = i128::from(result.non_finite || !summary.finite);
         Ok(Sums {
             loss: result.loss,
@@ -209,7 +210,7 @@ impl Trainer {
         Ok(sums)
     }
 
-    /// AdamW on the own shard and those of the wards; every layer's new weights leave for the other lanes as soon as they are there.
+    /// AdamW on the own shard; every layer's new weights leave for the other lanes as soon as they are there.
     fn update(&mut self, step: u64, clip: f64) -> Result<(), TrainerError> {
         let (context, transport) = (&self.context, &self.transport);
         let (lanes, tied) = (Lanes { context, transport }, Tied { context, transport });
@@ -222,8 +223,6 @@ impl Trainer {
             })?;
             lanes.send_weights(&self.engine, step, *layer)?;
         }
-        // Before anything is waited for: a peer that is lost now takes no ward's step with it.
-        self.shadows.update(context, step, clip)?;
         for layer in &layers {
             lanes.take_weights(&mut self.engine, step, *layer)?;
         }

@@ -3,33 +3,34 @@
 //! Goes through memory once: tasks of a fixed size, in them blocks where those are hashed, in them parts that decay alike.
 
 mod factors;
+mod gradient;
 mod hashes;
 mod operand;
 
-use bytemuck::Zeroable;
-
 use super::lanes::{LANES, vectorized};
-use super::pool::{Chunks, Pool};
+use super::pool::Pool;
 use super::stream;
-use super::sums::{CpuSums, Mean, TASK, mean_of};
+use super::sums::{CpuSums, TASK, mean_of};
 use crate::{AdamPart, AdamStep, Float, Hashing};
 pub(crate) use factors::Factors;
+use gradient::{Cut, Gradient, SumTasks};
 use hashes::{Hashes, TaskHashes};
 pub use operand::Operand;
 use operand::Tasks;
 
 /// An AdamW step's numbers, rounded once for each part.
 pub struct Step<F> {
-    mean: Mean,
+    /// What sums are divided by.
+    tokens: u64,
     /// Where each part ends, and its factors.
     parts: Vec<(usize, Factors<F>)>,
 }
 
 impl<F: Float> Step<F> {
-    pub fn new(step: &AdamStep, parts: &[AdamPart], sums: &CpuSums<F>) -> Self {
+    pub fn new(step: &AdamStep, parts: &[AdamPart]) -> Self {
         let factors = |part: &AdamPart| (part.end, Factors::new(step, part.weight_decay));
         Self {
-            mean: mean_of(sums, step.tokens),
+            tokens: step.tokens,
             parts: parts.iter().map(factors).collect(),
         }
     }
@@ -44,64 +45,70 @@ impl<F: Float> Step<F> {
         hashing: Option<Hashing<'_>>,
     ) {
         let len = operands[0].target.len();
-        let mean = self.mean;
+        let mean = mean_of(sums, self.tokens);
         match sums {
-            CpuSums::Fixed { values, .. } => self.tasks(
-                pool,
-                operands,
-                &mut values[at..at + len],
-                hashing,
-                #[inline(always)]
-                |sum| mean.of_fixed(sum),
-            ),
-            CpuSums::Float(values) => self.tasks(
-                pool,
-                operands,
-                &mut values[at..at + len],
-                hashing,
-                #[inline(always)]
-                |sum| mean.of_float(sum),
-            ),
+            CpuSums::Fixed { values, .. } => {
+                let sums = SumTasks::of(
+                    &mut values[at..at + len],
+                    #[inline(always)]
+                    |sum| mean.of_fixed(sum),
+                );
+                self.tasks(pool, operands, sums, hashing);
+            }
+            CpuSums::Float(values) => {
+                let sums = SumTasks::of(
+                    &mut values[at..at + len],
+                    #[inline(always)]
+                    |sum| mean.of_float(sum),
+                );
+                self.tasks(pool, operands, sums, hashing);
+            }
         }
     }
 
-    fn tasks<T: Zeroable + Copy + Send + Sync>(
+    /// The step with a mean gradient that somebody else made.
+    pub fn run_with(&self, pool: &Pool, operands: [Operand<'_, F>; 3], gradient: &[F]) {
+        self.tasks(pool, operands, gradient, None);
+    }
+
+    fn tasks<G: Cut<Task: Gradient<Float = F>>>(
         &self,
         pool: &Pool,
         operands: [Operand<'_, F>; 3],
-        sums: &mut [T],
+        gradient: G,
         hashing: Option<Hashing<'_>>,
-        mean: impl Fn(T) -> F + Copy + Send + Sync,
     ) {
         let operands = operands.map(|operand| Tasks::of(operand, hashing.is_some()));
-        let (sums, hashes) = (Chunks::of(sums, TASK), hashing.map(Hashes::of));
-        pool.each(sums.count(), |task| {
+        let hashes = hashing.map(Hashes::of);
+        pool.each(gradient.tasks(), |task| {
             // SAFETY: each task takes the chunks of its own number.
-            let (operands, sums, hashes) = unsafe {
+            let (operands, gradient, hashes) = unsafe {
                 (
                     operands.each_ref().map(|operand| operand.take(task)),
-                    sums.take(task),
+                    gradient.take(task),
                     hashes.as_ref().map(|hashes| hashes.take(task)),
                 )
             };
-            self.task(task * TASK, operands, sums, hashes, mean);
+            self.task(task * TASK, operands, gradient, hashes);
         });
     }
 
     /// The elements from `first` on. With hashes block by block: a block of all operands is in the nearest cache then.
-    fn task<T: Zeroable + Copy>(
+    fn task<G: Gradient<Float = F>>(
         &self,
         first: usize,
         mut operands: [Operand<'_, F>; 3],
-        sums: &mut [T],
+        mut gradient: G,
         mut hashes: Option<TaskHashes<'_>>,
-        mean: impl Fn(T) -> F + Copy,
     ) {
         let piece = hashes.as_ref().map_or(TASK, |hashes| hashes.block);
-        for (n, sums) in sums.chunks_mut(piece).enumerate() {
-            let range = n * piece..n * piece + sums.len();
+        let len = gradient.len();
+        for (n, start) in (0..len).step_by(piece).enumerate() {
+            let range = start..(start + piece).min(len);
+            let (here, rest) = gradient.split(range.len());
+            gradient = rest;
             let mut operands = operands.each_mut().map(|operand| operand.part(range.clone()));
-            self.piece(first + range.start, operands.each_mut(), sums, mean);
+            self.piece(first + start, operands.each_mut(), here);
             if let Some(hashes) = &mut hashes {
                 hashes.fill(n, operands.each_ref().map(|operand| &*operand.target));
             }
@@ -109,19 +116,20 @@ impl<F: Float> Step<F> {
     }
 
     /// The elements from `first` on, part by part.
-    fn piece<T: Zeroable + Copy>(
+    fn piece<G: Gradient<Float = F>>(
         &self,
         first: usize,
         mut operands: [&mut Operand<'_, F>; 3],
-        sums: &mut [T],
-        mean: impl Fn(T) -> F + Copy,
+        mut gradient: G,
     ) {
-        let mut start = 0;
+        let (len, mut start) = (gradient.len(), 0);
         for (end, factors) in &self.parts {
-            let end = end.saturating_sub(first).min(sums.len());
+            let end = end.saturating_sub(first).min(len);
             if end > start {
+                let (here, rest) = gradient.split(end - start);
+                gradient = rest;
                 let parts = operands.each_mut().map(|operand| operand.part(start..end));
-                step_chunk(*factors, parts, &mut sums[start..end], mean);
+                step_chunk(*factors, parts, here);
                 start = end;
             }
         }
@@ -129,31 +137,29 @@ impl<F: Float> Step<F> {
 }
 
 /// A part of a task. Lanes are loaded, computed and stored whole, so one loop serves both ways to run without hindering vector code.
-fn step_chunk<F: Float, T: Zeroable + Copy>(
+fn step_chunk<F: Float, G: Gradient<Float = F>>(
     factors: Factors<F>,
     [mut weights, mut exp_avg, mut exp_avg_sq]: [Operand<'_, F>; 3],
-    sums: &mut [T],
-    mean: impl Fn(T) -> F,
+    mut gradient: G,
 ) {
     vectorized(
         #[inline(always)]
         || {
-            let full = sums.len() - sums.len() % LANES;
+            let len = gradient.len();
+            let full = len - len % LANES;
             for at in (0..full).step_by(LANES) {
                 let (mut w, mut m, mut v) = (weights.load(at), exp_avg.load(at), exp_avg_sq.load(at));
-                let block = &mut sums[at..at + LANES];
+                let means = gradient.lanes(at);
                 for l in 0..LANES {
-                    factors.apply(mean(block[l]), &mut w[l], &mut m[l], &mut v[l]);
+                    factors.apply(means[l], &mut w[l], &mut m[l], &mut v[l]);
                 }
-                block.fill(T::zeroed());
                 weights.store(at, w);
                 exp_avg.store(at, m);
                 exp_avg_sq.store(at, v);
             }
-            for (at, sum) in sums.iter_mut().enumerate().skip(full) {
+            for at in full..len {
                 let (mut w, mut m, mut v) = (weights.get(at), exp_avg.get(at), exp_avg_sq.get(at));
-                factors.apply(mean(*sum), &mut w, &mut m, &mut v);
-                *sum = T::zeroed();
+                factors.apply(gradient.one(at), &mut w, &mut m, &mut v);
                 (weights.target[at], exp_avg.target[at], exp_avg_sq.target[at]) = (w, m, v);
             }
             stream::done();
