@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::Error;
 
 /// Processor time of this process so far, user and system, seconds.
-fn cpu_seconds() -> f64 {
+pub fn cpu_seconds() -> f64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the pointer is valid for a write of one rusage, and an all-zero one is a valid value should the call fail.
     let usage = unsafe {

@@ -1,6 +1,8 @@
 //! AdamW, element by element, so shard borders and threads can't show, nor whether it runs in place or from other memory.
 //!
-//! Goes through memory once: tasks of a fixed size, in them blocks where those are hashed, in them parts that decay alike.
+//! Goes through memory once: tasks of a fixed size, in them blocks where those are hashed, in them parts that decay alike. A block is hashed
+//! while it is in the nearest cache; what goes past the caches, because it is written out of place, leaves a copy there for that. Memory has
+//! nothing to do meanwhile, so the beginning of what comes next is asked for first.
 
 mod factors;
 mod hashes;
@@ -14,7 +16,7 @@ use super::stream;
 use super::sums::{CpuSums, Mean, TASK, mean_of};
 use crate::{AdamPart, AdamStep, Float, Hashing};
 pub(crate) use factors::Factors;
-use hashes::{Hashes, TaskHashes};
+use hashes::{COPIED, Hashes, TaskHashes};
 pub use operand::Operand;
 use operand::Tasks;
 
@@ -73,7 +75,7 @@ impl<F: Float> Step<F> {
         hashing: Option<Hashing<'_>>,
         mean: impl Fn(T) -> F + Copy + Send + Sync,
     ) {
-        let operands = operands.map(|operand| Tasks::of(operand, hashing.is_some()));
+        let operands = operands.map(Tasks::of);
         let (sums, hashes) = (Chunks::of(sums, TASK), hashing.map(Hashes::of));
         pool.each(sums.count(), |task| {
             // SAFETY: each task takes the chunks of its own number.
@@ -84,27 +86,36 @@ impl<F: Float> Step<F> {
                     hashes.as_ref().map(|hashes| hashes.take(task)),
                 )
             };
-            self.task(task * TASK, operands, sums, hashes, mean);
+            match hashes {
+                Some(hashes) => self.hashed(task * TASK, operands, sums, hashes, mean),
+                None => self.piece(task * TASK, operands, sums, mean),
+            }
+            stream::done();
         });
     }
 
-    /// The elements from `first` on. With hashes block by block: a block of all operands is in the nearest cache then.
-    fn task<T: Zeroable + Copy>(
+    /// The elements from `first` on, block by block, and hashes of what that leaves.
+    fn hashed<T: Zeroable + Copy>(
         &self,
         first: usize,
         mut operands: [Operand<'_, F>; 3],
         sums: &mut [T],
-        mut hashes: Option<TaskHashes<'_>>,
+        mut hashes: TaskHashes<'_>,
         mean: impl Fn(T) -> F + Copy,
     ) {
-        let piece = hashes.as_ref().map_or(TASK, |hashes| hashes.block);
-        for (n, sums) in sums.chunks_mut(piece).enumerate() {
-            let range = n * piece..n * piece + sums.len();
-            let mut operands = operands.each_mut().map(|operand| operand.part(range.clone()));
-            self.piece(first + range.start, operands.each_mut(), sums, mean);
-            if let Some(hashes) = &mut hashes {
-                hashes.fill(n, operands.each_ref().map(|operand| &*operand.target));
-            }
+        let mut copies = [[F::ZERO; COPIED]; 3];
+        let mut start = 0;
+        for (n, sums) in sums.chunks_mut(hashes.block).enumerate() {
+            let range = start..start + sums.len();
+            let ([weights, exp_avg, exp_avg_sq], [w, m, v]) = (operands.each_mut(), &mut copies);
+            let mut block = [(weights, w), (exp_avg, m), (exp_avg_sq, v)]
+                .map(|(operand, copy)| operand.part(range.clone()).read_soon(copy));
+            let parts = block.each_mut().map(|operand| operand.part(0..sums.len()));
+            self.piece(first + start, parts, sums, mean);
+            stream::announce_after(sums);
+            block.iter().for_each(Operand::announce_next);
+            hashes.fill(n, block.each_ref().map(Operand::left));
+            start = range.end;
         }
     }
 
@@ -112,7 +123,7 @@ impl<F: Float> Step<F> {
     fn piece<T: Zeroable + Copy>(
         &self,
         first: usize,
-        mut operands: [&mut Operand<'_, F>; 3],
+        mut operands: [Operand<'_, F>; 3],
         sums: &mut [T],
         mean: impl Fn(T) -> F + Copy,
     ) {
@@ -128,7 +139,8 @@ impl<F: Float> Step<F> {
     }
 }
 
-/// A part of a task. Lanes are loaded, computed and stored whole, so one loop serves both ways to run without hindering vector code.
+/// A part of a task; call [`stream::done`] after the last one. Lanes are loaded, computed and stored whole, so one loop serves every way to run
+/// without hindering vector code.
 fn step_chunk<F: Float, T: Zeroable + Copy>(
     factors: Factors<F>,
     [mut weights, mut exp_avg, mut exp_avg_sq]: [Operand<'_, F>; 3],
@@ -154,9 +166,10 @@ fn step_chunk<F: Float, T: Zeroable + Copy>(
                 let (mut w, mut m, mut v) = (weights.get(at), exp_avg.get(at), exp_avg_sq.get(at));
                 factors.apply(mean(*sum), &mut w, &mut m, &mut v);
                 *sum = T::zeroed();
-                (weights.target[at], exp_avg.target[at], exp_avg_sq.target[at]) = (w, m, v);
+                weights.set(at, w);
+                exp_avg.set(at, m);
+                exp_avg_sq.set(at, v);
             }
-            stream::done();
         },
     );
 }
