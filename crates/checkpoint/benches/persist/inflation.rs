@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rekindle_checkpoint::{Outcome, Writer};
 
-use super::measure::{Runs, median, quantile, thread_seconds};
+use super::measure::{Runs, Whereabouts, median, quantile, thread_seconds};
 use super::options::Options;
 use super::state::{clean, local};
 use super::training::{Loop, SEQ_LEN, SEQUENCES};
@@ -15,6 +15,9 @@ use super::{Error, LONG, MIB};
 struct Saved {
     room: Vec<f64>,
     begin: Vec<f64>,
+    /// Of them: on the processor, and waiting for one.
+    begin_runs: Vec<f64>,
+    begin_waits: Vec<f64>,
     wait: Vec<f64>,
     writer_cpu: f64,
     persist: Vec<f64>,
@@ -108,6 +111,16 @@ pub fn inflation(options: &Options) -> Result<(), Error> {
             ),
         ),
         (
+            "of it on the processor, p50 / max; waiting for one, p50 / max",
+            format!(
+                "{} / {}; {} / {}",
+                ms(median(&saved.begin_runs)),
+                ms(quantile(&saved.begin_runs, 1.0)),
+                ms(median(&saved.begin_waits)),
+                ms(quantile(&saved.begin_waits, 1.0))
+            ),
+        ),
+        (
             "waiting for room in the queue, p50 / max",
             format!("{} / {}", ms(median(&saved.room)), ms(quantile(&saved.room, 1.0))),
         ),
@@ -154,7 +167,7 @@ fn saving_block(
     training.save(&writer, false)?;
     training.stage.take_update_wait();
     for _ in 0..steps {
-        let (mut room, mut begin) = (0.0, 0.0);
+        let (mut room, mut begin, mut spent) = (0.0, 0.0, Whereabouts::default());
         saving.time(keep, || {
             training.train()?;
             let began = Instant::now();
@@ -162,14 +175,18 @@ fn saving_block(
                 return Err("there was no room in the queue".into());
             }
             room = began.elapsed().as_secs_f64();
+            let (before, began) = (Whereabouts::now(), Instant::now());
             training.save(&writer, false)?;
-            begin = began.elapsed().as_secs_f64() - room;
+            begin = began.elapsed().as_secs_f64();
+            spent = Whereabouts::since(&before);
             Ok(())
         })?;
         let wait = training.stage.take_update_wait().as_secs_f64();
         if keep {
             saved.room.push(room);
             saved.begin.push(begin);
+            saved.begin_runs.push(spent.runs);
+            saved.begin_waits.push(spent.waits);
             saved.wait.push(wait);
         }
     }
