@@ -1,103 +1,23 @@
 //! Steps of a training loop with a capture at every one, beside steps without.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
-use rekindle_checkpoint::{Held, HeldPart, Outcome, Span, Writer};
-use rekindle_compute::{Cpu, Frozen};
-use rekindle_model::{AdamW, FrozenPart, Philox, Stage, StageInput, StageSpec};
-use rekindle_types::{ModelConfig, Numerics, Recompute};
+use rekindle_checkpoint::{Outcome, Writer};
 
-use super::measure::{Runs, median, quantile, thread_seconds};
+use super::measure::{Runs, Whereabouts, median, quantile, thread_seconds};
 use super::options::Options;
-use super::state::{capture, clean, local, model};
+use super::state::{clean, local};
+use super::training::{Loop, SEQ_LEN, SEQUENCES};
 use super::{Error, LONG, MIB};
-
-struct HeldState<F>(F);
-
-impl<F: Frozen> Held for HeldState<F> {
-    fn bytes(&self) -> Result<&[u8], String> {
-        self.0.bytes().map_err(|e| e.to_string())
-    }
-}
-
-/// A training loop of `../shared/peers/torch_checkpoint.py`'s shape.
-struct Loop {
-    stage: Stage<Cpu<f32>>,
-    model: Arc<ModelConfig>,
-    tokens: Vec<u32>,
-    step: u64,
-}
-
-const SEQUENCES: u32 = 8;
-const SEQ_LEN: u32 = 128;
-
-impl Loop {
-    fn new(options: &Options) -> Result<Self, Error> {
-        let model = model(512, options.get("layers", 8) as u32);
-        let spec = StageSpec {
-            layers: 0..model.num_hidden_layers + 2,
-            micro_batch: SEQUENCES,
-            seq_len: SEQ_LEN,
-            numerics: Numerics::Exact,
-            recompute: Recompute::None,
-            tokens_per_step: u64::from(SEQUENCES * SEQ_LEN),
-            lane: 0,
-            lanes: 1,
-            optimizer: AdamW {
-                betas: [0.9, 0.95],
-                eps: 1e-8,
-                weight_decay: 0.01,
-            },
-            model: model.clone(),
-        };
-        let mut stage = Stage::new(Arc::new(Cpu::new(2)?), spec)?;
-        stage.init_weights(0)?;
-        stage.reserve_for_checkpoints(options.get("pool", 256) << 20)?;
-        let philox = Philox::new(1);
-        let tokens = (0..SEQUENCES * SEQ_LEN + 1).map(|i| philox.words([i, 0, 0, 0])[0] % 256);
-        Ok(Self {
-            stage,
-            model: Arc::new(model),
-            tokens: tokens.collect(),
-            step: 0,
-        })
-    }
-
-    fn train(&mut self) -> Result<(), Error> {
-        self.step += 1;
-        let (inputs, targets) = (&self.tokens[..self.tokens.len() - 1], &self.tokens[1..]);
-        self.stage.forward(0, StageInput::Tokens(inputs), Some(targets))?;
-        self.stage.backward(0, None, &mut |_, _| {})?;
-        let norm = self.stage.finish_gradients()?.sum_squares.norm();
-        for layer in self.stage.layers() {
-            self.stage
-                .update(layer, self.step, 3e-4, (1.0 / (norm + 1e-6)).min(1.0))?;
-        }
-        Ok(())
-    }
-
-    fn save(&self, writer: &Writer) -> Result<(), Error> {
-        let part = |part: FrozenPart<Cpu<f32>>| HeldPart {
-            span: Span::new(
-                part.layer,
-                part.kind,
-                part.range.start as u64..part.range.end as u64,
-            ),
-            held: Arc::new(HeldState(part.frozen)),
-            digests: part.digests,
-        };
-        let parts = self.stage.freeze_state()?.into_iter().map(part).collect();
-        writer.begin(capture(&self.model, parts, self.step))?;
-        Ok(())
-    }
-}
 
 #[derive(Default)]
 struct Saved {
     room: Vec<f64>,
     begin: Vec<f64>,
+    /// Of them: on the processor, and waiting for one.
+    begin_runs: Vec<f64>,
+    begin_waits: Vec<f64>,
     wait: Vec<f64>,
     writer_cpu: f64,
     persist: Vec<f64>,
@@ -191,6 +111,16 @@ pub fn inflation(options: &Options) -> Result<(), Error> {
             ),
         ),
         (
+            "of it on the processor, p50 / max; waiting for one, p50 / max",
+            format!(
+                "{} / {}; {} / {}",
+                ms(median(&saved.begin_runs)),
+                ms(quantile(&saved.begin_runs, 1.0)),
+                ms(median(&saved.begin_waits)),
+                ms(quantile(&saved.begin_waits, 1.0))
+            ),
+        ),
+        (
             "waiting for room in the queue, p50 / max",
             format!("{} / {}", ms(median(&saved.room)), ms(quantile(&saved.room, 1.0))),
         ),
@@ -234,10 +164,10 @@ fn saving_block(
 ) -> Result<(), Error> {
     let writer = Writer::start(local(folder)?, options.writer())?;
     training.stage.set_hashing(options.get("hash-in-update", 1) > 0);
-    training.save(&writer)?;
+    training.save(&writer, false)?;
     training.stage.take_update_wait();
     for _ in 0..steps {
-        let (mut room, mut begin) = (0.0, 0.0);
+        let (mut room, mut begin, mut spent) = (0.0, 0.0, Whereabouts::default());
         saving.time(keep, || {
             training.train()?;
             let began = Instant::now();
@@ -245,14 +175,18 @@ fn saving_block(
                 return Err("there was no room in the queue".into());
             }
             room = began.elapsed().as_secs_f64();
-            training.save(&writer)?;
-            begin = began.elapsed().as_secs_f64() - room;
+            let (before, began) = (Whereabouts::now(), Instant::now());
+            training.save(&writer, false)?;
+            begin = began.elapsed().as_secs_f64();
+            spent = Whereabouts::since(&before);
             Ok(())
         })?;
         let wait = training.stage.take_update_wait().as_secs_f64();
         if keep {
             saved.room.push(room);
             saved.begin.push(begin);
+            saved.begin_runs.push(spent.runs);
+            saved.begin_waits.push(spent.waits);
             saved.wait.push(wait);
         }
     }

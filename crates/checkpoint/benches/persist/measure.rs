@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::Error;
 
 /// Processor time of this process so far, user and system, seconds.
-fn cpu_seconds() -> f64 {
+pub fn cpu_seconds() -> f64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the pointer is valid for a write of one rusage, and an all-zero one is a valid value should the call fail.
     let usage = unsafe {
@@ -28,6 +28,50 @@ pub fn thread_seconds(prefix: &str) -> f64 {
         read("schedstat")?.split_whitespace().next()?.parse::<f64>().ok()
     });
     seconds.sum::<f64>() * 1e-9
+}
+
+/// Where this thread's time goes while it does something short.
+#[derive(Default)]
+pub struct Whereabouts {
+    /// Seconds of the processor.
+    pub runs: f64,
+    /// Seconds in which it could have run, but others did.
+    pub waits: f64,
+}
+
+impl Whereabouts {
+    /// So far. What reading it takes doesn't count as run.
+    pub fn now() -> Self {
+        let waits = waited();
+        Self {
+            runs: thread_cpu(),
+            waits,
+        }
+    }
+
+    pub fn since(before: &Self) -> Self {
+        let runs = thread_cpu() - before.runs;
+        Self {
+            runs,
+            waits: waited() - before.waits,
+        }
+    }
+}
+
+fn thread_cpu() -> f64 {
+    let mut time = std::mem::MaybeUninit::<libc::timespec>::zeroed();
+    // SAFETY: the pointer is valid for a write of one timespec, and an all-zero one is a valid value should the call fail.
+    let time = unsafe {
+        libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, time.as_mut_ptr());
+        time.assume_init()
+    };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+fn waited() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = stat.split_whitespace().nth(1);
+    nanos.and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0) * 1e-9
 }
 
 pub fn quantile(values: &[f64], q: f64) -> f64 {

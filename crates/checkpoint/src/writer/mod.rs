@@ -28,6 +28,7 @@ mod files;
 mod group;
 mod local;
 mod options;
+mod priority;
 mod queue;
 mod remote;
 #[cfg(test)]
@@ -105,7 +106,7 @@ impl Writer {
     /// thread is left. The capture is dropped then.
     pub fn begin(&self, capture: Capture) -> Result<Ticket, Refused> {
         let limit = self.shared.options.captures.max(1);
-        self.shared.change(|queue| {
+        self.shared.add(|queue| {
             if queue.unfinished() == 0 {
                 self.shared.tick();
             }

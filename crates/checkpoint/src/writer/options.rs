@@ -22,7 +22,8 @@ pub struct WriterOptions {
     pub parts_at_once: usize,
     /// Whether to write past the page cache where the file system can.
     pub direct: bool,
-    /// Added to the niceness of the writing threads, so that they give way to the threads that compute.
+    /// Added to the niceness of the writing threads, so that they give way to the threads that compute. With more than 0 they don't push aside
+    /// who runs when they wake, either.
     pub nice: i32,
     /// When and how often a file is tried again.
     pub retry: Retry,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::file::{Content, FileTask, Hasher, plan};
 use super::options::{Retry, WriterOptions};
+use super::priority::yield_to_others;
 use super::queue::{Job, Queue, Task};
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -71,8 +72,10 @@ pub(super) trait Sink: Send + Sync {
 /// What the threads and their owner share.
 pub(super) struct Shared {
     queue: Mutex<Queue>,
-    /// For threads: there may be a task, or an end to a pause.
+    /// For idle threads: there may be a task.
     work: Condvar,
+    /// For threads between two attempts: their capture may have been given up.
+    pauses: Condvar,
     /// For callers: a capture has its outcome.
     done: Condvar,
     pub options: WriterOptions,
@@ -104,6 +107,7 @@ impl Shared {
         Self {
             queue: Mutex::default(),
             work: Condvar::new(),
+            pauses: Condvar::new(),
             done: Condvar::new(),
             options,
             alive: AtomicUsize::new(0),
@@ -120,9 +124,21 @@ impl Shared {
     /// Changes the queue and wakes everybody.
     pub fn change<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
         let result = change(&mut self.queue());
-        self.work.notify_all();
+        self.wake_threads();
         self.done.notify_all();
         result
+    }
+
+    /// Adds one task to the queue. Wakes one thread and no more: who adds it is in a hurry, and the others would find nothing to do.
+    pub fn add<T>(&self, add: impl FnOnce(&mut Queue) -> T) -> T {
+        let result = add(&mut self.queue());
+        self.work.notify_one();
+        result
+    }
+
+    fn wake_threads(&self) {
+        self.work.notify_all();
+        self.pauses.notify_all();
     }
 
     /// Waits until `ready` gives something, for at most `patience`.
@@ -152,7 +168,7 @@ impl Shared {
                 "nothing was written for {} s: the storage hangs",
                 still.as_secs()
             ));
-            self.work.notify_all();
+            self.wake_threads();
         }
     }
 
@@ -182,7 +198,7 @@ impl Shared {
             if job.is_cancelled() {
                 return;
             }
-            let waited = self.work.wait_timeout(queue, left);
+            let waited = self.pauses.wait_timeout(queue, left);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -294,15 +310,4 @@ fn insist(
         shared.pause(job, pause);
     }
     Ok(())
-}
-
-/// Lowers this thread's priority, where there is such a thing.
-fn yield_to_others(nice: i32) {
-    #[cfg(target_os = "linux")]
-    if nice > 0 {
-        // SAFETY: the call takes plain numbers; 0 means the calling thread. Its failure changes nothing but the priority.
-        let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = nice;
 }

@@ -1,5 +1,5 @@
 //! Stores past the caches, for memory that is written whole and not read soon: the processor needn't fetch the line first, which is a
-//! third of the traffic of an update out of place. Elsewhere than on x86-64 they are plain stores.
+//! third of the traffic of an update out of place. Elsewhere than on x86-64 they are plain stores. And asking for memory in time.
 
 use super::lanes::LANES;
 use crate::Float;
@@ -31,6 +31,25 @@ pub fn done() {
     unsafe {
         std::arch::x86_64::_mm_sfence();
     }
+}
+
+/// How much is asked for: enough that the processor sees a stream and fetches on by itself, more only delays what is needed first.
+const AHEAD: usize = 64;
+
+/// Tells the processor that elements right after `now` will be read soon.
+#[inline(always)]
+pub fn announce_after<T>(now: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let next = now.as_ptr_range().end.cast::<i8>();
+        for byte in (0..AHEAD * size_of::<T>()).step_by(64) {
+            // SAFETY: a hint reads nothing and takes any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(byte)) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = now;
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use bytemuck::Zeroable;
 use crate::Float;
 use crate::cpu::lanes::LANES;
 use crate::cpu::pool::{Chunks, chunk};
+use crate::cpu::stream;
 use crate::cpu::sums::TASK;
 
 /// A gradient cut into tasks.
@@ -32,6 +33,9 @@ pub(super) trait Gradient: Sized {
 
     /// Element `at`, taken once.
     fn one(&mut self, at: usize) -> Self::Float;
+
+    /// Asks for its beginning, which will be read soon.
+    fn announce(&self);
 }
 
 /// Accumulators of a task, and what makes a mean of one.
@@ -102,6 +106,10 @@ impl<F: Float, T: Zeroable + Copy, M: Fn(T) -> F + Copy> Gradient for Sums<'_, T
     fn one(&mut self, at: usize) -> F {
         (self.mean)(std::mem::replace(&mut self.values[at], T::zeroed()))
     }
+
+    fn announce(&self) {
+        stream::announce_after(&self.values[..0]);
+    }
 }
 
 impl<'a, F: Float> Cut for &'a [F] {
@@ -137,5 +145,9 @@ impl<F: Float> Gradient for &[F] {
     #[inline(always)]
     fn one(&mut self, at: usize) -> F {
         self[at]
+    }
+
+    fn announce(&self) {
+        stream::announce_after(&self[..0]);
     }
 }

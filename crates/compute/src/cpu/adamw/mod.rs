@@ -1,6 +1,8 @@
 //! AdamW, element by element, so shard borders and threads can't show, nor whether it runs in place or from other memory.
 //!
-//! Goes through memory once: tasks of a fixed size, in them blocks where those are hashed, in them parts that decay alike.
+//! Goes through memory once: tasks of a fixed size, in them blocks where those are hashed, in them parts that decay alike. A block is hashed
+//! while it is in the nearest cache; what goes past the caches, because it is written out of place, leaves a copy there for that. Memory has
+//! nothing to do meanwhile, so the beginning of what comes next is asked for first.
 
 mod factors;
 mod gradient;
@@ -14,7 +16,7 @@ use super::sums::{CpuSums, TASK, mean_of};
 use crate::{AdamPart, AdamStep, Float, Hashing};
 pub(crate) use factors::Factors;
 use gradient::{Cut, Gradient, SumTasks};
-use hashes::{Hashes, TaskHashes};
+use hashes::{COPIED, Hashes, TaskHashes};
 pub use operand::Operand;
 use operand::Tasks;
 
@@ -78,7 +80,7 @@ impl<F: Float> Step<F> {
         gradient: G,
         hashing: Option<Hashing<'_>>,
     ) {
-        let operands = operands.map(|operand| Tasks::of(operand, hashing.is_some()));
+        let operands = operands.map(Tasks::of);
         let hashes = hashing.map(Hashes::of);
         pool.each(gradient.tasks(), |task| {
             // SAFETY: each task takes the chunks of its own number.
@@ -89,29 +91,36 @@ impl<F: Float> Step<F> {
                     hashes.as_ref().map(|hashes| hashes.take(task)),
                 )
             };
-            self.task(task * TASK, operands, gradient, hashes);
+            match hashes {
+                Some(hashes) => self.hashed(task * TASK, operands, gradient, hashes),
+                None => self.piece(task * TASK, operands, gradient),
+            }
+            stream::done();
         });
     }
 
-    /// The elements from `first` on. With hashes block by block: a block of all operands is in the nearest cache then.
-    fn task<G: Gradient<Float = F>>(
+    /// The elements from `first` on, block by block, and hashes of what that leaves.
+    fn hashed<G: Gradient<Float = F>>(
         &self,
         first: usize,
         mut operands: [Operand<'_, F>; 3],
         mut gradient: G,
-        mut hashes: Option<TaskHashes<'_>>,
+        mut hashes: TaskHashes<'_>,
     ) {
-        let piece = hashes.as_ref().map_or(TASK, |hashes| hashes.block);
-        let len = gradient.len();
+        let mut copies = [[F::ZERO; COPIED]; 3];
+        let (len, piece) = (gradient.len(), hashes.block);
         for (n, start) in (0..len).step_by(piece).enumerate() {
             let range = start..(start + piece).min(len);
             let (here, rest) = gradient.split(range.len());
             gradient = rest;
-            let mut operands = operands.each_mut().map(|operand| operand.part(range.clone()));
-            self.piece(first + start, operands.each_mut(), here);
-            if let Some(hashes) = &mut hashes {
-                hashes.fill(n, operands.each_ref().map(|operand| &*operand.target));
-            }
+            let ([weights, exp_avg, exp_avg_sq], [w, m, v]) = (operands.each_mut(), &mut copies);
+            let mut block = [(weights, w), (exp_avg, m), (exp_avg_sq, v)]
+                .map(|(operand, copy)| operand.part(range.clone()).read_soon(copy));
+            let parts = block.each_mut().map(|operand| operand.part(0..range.len()));
+            self.piece(first + start, parts, here);
+            gradient.announce();
+            block.iter().for_each(Operand::announce_next);
+            hashes.fill(n, block.each_ref().map(Operand::left));
         }
     }
 
@@ -119,7 +128,7 @@ impl<F: Float> Step<F> {
     fn piece<G: Gradient<Float = F>>(
         &self,
         first: usize,
-        mut operands: [&mut Operand<'_, F>; 3],
+        mut operands: [Operand<'_, F>; 3],
         mut gradient: G,
     ) {
         let (len, mut start) = (gradient.len(), 0);
@@ -136,7 +145,8 @@ impl<F: Float> Step<F> {
     }
 }
 
-/// A part of a task. Lanes are loaded, computed and stored whole, so one loop serves both ways to run without hindering vector code.
+/// A part of a task; call [`stream::done`] after the last one. Lanes are loaded, computed and stored whole, so one loop serves every way to run
+/// without hindering vector code.
 fn step_chunk<F: Float, G: Gradient<Float = F>>(
     factors: Factors<F>,
     [mut weights, mut exp_avg, mut exp_avg_sq]: [Operand<'_, F>; 3],
@@ -160,9 +170,10 @@ fn step_chunk<F: Float, G: Gradient<Float = F>>(
             for at in full..len {
                 let (mut w, mut m, mut v) = (weights.get(at), exp_avg.get(at), exp_avg_sq.get(at));
                 factors.apply(gradient.one(at), &mut w, &mut m, &mut v);
-                (weights.target[at], exp_avg.target[at], exp_avg_sq.target[at]) = (w, m, v);
+                weights.set(at, w);
+                exp_avg.set(at, m);
+                exp_avg_sq.set(at, v);
             }
-            stream::done();
         },
     );
 }
