@@ -50,6 +50,8 @@ named_enum! {
         Local = "local",
         /// The same, with ranks whose machines were lost taking theirs from their guards.
         Shadow = "shadow",
+        /// The memory of the workers as of a group's last exchange; what was lost was worked out from parities.
+        Parity = "parity",
         /// A committed checkpoint.
         Checkpoint = "checkpoint",
         /// The job's first weights: nothing was saved yet.

@@ -16,6 +16,7 @@ pub mod fault;
 pub mod ids;
 pub mod incident;
 pub mod model;
+pub mod parity;
 pub mod plan;
 pub mod session;
 pub mod shard;
@@ -33,6 +34,7 @@ pub use incident::{
     CausalRole, Incident, IncidentDurations, IncidentState, IncidentTimes, NotedFailure, StateSource,
 };
 pub use model::{LayerId, LayerLayout, ModelConfig, ModelConfigError, TensorSpec};
+pub use parity::{Parities, ParitySet};
 pub use plan::Plan;
 pub use session::{
     Command, InMemory, NumberedReport, Registration, Report, StartTrainer, TrainerPhase, TrainerStatus,

@@ -33,6 +33,6 @@ mod table;
 
 pub use arena::Arena;
 pub use error::{Unusable, VaultError};
-pub use identity::Identity;
+pub use identity::{Identity, What};
 pub use snapshot::Snapshot;
 pub use table::Entry;

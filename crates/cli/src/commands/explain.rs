@@ -155,6 +155,11 @@ fn source(incident: &Incident) -> Option<String> {
         (StateSource::Shadow, _) => {
             format!("from the workers' memory, what was lost from its guards, {exact}")
         }
+        (StateSource::Parity, _) => {
+            format!(
+                "from the workers' memory as of the last exchange, what was lost worked out from parities, {exact}"
+            )
+        }
         (StateSource::Checkpoint, Some(url)) => format!("from the checkpoint in {url}, {exact}"),
         (StateSource::Checkpoint, None) => format!("from a checkpoint, {exact}"),
         (StateSource::Beginning, _) => format!("from the beginning, {exact}"),

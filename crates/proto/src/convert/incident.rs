@@ -18,7 +18,7 @@ same_values!(
     StateSource,
     StateSource,
     "source",
-    [Local, Shadow, Checkpoint, Beginning]
+    [Local, Shadow, Parity, Checkpoint, Beginning]
 );
 
 impl From<&NotedFailure> for pb::NotedFailure {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use rekindle_types::{
-    CheckpointPart, Command, InMemory, NumberedReport, Plan, RankId, Registration, Report, StartTrainer,
-    TrainerPhase, TrainerStatus,
+    CheckpointPart, Command, InMemory, NumberedReport, ParitySet, Plan, RankId, Registration, Report,
+    StartTrainer, TrainerPhase, TrainerStatus,
 };
 
 use super::job::enumeration;
@@ -73,6 +73,7 @@ impl From<&TrainerStatus> for pb::TrainerStatus {
             step: t.step,
             steps_in_memory: t.in_memory.own.clone(),
             guarded: guarded_to_pb(&t.in_memory),
+            parity_sets: t.in_memory.parity.iter().map(Into::into).collect(),
         }
     }
 }
@@ -88,7 +89,7 @@ impl TryFrom<pb::TrainerStatus> for TrainerStatus {
             phase: enumeration::<v1::TrainerPhase, TrainerPhase>("phase", t.phase)?,
             data_address: optional(t.data_address),
             step: t.step,
-            in_memory: in_memory(t.steps_in_memory, t.guarded)?,
+            in_memory: in_memory(t.steps_in_memory, t.guarded, t.parity_sets)?,
         })
     }
 }
@@ -105,7 +106,15 @@ fn guarded_to_pb(in_memory: &InMemory) -> Vec<pb::GuardedState> {
 }
 
 /// What a trainer found in memory.
-fn in_memory(own: Vec<u64>, states: Vec<pb::GuardedState>) -> Result<InMemory, ConvertError> {
+fn in_memory(
+    own: Vec<u64>,
+    states: Vec<pb::GuardedState>,
+    sets: Vec<pb::ParitySet>,
+) -> Result<InMemory, ConvertError> {
+    if sets.len() > InMemory::MOST_SETS {
+        let why = format!("has {} entries; {} is the most", sets.len(), InMemory::MOST_SETS);
+        return Err(ConvertError::new("parity_sets", why));
+    }
     if states.len() > MOST_GUARDED {
         let why = format!("has {} entries; {MOST_GUARDED} is the most", states.len());
         return Err(ConvertError::new("guarded", why));
@@ -119,7 +128,46 @@ fn in_memory(own: Vec<u64>, states: Vec<pb::GuardedState>) -> Result<InMemory, C
             return Err(ConvertError::new("guarded", why));
         }
     }
-    Ok(InMemory { own, guarded })
+    let parity = sets
+        .into_iter()
+        .map(TryInto::try_into)
+        .collect::<Result<_, _>>()?;
+    Ok(InMemory { own, guarded, parity })
+}
+
+/// As many as a group has members at most.
+const MOST_MEMBERS: usize = 255;
+
+pub(crate) fn members(ranks: Vec<u32>) -> Result<Vec<RankId>, ConvertError> {
+    match ranks.len() {
+        0..=MOST_MEMBERS => Ok(ranks.into_iter().map(RankId).collect()),
+        more => {
+            let why = format!("has {more} entries; {MOST_MEMBERS} is the most");
+            Err(ConvertError::new("members", why))
+        }
+    }
+}
+
+impl From<&ParitySet> for pb::ParitySet {
+    fn from(set: &ParitySet) -> Self {
+        Self {
+            step: set.step,
+            epoch: set.epoch.0,
+            members: set.members.iter().map(|rank| rank.0).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::ParitySet> for ParitySet {
+    type Error = ConvertError;
+
+    fn try_from(set: pb::ParitySet) -> Result<Self, ConvertError> {
+        Ok(Self {
+            step: set.step,
+            epoch: epoch(set.epoch),
+            members: members(set.members)?,
+        })
+    }
 }
 
 fn two_steps(field: &'static str, steps: Vec<u64>) -> Result<Vec<u64>, ConvertError> {
@@ -148,6 +196,7 @@ impl From<&NumberedReport> for pb::NumberedReport {
                     data_address: data_address.clone(),
                     steps_in_memory: in_memory.own.clone(),
                     guarded: guarded_to_pb(in_memory),
+                    parity_sets: in_memory.parity.iter().map(Into::into).collect(),
                 }),
                 Report::Step(step) => Wire::Step(step.into()),
                 Report::Saved { part, interval } => Wire::Saved(pb::TrainerSaved {
@@ -180,7 +229,7 @@ impl TryFrom<pb::NumberedReport> for NumberedReport {
             }
             Wire::Ready(ready) => Report::Ready {
                 data_address: ready.data_address,
-                in_memory: in_memory(ready.steps_in_memory, ready.guarded)?,
+                in_memory: in_memory(ready.steps_in_memory, ready.guarded, ready.parity_sets)?,
             },
             Wire::Step(step) => Report::Step(step.try_into().map_err(|e: ConvertError| e.inside("step"))?),
             Wire::Saved(saved) => Report::Saved {

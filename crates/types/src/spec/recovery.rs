@@ -13,6 +13,10 @@ pub enum RecoverySource {
     /// another worker. Exact. Needs `local` for the ranks that weren't lost. Costs 4 bytes per parameter and step on the network, and
     /// as much memory as `local` again.
     Shadow,
+    /// Groups of ranks on different workers keep parities of each other's states as of every few steps: when a few of them were lost with their
+    /// memory, all ranks go back to the newest such step and run those after it again. Exact. Needs `local`. Costs that state twice over in
+    /// memory with its parities, and what it takes to exchange it now and then ([`ParitySpec`]).
+    Parity,
     /// All ranks go back to the newest valid checkpoint (without one: to the beginning) and run the steps after it again. Exact.
     Checkpoint,
 }
@@ -27,6 +31,31 @@ pub struct RecoverySpec {
     /// Restarts without progress that lasts (a checkpoint, or a step committed from memory) in between; one more loss fails the job.
     #[serde(default = "defaults::max_restarts")]
     pub max_restarts: u32,
+    /// `[recovery.parity]`
+    #[serde(default)]
+    pub parity: ParitySpec,
+}
+
+/// `[recovery.parity]`: what counts with the source `parity`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ParitySpec {
+    /// Steps between exchanges; the exchange of one has to be over before the next begins.
+    pub every: u64,
+    /// Members of a group that may be lost at once.
+    pub losses: u32,
+    /// Members of a group at most, unless others would be too few: more take less memory each and are lost more often together.
+    pub group: u32,
+}
+
+impl Default for ParitySpec {
+    fn default() -> Self {
+        Self {
+            every: 10,
+            losses: 1,
+            group: 8,
+        }
+    }
 }
 
 impl Default for RecoverySpec {
@@ -34,6 +63,7 @@ impl Default for RecoverySpec {
         Self {
             sources: defaults::sources(),
             max_restarts: defaults::max_restarts(),
+            parity: ParitySpec::default(),
         }
     }
 }

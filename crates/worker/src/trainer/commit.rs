@@ -25,11 +25,13 @@ pub struct Sums {
     pub data_digest: u128,
     /// How many ranks want the state after this step to be saved.
     pub save: i128,
+    /// How many ranks have published the set of parities that was begun last.
+    pub parity: i128,
 }
 
 impl Sums {
     /// The digest travels in two halves, as checked sums don't wrap and a digest has to.
-    fn to_words(self) -> [i128; 6] {
+    fn to_words(self) -> [i128; 7] {
         let (high, low) = (self.data_digest >> 64, self.data_digest & u128::from(u64::MAX));
         [
             self.loss.0,
@@ -38,10 +40,11 @@ impl Sums {
             high.cast_signed(),
             low.cast_signed(),
             self.save,
+            self.parity,
         ]
     }
 
-    fn of_words([loss, squares, non_finite, high, low, save]: [i128; 6]) -> Self {
+    fn of_words([loss, squares, non_finite, high, low, save, parity]: [i128; 7]) -> Self {
         let data_digest = (high.cast_unsigned() << 64).wrapping_add(low.cast_unsigned());
         Self {
             loss: ExactSum(loss),
@@ -49,6 +52,7 @@ impl Sums {
             non_finite,
             data_digest,
             save,
+            parity,
         }
     }
 
@@ -97,6 +101,7 @@ mod tests {
             non_finite: 1,
             data_digest: u128::MAX - 3,
             save: 1,
+            parity: 2,
         };
         assert_eq!(Sums::of_words(sums.to_words()), sums);
         let twice: Vec<i128> = sums.to_words().iter().map(|w| 2 * w).collect();

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use rekindle_plan::micro_batches_of;
+use rekindle_plan::{micro_batches_of, parity_groups};
 use rekindle_transport::{Deadline, Transport};
-use rekindle_types::{JobSpec, LayerId, Plan, Rank, RankId, StartPoint, shard_range};
+use rekindle_types::spec::RecoverySource;
+use rekindle_types::{JobSpec, LayerId, Parities, Plan, Rank, RankId, StartPoint, shard_range};
 
 /// One rank's view of its job. Nothing in it changes while an epoch lasts.
 pub struct Context {
@@ -24,6 +25,8 @@ pub struct Context {
     pub guards: BTreeMap<RankId, RankId>,
     /// Ranks that take the state they start from out of another rank's worker's memory, and that rank.
     pub refills: BTreeMap<RankId, RankId>,
+    /// Ranks that take it out of the sets of parities that their groups have.
+    pub rebuilds: BTreeMap<RankId, Parities>,
     /// Names this epoch's trainers in the keys of checkpoint files.
     pub writer: String,
     /// Mean time between failures as known at the start, seconds.
@@ -81,6 +84,25 @@ impl Context {
         let me = self.id();
         let mine = move |(_, guard): &(&RankId, &RankId)| **guard == me;
         self.guards.iter().filter(mine).map(|(rank, _)| *rank)
+    }
+
+    /// The sets that a rank's state is taken out of, or worked out from.
+    #[must_use]
+    pub fn parities(&self, rank: RankId) -> Option<&Parities> {
+        self.rebuilds.get(&rank)
+    }
+
+    /// The other ranks of this rank's group that keeps parities, and of the groups whose sets it gives or takes something from.
+    fn in_groups(&self) -> Vec<RankId> {
+        let me = self.id();
+        let settings = &self.spec.recovery.parity;
+        let groups = match self.spec.recovery.sources.contains(&RecoverySource::Parity) {
+            true => parity_groups(&self.plan, settings),
+            false => Vec::new(),
+        };
+        let lost = self.plan.ranks().filter_map(|rank| self.parities(rank));
+        let all = lost.map(|parities| parities.members.clone()).chain(groups);
+        all.filter(|members| members.contains(&me)).flatten().collect()
     }
 
     /// The elements of a layer that a rank of its stage updates.
@@ -185,6 +207,7 @@ impl Context {
             .flatten()
             .chain(self.wards())
             .chain(refills)
+            .chain(self.in_groups())
             .chain(self.other_lanes().map(|(_, id)| id))
             .chain(everyone_meets_rank_0)
             .filter(|id| *id != me)
@@ -267,6 +290,7 @@ pub mod tests {
             memory_step: None,
             guards: BTreeMap::new(),
             refills: BTreeMap::new(),
+            rebuilds: BTreeMap::new(),
             writer: "t".to_owned(),
             mtbf_seconds: 3600.0,
             patience: Duration::from_secs(1),

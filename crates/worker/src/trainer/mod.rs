@@ -25,6 +25,7 @@ pub(crate) mod left;
 mod load;
 mod local;
 mod outcomes;
+mod parity;
 mod pipe;
 mod pipeline;
 mod refill;
@@ -46,8 +47,8 @@ use std::time::{Duration, Instant};
 
 use rekindle_compute::AnyDevice;
 use rekindle_model::Stage;
+use rekindle_types::RankId;
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{InMemory, RankId};
 use rekindle_worker_core::trainer_messages::{FromTrainer, ToTrainer};
 
 use context::{Context, SharedTransport};
@@ -55,6 +56,7 @@ use device::Computing;
 pub use error::TrainerError;
 use left::{Memory, Whose};
 use local::Local;
+use parity::Parity;
 use pipe::Pipe;
 use reports::Reports;
 use saver::Saver;
@@ -105,6 +107,7 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
         engine.reserve_whole()?;
     }
     let shadows = Shadows::new(vault.as_deref(), &context, computing)?;
+    let sets = parity::reserve(vault.as_deref(), &context)?;
     let text = setup::text(&context)?;
     let endpoint = connect::listen(&listen_host)?;
     let data_address = connect::advertised(&endpoint, &listen_host);
@@ -112,10 +115,7 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     tracing::info!(rank = %context.rank, %data_address, %device, threads, "ready");
     pipe.tell(&FromTrainer::Ready {
         data_address,
-        in_memory: InMemory {
-            own: memory.steps(Whose::Own(context.id())),
-            guarded: memory.guarded(),
-        },
+        in_memory: memory.offers(&context),
     })?;
     let (peers, from, save) = match pipe.next(CONNECT_WAIT)? {
         ToTrainer::Connect {
@@ -130,6 +130,7 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     let saver = Saver::new(&context, &mut engine)?;
     let transport: SharedTransport = Arc::new(connect::meet(&endpoint, &context, &peers)?);
     tracing::info!(links = context.links().len(), "connected");
+    let parity = Parity::start(sets, vault.as_deref(), &context, &transport)?;
     let to_worker = Rc::clone(pipe);
     let goes_on = local.is_some() || !context.guards.is_empty();
     let keeps_reports = goes_on && context.id() == RankId(0);
@@ -145,6 +146,7 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
         reports,
         local,
         shadows,
+        parity,
         last_commit: Instant::now(),
     };
     trainer.begin(&memory, save)?;
@@ -250,5 +252,7 @@ fn unexpected(wanted: &str, got: &ToTrainer) -> TrainerError {
     }
 }
 
+#[cfg(test)]
+mod parity_tests;
 #[cfg(test)]
 mod tests;

@@ -36,7 +36,10 @@ impl Refill<'_> {
     pub fn run(&self, engine: &mut Engine) -> Result<(), TrainerError> {
         let refills = &self.context.refills;
         if refills.is_empty() {
-            return Ok(());
+            return match self.context.rebuilds.is_empty() {
+                true => Ok(()),
+                false => self.share_weights(engine),
+            };
         }
         let me = self.context.id();
         let source = refills.get(&me).copied();
