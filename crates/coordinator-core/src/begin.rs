@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rekindle_types::clock::Mono;
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartPoint, WorkerId};
+use rekindle_types::{
+    Epoch, Failure, FailureClass, JobId, JobState, Parities, Plan, RankId, StartPoint, WorkerId,
+};
 
 use crate::durable_job::{DurableJob, FromMemory};
 use crate::machine::Coordinator;
+use crate::parity::{self, in_sets};
 use crate::run::RankRun;
 use crate::{Change, Effect, NotFound, StartSearch};
 
@@ -32,7 +35,7 @@ pub(crate) enum Search {
 
 /// Why a job can't go on whose state only workers had.
 pub(crate) fn memory_lost(job: &DurableJob) -> &'static str {
-    match job.is_shadowed() {
+    match job.is_shadowed() || job.keeps_parities() {
         true => {
             "its state is in nobody's memory any more; with [checkpoint] in the job file the job could go on"
         }
@@ -56,17 +59,25 @@ fn keeper(ranks: &[RankRun], rank: RankId, wanted: impl Fn(&u64) -> bool) -> Opt
     numbered(ranks).find(|(_, other)| has(other)).map(|(id, _)| id)
 }
 
+/// Who has the state of ranks that don't have it in their own worker's memory as of the last steps: guards, sets of parities.
+type Others = (BTreeMap<RankId, RankId>, BTreeMap<RankId, Parities>);
+
 /// The ranks that don't have the state of `step` in their own worker's memory, and who has it. None: a rank's is nowhere.
-fn senders(ranks: &[RankRun], step: u64) -> Option<BTreeMap<RankId, RankId>> {
-    let lacks = |(_, run): &(RankId, &RankRun)| !run.in_memory.own.contains(&step);
-    let find = |(rank, _)| Some((rank, keeper(ranks, rank, |held| *held == step)?));
-    numbered(ranks).filter(lacks).map(find).collect()
+fn senders(job: &DurableJob, ranks: &[RankRun], step: u64) -> Option<Others> {
+    let mut others = Others::default();
+    for (rank, _) in numbered(ranks).filter(|(_, run)| !run.in_memory.own.contains(&step)) {
+        match keeper(ranks, rank, |held| *held == step) {
+            Some(guard) => drop(others.0.insert(rank, guard)),
+            None => drop(others.1.insert(rank, in_sets(job, ranks, rank, step)?)),
+        }
+    }
+    Some(others)
 }
 
-/// The newest step that all ranks have in memory (their own worker's or that of another, where their guard left it) and whose report was
+/// The newest step that all ranks have in memory (their own worker's or that of others, where their guard or their group left it) and whose report was
 /// heard: a step that was committed but never reported is run again, so that its line is written. Where no such step is there, the newest that
 /// all have.
-fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<(u64, BTreeMap<RankId, RankId>)> {
+fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<(u64, Others)> {
     if !job.spec.recovery.sources.contains(&RecoverySource::Local) {
         return None;
     }
@@ -83,20 +94,23 @@ fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<(u64, BTreeMap
     let steps: BTreeSet<u64> = ranks
         .iter()
         .flat_map(memory)
+        .chain(parity::steps(ranks))
         .filter(|step| *step >= start)
         .collect();
     let found = steps.into_iter().rev();
     let all: Vec<_> = found
-        .filter_map(|step| Some((step, senders(ranks, step)?)))
+        .filter_map(|step| Some((step, senders(job, ranks, step)?)))
         .collect();
     let heard = |(step, _): &&(u64, _)| job.reached.is_some_and(|reached| *step <= reached);
     all.iter().find(heard).or(all.first()).cloned()
 }
 
 /// The first rank whose state is nowhere.
-fn forgotten(ranks: &[RankRun]) -> Option<RankId> {
+fn forgotten(job: &DurableJob, ranks: &[RankRun]) -> Option<RankId> {
     let lost = |(rank, run): &(RankId, &RankRun)| {
-        run.in_memory.own.is_empty() && keeper(ranks, *rank, |_| true).is_none()
+        run.in_memory.own.is_empty()
+            && keeper(ranks, *rank, |_| true).is_none()
+            && !parity::steps(ranks).any(|step| in_sets(job, ranks, *rank, step).is_some())
     };
     numbered(ranks).find(lost).map(|(rank, _)| rank)
 }
@@ -147,25 +161,27 @@ impl Coordinator {
         let run = self.runs.get(id)?;
         let found = in_every_memory(job, &run.ranks);
         if found.is_none() && job.lives_in_memory() {
-            let missing = forgotten(&run.ranks);
+            let missing = forgotten(job, &run.ranks);
             let had = |rank: RankId| job.homes.get(rank.0 as usize).or_else(|| plan.worker_of(rank));
             let (worker, why) = (missing.and_then(had).cloned(), memory_lost(job));
             self.refuse_to_begin_again(id, missing, worker, why);
             return None;
         }
         let local = found.as_ref().map(|(step, _)| *step);
-        let guards = found.map(|(_, guards)| guards).unwrap_or_default();
+        let (guards, parities) = found.map(|(_, others)| others).unwrap_or_default();
         let save = local.is_some_and(|step| job.owes_checkpoint(step));
         self.record(Change::Connected {
             job: id.clone(),
             epoch: plan.epoch,
             local,
             guards: guards.clone(),
+            parities: parities.clone(),
             save,
         });
         Some(FromMemory {
             step: local,
             guards,
+            parities,
             save,
         })
     }

@@ -194,12 +194,17 @@ impl Durable {
                 epoch,
                 local,
                 guards,
+                parities,
                 save,
                 ..
             } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
-                let (step, guards, save) = (*local, guards.clone(), *save);
-                job.connected = Some(FromMemory { step, guards, save });
+                job.connected = Some(FromMemory {
+                    step: *local,
+                    guards: guards.clone(),
+                    parities: parities.clone(),
+                    save: *save,
+                });
             }
             Change::Running { epoch, .. } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;

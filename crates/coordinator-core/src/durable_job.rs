@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rekindle_types::spec::{Cadence, RecoverySource};
 use rekindle_types::{
-    Epoch, Failure, JobEvent, JobSpec, JobState, Plan, RankId, StartPoint, StepReport, WorkerId,
+    Epoch, Failure, JobEvent, JobSpec, JobState, Parities, Plan, RankId, StartPoint, StepReport, WorkerId,
 };
 
 use crate::story::Story;
@@ -20,6 +20,8 @@ pub struct FromMemory {
     pub step: Option<u64>,
     /// Ranks that have it not in their own worker's memory, and the ranks that send it to them from theirs.
     pub guards: BTreeMap<RankId, RankId>,
+    /// Ranks whose state isn't there either, but in sets of parities.
+    pub parities: BTreeMap<RankId, Parities>,
     /// Whether they save that state first.
     pub save: bool,
 }
@@ -156,6 +158,12 @@ impl DurableJob {
     #[must_use]
     pub fn is_shadowed(&self) -> bool {
         self.spec.recovery.sources.contains(&RecoverySource::Shadow)
+    }
+
+    /// Whether groups of its ranks keep parities of their states.
+    #[must_use]
+    pub fn keeps_parities(&self) -> bool {
+        self.spec.recovery.sources.contains(&RecoverySource::Parity)
     }
 
     /// Whether steps are committed that only workers' memory has the state of.

@@ -9,6 +9,7 @@ use rekindle_types::{
 
 use crate::durable_job::DurableJob;
 use crate::machine::Coordinator;
+use crate::recover::GoBack;
 use crate::registry::Occupant;
 use crate::run::{Goal, Run};
 use crate::{Change, RankPhase};
@@ -52,7 +53,9 @@ impl Coordinator {
             self.queue_notes.insert(id.clone(), why.to_owned());
             return false;
         }
-        let again = self.same_again(id, &slots).or_else(|| self.stand_in(id, &slots));
+        let again = self
+            .same_again(id, &slots)
+            .or_else(|| self.stand_in(id, &slots, GoBack::Yes));
         let placed = match again {
             Some(plan) => Ok(plan),
             None if job.state == JobState::Recovering && job.lives_in_memory() => {
@@ -162,6 +165,7 @@ impl Coordinator {
                 peers: peers.clone(),
                 local: from.step,
                 guards: from.guards.clone(),
+                parities: from.parities.clone(),
                 save: from.save,
             };
             self.send(worker, command);

@@ -49,6 +49,7 @@ mod gang;
 mod incidents;
 mod machine;
 mod notes;
+mod parity;
 mod query;
 mod record;
 mod recover;

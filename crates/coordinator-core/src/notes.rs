@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{JobState, RankId};
+use rekindle_types::{JobState, Parities, RankId};
 
 use crate::Change;
 
@@ -17,12 +17,13 @@ pub(crate) fn note(change: &Change) -> (String, String, String) {
             epoch,
             local,
             guards,
+            parities,
             save,
             ..
         } => (
             "coordinator",
             "plan.connected",
-            connected(*epoch, *local, guards, *save),
+            connected(*epoch, *local, (guards, parities), *save),
         ),
         Change::Running { epoch, .. } => (
             "coordinator",
@@ -150,7 +151,7 @@ fn ended(state: JobState, failure: Option<&rekindle_types::Failure>) -> String {
 fn connected(
     epoch: rekindle_types::Epoch,
     local: Option<u64>,
-    guards: &BTreeMap<RankId, RankId>,
+    (guards, parities): (&BTreeMap<RankId, RankId>, &BTreeMap<RankId, Parities>),
     save: bool,
 ) -> String {
     let from = match local {
@@ -162,5 +163,15 @@ fn connected(
         .iter()
         .map(|(rank, guard)| format!(", that of {rank} from {guard}'s"))
         .collect();
-    format!("{epoch}: all trainers are ready{from}{sends}{first}")
+    let worked_out: String = parities
+        .iter()
+        .filter(|(rank, of)| !of.from.contains(rank))
+        .map(|(rank, of)| format!(", that of {rank} worked out from what {} have", list(&of.from)))
+        .collect();
+    format!("{epoch}: all trainers are ready{from}{sends}{worked_out}{first}")
+}
+
+fn list(ranks: &[RankId]) -> String {
+    let names: Vec<String> = ranks.iter().map(ToString::to_string).collect();
+    names.join(", ")
 }

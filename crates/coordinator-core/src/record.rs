@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use rekindle_types::{
-    Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StateDigest, StepReport, WorkerId,
+    Epoch, Failure, JobId, JobSpec, JobState, Parities, Plan, RankId, StartPoint, StateDigest, StepReport,
+    WorkerId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +94,9 @@ pub enum Change {
         /// Ranks that have it not in their own worker's memory, and the ranks that send it to them from theirs.
         #[serde(default)]
         guards: BTreeMap<RankId, RankId>,
+        /// Ranks whose state isn't there either, but in sets of parities.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        parities: BTreeMap<RankId, Parities>,
         /// Whether they are to save that state first.
         save: bool,
     },

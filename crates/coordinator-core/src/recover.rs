@@ -12,6 +12,16 @@ use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, Worke
 use crate::Change;
 use crate::durable_job::DurableJob;
 use crate::machine::Coordinator;
+use crate::parity::outlived;
+
+/// Whether ranks may move to where only the state of a group's last exchange can be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GoBack {
+    /// They may.
+    Yes,
+    /// Only to where the newest state is: a lost worker may still come back with it.
+    No,
+}
 
 /// Losses that may be mended by starting again; the others would only come again.
 fn passes(class: FailureClass) -> bool {
@@ -156,8 +166,14 @@ impl Coordinator {
         })
     }
 
-    /// The first of the ranks that have to move whose guard isn't left to give it its state.
-    fn unguarded(&self, id: &JobId, plan: &Plan, displaced: &BTreeSet<RankId>) -> Option<RankId> {
+    /// The first of the ranks that have to move whose guard isn't left to give it its state, nor, where that may be, enough of its group.
+    fn unguarded(
+        &self,
+        id: &JobId,
+        plan: &Plan,
+        displaced: &BTreeSet<RankId>,
+        go_back: GoBack,
+    ) -> Option<RankId> {
         let job = self.live.job(id)?;
         let guards = match job.is_shadowed() {
             true => guards(plan),
@@ -167,16 +183,25 @@ impl Coordinator {
             let worker = plan.worker_of(*guard).filter(|_| !displaced.contains(guard));
             worker.is_some_and(|worker| self.remembers(job, id, worker))
         };
-        let lost = |rank: &RankId| !guards.get(rank).is_some_and(knows);
+        let forgot = |rank: &RankId| {
+            let worker = plan.worker_of(*rank).filter(|_| !displaced.contains(rank));
+            !worker.is_some_and(|worker| self.remembers(job, id, worker))
+        };
+        let outlived = match go_back {
+            GoBack::Yes => outlived(job, plan, &plan.ranks().filter(forgot).collect()),
+            GoBack::No => BTreeSet::new(),
+        };
+        let lost = |rank: &RankId| !guards.get(rank).is_some_and(knows) && !outlived.contains(rank);
         displaced.iter().copied().find(lost)
     }
 
-    /// The same with the ranks of lost workers on others, if what is left has their guards.
-    pub(crate) fn stand_in(&self, id: &JobId, slots: &[Slot]) -> Option<Plan> {
-        let recovers = |job: &&DurableJob| job.state == JobState::Recovering && job.is_shadowed();
+    /// The same with the ranks of lost workers on others, if what is left has their guards or, where that may be, enough of their groups.
+    pub(crate) fn stand_in(&self, id: &JobId, slots: &[Slot], go_back: GoBack) -> Option<Plan> {
+        let has_others = |job: &DurableJob| job.is_shadowed() || job.keeps_parities();
+        let recovers = |job: &&DurableJob| job.state == JobState::Recovering && has_others(job);
         let mut plan = self.live.job(id).filter(recovers)?.plan.clone()?;
         let (lost, left) = displaced(&plan, slots);
-        if self.unguarded(id, &plan, &lost).is_some() {
+        if self.unguarded(id, &plan, &lost, go_back).is_some() {
             return None;
         }
         move_to(&mut plan, &lost, left)?;
@@ -196,10 +221,12 @@ impl Coordinator {
         let by = *self.regroups.get(id)?;
         let job = self.live.job(id)?;
         let had = job.plan.as_ref()?.world() as usize;
-        // What lies in the memory of a worker that was killed is there when it is started again.
+        // What lies in the memory of a worker that was killed is there when it is started again, and newer than what groups exchanged.
         // A plan that committed nothing may not have reached its guards either: then the workers themselves are better waited for.
         let begun = job.plan.as_ref().is_some_and(|plan| plan.workers == job.homes);
-        let fits = || self.same_again(id, free).is_some() || (begun && self.stand_in(id, free).is_some());
+        let fits = || {
+            self.same_again(id, free).is_some() || (begun && self.stand_in(id, free, GoBack::No).is_some())
+        };
         let lacks = free.len() < had || (job.lives_in_memory() && !fits());
         (lacks && self.mono() < by).then_some("waits for its workers to come back")
     }
@@ -212,7 +239,7 @@ impl Coordinator {
         };
         let Some(plan) = &job.plan else { return true };
         let (lost, left) = displaced(plan, slots);
-        let Some(rank) = self.unguarded(id, plan, &lost) else {
+        let Some(rank) = self.unguarded(id, plan, &lost, GoBack::Yes) else {
             let why = format!(
                 "needs {} more free trainer slots, there are {}",
                 lost.len(),

@@ -131,10 +131,16 @@ impl DurableJob {
                 epoch,
                 local: Some(step),
                 guards,
+                parities,
                 ..
             } => {
+                let source = match (parities.is_empty(), guards.is_empty()) {
+                    (false, _) => StateSource::Parity,
+                    (true, false) => StateSource::Shadow,
+                    (true, true) => StateSource::Local,
+                };
                 if let Some(incident) = story.of_next(*epoch) {
-                    remember(incident, *step, !guards.is_empty());
+                    remember(incident, *step, source);
                 }
             }
             Change::Reloaded { epoch, .. } => {
@@ -280,13 +286,10 @@ fn place(incident: &mut Incident, at: Millis, epoch: Epoch, start: Option<&Start
     }
 }
 
-/// All ranks found the state of `step` in memory, or their guards did: the checkpoint isn't needed.
-fn remember(incident: &mut Incident, step: u64, guarded: bool) {
+/// All ranks found the state of `step` in memory, or others did for them: the checkpoint isn't needed.
+fn remember(incident: &mut Incident, step: u64, source: StateSource) {
     incident.resumed_step = Some(step);
-    incident.source = Some(match guarded {
-        true => StateSource::Shadow,
-        false => StateSource::Local,
-    });
+    incident.source = Some(source);
     incident.source_url = None;
     if let Some(verdict) = incident.initiating().map(|noted| noted.failure.clone()) {
         incident.decision = restart(&origin(incident), &verdict);

@@ -13,8 +13,9 @@ use rekindle_proto::{ApiError, ConvertError, Reason};
 use rekindle_types::{
     CausalRole, CheckpointPart, Command, DeviceId, Epoch, Failure, FailureClass, FileEntry, InMemory,
     Incident, IncidentState, IncidentTimes, JobEvent, JobFile, JobId, JobSpec, JobState, LayerId,
-    NotedFailure, NumberedReport, ParitySet, Plan, RankId, Registration, Report, Section, StartPoint,
-    StartTrainer, StateDigest, StateKind, StateSource, StepReport, TrainerPhase, TrainerStatus, WorkerId,
+    NotedFailure, NumberedReport, Parities, ParitySet, Plan, RankId, Registration, Report, Section,
+    StartPoint, StartTrainer, StateDigest, StateKind, StateSource, StepReport, TrainerPhase, TrainerStatus,
+    WorkerId,
 };
 
 const JOB: &str = r#"
@@ -181,6 +182,14 @@ fn commands_survive_the_wire() {
             peers: BTreeMap::from([(RankId(0), "a:1".to_owned()), (RankId(1), "b:2".to_owned())]),
             local: Some(0),
             guards: BTreeMap::from([(RankId(1), RankId(0))]),
+            parities: BTreeMap::from([(
+                RankId(2),
+                Parities {
+                    epoch: Epoch(4),
+                    members: vec![RankId(0), RankId(2), RankId(5)],
+                    from: vec![RankId(0), RankId(5)],
+                },
+            )]),
             save: true,
         },
         Command::Connect {
@@ -189,6 +198,7 @@ fn commands_survive_the_wire() {
             peers: BTreeMap::new(),
             local: None,
             guards: BTreeMap::new(),
+            parities: BTreeMap::new(),
             save: false,
         },
         Command::Forget { job: job.clone() },

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CheckpointPart, DeviceId, Epoch, Failure, JobId, JobSpec, ParitySet, Plan, RankId, StartPoint,
+    CheckpointPart, DeviceId, Epoch, Failure, JobId, JobSpec, Parities, ParitySet, Plan, RankId, StartPoint,
     StepReport, WorkerId,
 };
 
@@ -118,6 +118,8 @@ pub enum Command {
         local: Option<u64>,
         /// With `local`: ranks whose state isn't in their own worker's memory, and the ranks that have it in theirs and send it.
         guards: BTreeMap<RankId, RankId>,
+        /// With `local`: ranks whose state isn't there either, but in sets of parities, their own or their groups'.
+        parities: BTreeMap<RankId, Parities>,
         /// Save the state that the trainers start from: a checkpoint of it is owed.
         save: bool,
     },

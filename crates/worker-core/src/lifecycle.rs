@@ -63,6 +63,7 @@ impl Worker {
                 peers: orders.peers.clone(),
                 local: orders.local,
                 guards: orders.guards.clone(),
+                parities: orders.parities.clone(),
                 save: orders.save,
             };
             self.out.push(Effect::ToTrainer { key, message });

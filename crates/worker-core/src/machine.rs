@@ -209,12 +209,14 @@ impl Worker {
                 peers,
                 local,
                 guards,
+                parities,
                 save,
             } => {
                 let orders = Orders {
                     peers,
                     local,
                     guards,
+                    parities,
                     save,
                 };
                 self.connect(&job, epoch, &orders);

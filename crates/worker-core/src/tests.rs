@@ -126,6 +126,7 @@ fn a_trainer_goes_from_start_to_finished() {
     let connect = Command::Connect {
         local: Some(4),
         guards: std::collections::BTreeMap::new(),
+        parities: std::collections::BTreeMap::new(),
         save: false,
         job: key(1, 0).job,
         epoch: Epoch(1),

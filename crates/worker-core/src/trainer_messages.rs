@@ -9,7 +9,9 @@
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{CheckpointPart, DeviceId, Failure, InMemory, RankId, StartTrainer, StepReport};
+use rekindle_types::{
+    CheckpointPart, DeviceId, Failure, InMemory, Parities, RankId, StartTrainer, StepReport,
+};
 use serde::{Deserialize, Serialize};
 
 /// The longest line either side accepts, bytes.
@@ -41,6 +43,9 @@ pub enum ToTrainer {
         local: Option<u64>,
         /// Ranks that have no such state in their own worker's memory, and who sends it to them.
         guards: BTreeMap<RankId, RankId>,
+        /// Ranks that take it out of sets of parities, their own or their groups'.
+        #[serde(default)]
+        parities: BTreeMap<RankId, Parities>,
         /// Save the state it starts from.
         save: bool,
     },

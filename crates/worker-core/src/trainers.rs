@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{InMemory, JobId, RankId, StartTrainer, TrainerPhase};
+use rekindle_types::{InMemory, JobId, Parities, RankId, StartTrainer, TrainerPhase};
 
 use crate::TrainerKey;
 use rekindle_types::clock::Mono;
@@ -40,6 +40,8 @@ pub(crate) struct Orders {
     pub(crate) local: Option<u64>,
     /// Who has the state of which ranks instead.
     pub(crate) guards: BTreeMap<RankId, RankId>,
+    /// The ranks that have it in sets of parities.
+    pub(crate) parities: BTreeMap<RankId, Parities>,
     /// Whether to save that state.
     pub(crate) save: bool,
 }

@@ -7,6 +7,7 @@ mod gang;
 mod incidents;
 mod memory;
 mod odd_events;
+mod parity;
 mod properties;
 mod requests;
 mod restart;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use rekindle_types::{
-    CheckpointPart, Command, InMemory, NumberedReport, ParitySet, Plan, RankId, Registration, Report,
-    StartTrainer, TrainerPhase, TrainerStatus,
+    CheckpointPart, Command, InMemory, NumberedReport, Parities, ParitySet, Plan, RankId, Registration,
+    Report, StartTrainer, TrainerPhase, TrainerStatus,
 };
 
 use super::job::enumeration;
@@ -138,7 +138,7 @@ fn in_memory(
 /// As many as a group has members at most.
 const MOST_MEMBERS: usize = 255;
 
-pub(crate) fn members(ranks: Vec<u32>) -> Result<Vec<RankId>, ConvertError> {
+fn members(ranks: Vec<u32>) -> Result<Vec<RankId>, ConvertError> {
     match ranks.len() {
         0..=MOST_MEMBERS => Ok(ranks.into_iter().map(RankId).collect()),
         more => {
@@ -146,6 +146,26 @@ pub(crate) fn members(ranks: Vec<u32>) -> Result<Vec<RankId>, ConvertError> {
             Err(ConvertError::new("members", why))
         }
     }
+}
+
+impl From<&Parities> for pb::Parities {
+    fn from(of: &Parities) -> Self {
+        let numbers = |ranks: &[RankId]| ranks.iter().map(|rank| rank.0).collect();
+        Self {
+            epoch: of.epoch.0,
+            members: numbers(&of.members),
+            from: numbers(&of.from),
+        }
+    }
+}
+
+fn parities((rank, of): (u32, pb::Parities)) -> Result<(RankId, Parities), ConvertError> {
+    let of = Parities {
+        epoch: epoch(of.epoch),
+        members: members(of.members)?,
+        from: members(of.from)?,
+    };
+    Ok((RankId(rank), of))
 }
 
 impl From<&ParitySet> for pb::ParitySet {
@@ -290,10 +310,12 @@ pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
             peers,
             local,
             guards,
+            parities,
             save,
         } => Message::ConnectTrainers(pb::ConnectTrainers {
             local_step: *local,
             guards: guards.iter().map(|(rank, guard)| (rank.0, guard.0)).collect(),
+            parities: parities.iter().map(|(rank, of)| (rank.0, of.into())).collect(),
             save: *save,
             job_id: job.to_string(),
             epoch: epoch.0,
@@ -339,6 +361,7 @@ impl TryFrom<pb::SessionResponse> for Command {
                     .into_iter()
                     .map(|(rank, guard)| (RankId(rank), RankId(guard)))
                     .collect(),
+                parities: c.parities.into_iter().map(parities).collect::<Result<_, _>>()?,
                 save: c.save,
             }),
             Message::ForgetJob(f) => Ok(Self::Forget {

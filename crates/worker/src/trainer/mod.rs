@@ -47,8 +47,8 @@ use std::time::{Duration, Instant};
 
 use rekindle_compute::AnyDevice;
 use rekindle_model::Stage;
-use rekindle_types::RankId;
 use rekindle_types::spec::RecoverySource;
+use rekindle_types::{Parities, RankId};
 use rekindle_worker_core::trainer_messages::{FromTrainer, ToTrainer};
 
 use context::{Context, SharedTransport};
@@ -122,8 +122,9 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
             peers,
             local,
             guards,
+            parities,
             save,
-        } => (peers, (local, guards), save),
+        } => (peers, (local, guards, parities), save),
         other => return Err(unexpected("Connect", &other)),
     };
     let context = load_state(context, &mut engine, &memory, from)?;
@@ -132,7 +133,7 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     tracing::info!(links = context.links().len(), "connected");
     let parity = Parity::start(sets, vault.as_deref(), &context, &transport)?;
     let to_worker = Rc::clone(pipe);
-    let goes_on = local.is_some() || !context.guards.is_empty();
+    let goes_on = local.is_some() || !context.guards.is_empty() || parity.is_some();
     let keeps_reports = goes_on && context.id() == RankId(0);
     let folder = vault.as_deref().filter(|_| keeps_reports);
     let reports = folder.map(|folder| Reports::new(folder, &context));
@@ -186,18 +187,21 @@ fn load_state(
     mut context: Context,
     engine: &mut Engine,
     memory: &Memory,
-    (from, refills): (Option<u64>, BTreeMap<RankId, RankId>),
+    (from, refills, rebuilds): (Option<u64>, BTreeMap<RankId, RankId>, BTreeMap<RankId, Parities>),
 ) -> Result<Context, TrainerError> {
     let Some(step) = from else {
         setup::fill(engine, &context)?;
         return Ok(context);
     };
     match refills.get(&context.id()) {
+        None if rebuilds.contains_key(&context.id()) => {
+            tracing::info!("takes its state from its group's last exchange")
+        }
         None => memory.at(Whose::Own(context.id()), step)?.load(engine)?,
         Some(guard) => tracing::info!(%guard, "takes its state from that rank"),
     }
     tracing::info!(step, "goes on from the workers' memory");
-    (context.memory_step, context.refills) = (Some(step), refills);
+    (context.memory_step, context.refills, context.rebuilds) = (Some(step), refills, rebuilds);
     Ok(context)
 }
 
