@@ -103,11 +103,11 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     let memory = in_memory(vault.as_deref(), &context);
     let local = Local::new(vault.as_deref(), &context, computing.device);
     let mut engine = setup::engine(&context, computing, local.as_ref().map(Local::memory))?;
-    if local.is_some() {
-        engine.reserve_whole()?;
-    }
     let shadows = Shadows::new(vault.as_deref(), &context, computing)?;
     let sets = parity::reserve(vault.as_deref(), &context)?;
+    if local.is_some() || sets.is_some() {
+        engine.reserve_whole()?;
+    }
     let text = setup::text(&context)?;
     let endpoint = connect::listen(&listen_host)?;
     let data_address = connect::advertised(&endpoint, &listen_host);

@@ -10,17 +10,14 @@ use std::time::Duration;
 
 use rekindle_compute::{AnyDevice, Frozen};
 use rekindle_model::FrozenPart;
-use rekindle_transport::{Deadline, Frame, Tag, TagKind, TransportError};
-use rekindle_types::{Epoch, RankId};
+use rekindle_transport::{Tag, TagKind};
+use rekindle_types::Epoch;
 use rekindle_vault::parity::{Group, Seal, checksum};
 
 use super::exchange::{Asks, Exchange, Own};
 use super::sets::{Room, Sets};
 use super::{Shared, TrainerError};
 use crate::trainer::context::{Context, SharedTransport};
-
-/// Between two looks whether the trainer ends.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// What the thread is told.
 pub enum Order {
@@ -67,15 +64,13 @@ impl Beside {
                 Order::Retire { before } => self.sets.retire_before(before),
                 Order::Exchange { step, parts } => match self.exchange(step, parts) {
                     Ok(()) => self.shared.published.store(step + 1, Ordering::Release),
-                    Err(error) if self.stops() => tracing::debug!(%error, step, "parities aren't finished"),
+                    Err(error) if self.shared.stops() => {
+                        tracing::debug!(%error, step, "parities aren't finished")
+                    }
                     Err(error) => tracing::warn!(%error, step, "parities aren't kept"),
                 },
             }
         }
-    }
-
-    fn stops(&self) -> bool {
-        self.shared.stop.load(Ordering::Acquire)
     }
 
     fn exchange(&mut self, step: u64, parts: Vec<FrozenPart<AnyDevice>>) -> Result<(), TrainerError> {
@@ -97,14 +92,12 @@ impl Beside {
         // The next update but one may need its memory.
         drop(parts);
         parities.fill(0);
-        let (shared, transport, patience) = (&self.shared, &self.transport, self.patience);
-        let wait = |rank: RankId, tag: Tag| wait(transport, shared, Deadline::after(patience), rank, tag);
         let exchange = Exchange {
             members: &members,
-            transport,
+            transport: &self.transport,
             tag: Tag::new(TagKind::Parity, step, 0),
-            deadline: Deadline::after(patience),
-            wait: &wait,
+            patience: self.patience,
+            ends: &|| self.shared.stops(),
         };
         let own = Own {
             state,
@@ -140,22 +133,5 @@ fn asks(group: &Group) -> Asks {
 fn defect(what: &str) -> TrainerError {
     TrainerError::Protocol {
         what: format!("{what} (a defect of Rekindle)"),
-    }
-}
-
-/// A frame, unless the trainer ends first.
-fn wait(
-    transport: &SharedTransport,
-    shared: &Shared,
-    deadline: Deadline,
-    rank: RankId,
-    tag: Tag,
-) -> Result<Frame, TrainerError> {
-    loop {
-        match transport.recv(rank, tag, deadline.earlier(Deadline::after(LOOK))) {
-            Err(TransportError::DeadlineExceeded { .. })
-                if deadline.remaining().is_some() && !shared.stop.load(Ordering::Acquire) => {}
-            other => return Ok(other?),
-        }
     }
 }

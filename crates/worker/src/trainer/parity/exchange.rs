@@ -9,8 +9,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
-use rekindle_transport::{Deadline, Frame, Payload, Tag};
+use rekindle_transport::{ByteOwner, Deadline, Frame, Payload, Tag, TransportError};
 use rekindle_types::RankId;
 use rekindle_vault::parity::{Part, Term, add_scaled};
 
@@ -24,8 +26,8 @@ const CHUNK: u64 = if cfg!(test) { 1000 } else { 256 << 10 };
 /// What members add up, by their numbers.
 pub type Asks = BTreeMap<usize, Vec<Term>>;
 
-/// How a member waits for a frame.
-pub type Wait<'a> = dyn Fn(RankId, Tag) -> Result<Frame, TrainerError> + 'a;
+/// Between two looks whether the member ends.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What a member gives.
 #[derive(Clone, Copy, Default)]
@@ -54,10 +56,10 @@ pub struct Exchange<'a> {
     pub transport: &'a SharedTransport,
     /// Names the frames; the turn is added.
     pub tag: Tag,
-    /// When a frame that can't be sent is given up.
-    pub deadline: Deadline,
-    /// How frames are waited for.
-    pub wait: &'a Wait<'a>,
+    /// Longest wait for a member that is connected but silent.
+    pub patience: Duration,
+    /// Whether the member ends, so that nothing is waited for any more.
+    pub ends: &'a dyn Fn() -> bool,
 }
 
 impl Exchange<'_> {
@@ -77,7 +79,7 @@ impl Exchange<'_> {
                 self.give(*rank, tag, gives.get(turn).map(|term| own.part(&term.part)))?;
             }
             for (rank, _, takes) in partners() {
-                let frame = (self.wait)(*rank, tag)?;
+                let frame = self.wait(*rank, tag)?;
                 self.take(&frame, takes.get(turn), into)?;
             }
         }
@@ -99,7 +101,7 @@ impl Exchange<'_> {
         let mut all = vec![own; self.members.ranks.len()];
         for (other, rank) in self.members.others() {
             let mut word = [0_u8; 8];
-            (self.wait)(rank, tag)?.copy_to(&mut word)?;
+            self.wait(rank, tag)?.copy_to(&mut word)?;
             all[other] = u64::from_le_bytes(word);
         }
         Ok(all)
@@ -111,11 +113,27 @@ impl Exchange<'_> {
     }
 
     fn give(&self, to: RankId, tag: Tag, bytes: Option<&[u8]>) -> Result<(), TrainerError> {
-        let payload = match bytes {
-            Some(bytes) => self.transport.pool().copy_of(bytes).into(),
-            None => Payload::empty(),
-        };
-        Ok(self.transport.send(to, tag, payload, self.deadline)?)
+        let bytes = Arc::new(self.transport.pool().copy_of(bytes.unwrap_or_default()));
+        self.patiently(|by| {
+            let payload = Payload::shared(Arc::clone(&bytes) as Arc<dyn ByteOwner>);
+            self.transport.send(to, tag, payload, by)
+        })
+    }
+
+    fn wait(&self, from: RankId, tag: Tag) -> Result<Frame, TrainerError> {
+        self.patiently(|by| self.transport.recv(from, tag, by))
+    }
+
+    /// Waits in slices, between which it looks whether the member ends.
+    fn patiently<T>(&self, act: impl Fn(Deadline) -> Result<T, TransportError>) -> Result<T, TrainerError> {
+        let deadline = Deadline::after(self.patience);
+        loop {
+            match act(deadline.earlier(Deadline::after(LOOK))) {
+                Err(TransportError::DeadlineExceeded { .. })
+                    if deadline.remaining().is_some() && !(self.ends)() => {}
+                other => return Ok(other?),
+            }
+        }
     }
 
     fn take(&self, frame: &Frame, term: Option<&Term>, into: &mut [u8]) -> Result<(), TrainerError> {

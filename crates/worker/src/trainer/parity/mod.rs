@@ -89,6 +89,12 @@ fn wanted(context: &Context) -> bool {
     context.spec.recovery.sources.contains(&RecoverySource::Parity)
 }
 
+impl Shared {
+    fn stops(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
 impl Parity {
     /// Starts the thread; none where the job wants no parities.
     ///

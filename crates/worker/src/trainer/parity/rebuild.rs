@@ -126,13 +126,12 @@ impl Lossy<'_> {
     }
 
     fn exchange(&self, own: Own<'_>, into: &mut [u8]) -> Result<(), TrainerError> {
-        let deadline = self.context.deadline();
         Exchange {
             members: &self.members,
             transport: self.transport,
             tag: Tag::new(TagKind::Parity, self.step, 0).with_part(REBUILD),
-            deadline,
-            wait: &|rank, tag| Ok(self.transport.recv(rank, tag, deadline)?),
+            patience: self.context.patience,
+            ends: &|| false,
         }
         .run(&self.asks()?, own, into)
     }
