@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use rekindle_types::{
-    CheckpointPart, Command, InMemory, NumberedReport, Parities, ParitySet, Plan, RankId, Registration,
-    Report, StartTrainer, TrainerPhase, TrainerStatus,
+    CheckpointPart, Command, InMemory, NumberedReport, Plan, RankId, Registration, Report, StartTrainer,
+    TrainerPhase, TrainerStatus,
 };
 
 use super::job::enumeration;
+use super::parity;
 use super::spec::{decode, spec_to_json};
 use super::{ConvertError, device, epoch, job_id, optional, required, worker_id};
 use crate::pb::v1;
@@ -111,10 +112,6 @@ fn in_memory(
     states: Vec<pb::GuardedState>,
     sets: Vec<pb::ParitySet>,
 ) -> Result<InMemory, ConvertError> {
-    if sets.len() > InMemory::MOST_SETS {
-        let why = format!("has {} entries; {} is the most", sets.len(), InMemory::MOST_SETS);
-        return Err(ConvertError::new("parity_sets", why));
-    }
     if states.len() > MOST_GUARDED {
         let why = format!("has {} entries; {MOST_GUARDED} is the most", states.len());
         return Err(ConvertError::new("guarded", why));
@@ -128,66 +125,8 @@ fn in_memory(
             return Err(ConvertError::new("guarded", why));
         }
     }
-    let parity = sets
-        .into_iter()
-        .map(TryInto::try_into)
-        .collect::<Result<_, _>>()?;
+    let parity = parity::sets(sets)?;
     Ok(InMemory { own, guarded, parity })
-}
-
-/// As many as a group has members at most.
-const MOST_MEMBERS: usize = 255;
-
-fn members(ranks: Vec<u32>) -> Result<Vec<RankId>, ConvertError> {
-    match ranks.len() {
-        0..=MOST_MEMBERS => Ok(ranks.into_iter().map(RankId).collect()),
-        more => {
-            let why = format!("has {more} entries; {MOST_MEMBERS} is the most");
-            Err(ConvertError::new("members", why))
-        }
-    }
-}
-
-impl From<&Parities> for pb::Parities {
-    fn from(of: &Parities) -> Self {
-        let numbers = |ranks: &[RankId]| ranks.iter().map(|rank| rank.0).collect();
-        Self {
-            epoch: of.epoch.0,
-            members: numbers(&of.members),
-            from: numbers(&of.from),
-        }
-    }
-}
-
-fn parities((rank, of): (u32, pb::Parities)) -> Result<(RankId, Parities), ConvertError> {
-    let of = Parities {
-        epoch: epoch(of.epoch),
-        members: members(of.members)?,
-        from: members(of.from)?,
-    };
-    Ok((RankId(rank), of))
-}
-
-impl From<&ParitySet> for pb::ParitySet {
-    fn from(set: &ParitySet) -> Self {
-        Self {
-            step: set.step,
-            epoch: set.epoch.0,
-            members: set.members.iter().map(|rank| rank.0).collect(),
-        }
-    }
-}
-
-impl TryFrom<pb::ParitySet> for ParitySet {
-    type Error = ConvertError;
-
-    fn try_from(set: pb::ParitySet) -> Result<Self, ConvertError> {
-        Ok(Self {
-            step: set.step,
-            epoch: epoch(set.epoch),
-            members: members(set.members)?,
-        })
-    }
 }
 
 fn two_steps(field: &'static str, steps: Vec<u64>) -> Result<Vec<u64>, ConvertError> {
@@ -361,7 +300,11 @@ impl TryFrom<pb::SessionResponse> for Command {
                     .into_iter()
                     .map(|(rank, guard)| (RankId(rank), RankId(guard)))
                     .collect(),
-                parities: c.parities.into_iter().map(parities).collect::<Result<_, _>>()?,
+                parities: c
+                    .parities
+                    .into_iter()
+                    .map(parity::parities)
+                    .collect::<Result<_, _>>()?,
                 save: c.save,
             }),
             Message::ForgetJob(f) => Ok(Self::Forget {

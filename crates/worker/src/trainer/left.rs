@@ -6,15 +6,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{Epoch, InMemory, LayerId, ParitySet, RankId, StateKind};
-use rekindle_vault::parity::{SEAL, Seal};
+use rekindle_types::{Epoch, InMemory, LayerId, RankId, StateKind};
 use rekindle_vault::{Entry, Identity, Snapshot, Unusable, What};
 
 use super::context::Context;
+use super::parity::Set;
 use super::{Engine, TrainerError};
 
 /// How long a trainer may outlive its killed worker.
@@ -164,7 +163,7 @@ impl Memory {
     /// # Errors
     /// [`TrainerError::Lost`] when it isn't there.
     pub fn set(&self, epoch: Epoch, step: u64) -> Result<&Set, TrainerError> {
-        let is = |set: &&Set| (set.seal.epoch, set.seal.step) == (epoch, step);
+        let is = |set: &&Set| (set.seal().epoch, set.seal().step) == (epoch, step);
         let why = "its set isn't there";
         self.sets.iter().find(is).ok_or_else(|| lost(step, why))
     }
@@ -221,71 +220,22 @@ fn open(path: PathBuf, identity: &Identity) -> Option<Left> {
 }
 
 impl Left {
-    fn steps(&self) -> Vec<u64> {
+    /// What can be read of it.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The steps there are, newest first.
+    pub fn steps(&self) -> Vec<u64> {
         self.snapshot.steps().collect()
     }
-}
 
-/// A rank's state as of a step and its parities, whole: compared with its seal when it was found.
-pub struct Set {
-    left: Rc<Left>,
-    seal: Seal,
-}
-
-impl Set {
-    /// The sets in a file, newest first, without those that were changed.
-    fn all(left: Left) -> Vec<Self> {
-        let left = Rc::new(left);
-        let whole = |step: u64| {
-            let left = Rc::clone(&left);
-            let seal = Seal::read(left.snapshot.more(step)?);
-            let whole = seal.and_then(|seal| {
-                let set = Self { left, seal };
-                set.seal.check(set.state(), set.parities()).map(|()| set)
-            });
-            let unusable = |why: &_| tracing::warn!(step, %why, "a set of parities isn't used");
-            whole.inspect_err(unusable).ok()
-        };
-        left.steps().into_iter().filter_map(whole).collect()
-    }
-
-    /// What is written about it.
-    #[must_use]
-    pub fn seal(&self) -> &Seal {
-        &self.seal
-    }
-
-    fn told(&self) -> ParitySet {
-        let Seal {
-            step, epoch, members, ..
-        } = self.seal.clone();
-        ParitySet { step, epoch, members }
-    }
-
-    /// The state: pieces one after the other.
-    #[must_use]
-    pub fn state(&self) -> &[u8] {
-        let entries = self.left.snapshot.entries(self.seal.step).unwrap_or_default();
-        match (entries.first(), entries.last()) {
-            (Some(first), Some(last)) => self.left.snapshot.at(&(first.bytes.start..last.bytes.end)),
-            _ => &[],
-        }
-    }
-
-    /// The parities, one after the other.
-    #[must_use]
-    pub fn parities(&self) -> &[u8] {
-        let more = self.left.snapshot.more(self.seal.step);
-        more.and_then(|more| more.get(SEAL..)).unwrap_or_default()
-    }
-
-    /// The state, by its pieces.
-    #[must_use]
-    pub fn pieces(&self) -> Pieces<'_> {
+    /// The state at a step; nothing where it isn't there.
+    pub fn pieces(&self, step: u64) -> Pieces<'_> {
         Pieces {
-            step: self.seal.step,
-            left: &self.left,
-            entries: self.left.snapshot.entries(self.seal.step).unwrap_or_default(),
+            step,
+            left: self,
+            entries: self.snapshot.entries(step).unwrap_or_default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Its orders come through a bounded queue whose end ends it. It holds the state only while it copies it, waits in slices between which it looks
 //! whether the trainer ends, and gives up a set at any error: a peer that is lost is training's to report.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
@@ -15,7 +16,8 @@ use rekindle_types::Epoch;
 use rekindle_vault::parity::{Group, Seal, checksum};
 
 use super::exchange::{Asks, Exchange, Own};
-use super::sets::{Room, Sets};
+use super::group::Members;
+use super::sets::{Placed, Sets};
 use super::{Shared, TrainerError};
 use crate::trainer::context::{Context, SharedTransport};
 
@@ -76,22 +78,10 @@ impl Beside {
     fn exchange(&mut self, step: u64, parts: Vec<FrozenPart<AnyDevice>>) -> Result<(), TrainerError> {
         let members = self.sets.members().clone();
         let pieces = self.sets.pieces().to_vec();
-        let Some(Room { state, parities, .. }) = self.sets.room() else {
-            return Err(defect("both sets are in use"));
-        };
-        if parts.len() != pieces.len() {
-            return Err(defect("the state has other parts than its set"));
-        }
-        for (part, (_, _, _, place)) in parts.iter().zip(pieces) {
-            let bytes = part.frozen.bytes()?;
-            let place = state.get_mut(place).filter(|place| place.len() == bytes.len());
-            place
-                .ok_or_else(|| defect("a part has another length than its place"))?
-                .copy_from_slice(bytes);
-        }
-        // The next update but one may need its memory.
-        drop(parts);
-        parities.fill(0);
+        let room = self.sets.room().ok_or_else(|| defect("both sets are in use"))?;
+        // Gone after this: the next update but one may need its memory.
+        copy(parts, &pieces, room.state)?;
+        room.parities.fill(0);
         let exchange = Exchange {
             members: &members,
             transport: &self.transport,
@@ -100,26 +90,47 @@ impl Beside {
             ends: &|| self.shared.stops(),
         };
         let own = Own {
-            state,
+            state: room.state,
             ..Own::default()
         };
-        exchange.run(&asks(&members.group), own, parities)?;
-        let ranges = members.group.parities(members.me);
-        let parity = |range: &std::ops::Range<u64>| {
-            let range = range.start as usize..range.end as usize;
-            checksum(parities.get(range).unwrap_or_default())
-        };
-        let seal = Seal {
-            epoch: self.epoch,
-            step,
-            member: members.me,
-            losses: members.group.losses(),
-            sizes: (0..members.ranks.len()).map(|n| members.group.size(n)).collect(),
-            parities: ranges.iter().map(parity).collect(),
-            states: exchange.all(checksum(state))?,
-            members: members.ranks.clone(),
-        };
+        exchange.run(&asks(&members.group), own, room.parities)?;
+        let states = exchange.all(checksum(room.state))?;
+        let seal = seal((self.epoch, step), &members, states, room.parities);
         self.sets.publish(&seal)
+    }
+}
+
+/// Puts the parts of a state one after the other, and lets go of them.
+fn copy(parts: Vec<FrozenPart<AnyDevice>>, pieces: &[Placed], state: &mut [u8]) -> Result<(), TrainerError> {
+    if parts.len() != pieces.len() {
+        return Err(defect("the state has other parts than its set"));
+    }
+    for (part, piece) in parts.iter().zip(pieces) {
+        let bytes = part.frozen.bytes()?;
+        let place = state.get_mut(piece.bytes.clone());
+        let place = place.filter(|place| place.len() == bytes.len());
+        place
+            .ok_or_else(|| defect("a part has another length than its place"))?
+            .copy_from_slice(bytes);
+    }
+    Ok(())
+}
+
+fn seal((epoch, step): (Epoch, u64), members: &Members, states: Vec<u64>, parities: &[u8]) -> Seal {
+    let ranges = members.group.parities(members.me).into_iter();
+    let parity = |range: Range<u64>| {
+        let range = range.start as usize..range.end as usize;
+        checksum(parities.get(range).unwrap_or_default())
+    };
+    Seal {
+        epoch,
+        step,
+        members: members.ranks.clone(),
+        member: members.me,
+        losses: members.group.losses(),
+        sizes: (0..members.ranks.len()).map(|n| members.group.size(n)).collect(),
+        states,
+        parities: ranges.map(parity).collect(),
     }
 }
 

@@ -19,6 +19,7 @@
 
 mod beside;
 mod exchange;
+mod found;
 mod group;
 mod rebuild;
 mod sets;
@@ -35,6 +36,7 @@ use super::context::{Context, SharedTransport};
 use super::left::{Whose, forget_older};
 use super::{Engine, TrainerError};
 use beside::{Beside, Order};
+pub use found::Set;
 pub use group::Members;
 pub use rebuild::rebuild;
 pub use sets::Sets;

@@ -14,9 +14,10 @@ use rekindle_types::{Epoch, Parities, RankId};
 use rekindle_vault::parity::checksum;
 
 use super::exchange::{Asks, Exchange, Own};
+use super::found::Set;
 use super::group::{Members, state_bytes};
 use crate::trainer::context::{Context, SharedTransport};
-use crate::trainer::left::{Memory, Set};
+use crate::trainer::left::Memory;
 use crate::trainer::shadow::pieces;
 use crate::trainer::{Engine, TrainerError};
 

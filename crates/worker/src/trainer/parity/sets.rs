@@ -6,6 +6,7 @@
 //!
 //! A set is listed in the table when it is sealed (VA-1), and retired before its memory is used again.
 
+use std::ops::Range;
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -38,8 +39,21 @@ pub struct Sets {
     /// Bytes of the state, and of a seal and the parities.
     bytes: (usize, usize),
     /// What the state is made of, in order, with its bytes in it.
-    pieces: Vec<(LayerId, StateKind, std::ops::Range<usize>, std::ops::Range<usize>)>,
+    pieces: Vec<Placed>,
     members: Members,
+}
+
+/// A piece of the state in a set.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// The layer.
+    pub layer: LayerId,
+    /// What of it.
+    pub kind: StateKind,
+    /// Which elements of the layer's flat buffer.
+    pub elements: Range<usize>,
+    /// Which bytes of the set's state.
+    pub bytes: Range<usize>,
 }
 
 /// Memory of a set in the making.
@@ -99,7 +113,7 @@ impl Sets {
 
     /// What the state is made of, in order, with its bytes in it.
     #[must_use]
-    pub fn pieces(&self) -> &[(LayerId, StateKind, std::ops::Range<usize>, std::ops::Range<usize>)] {
+    pub fn pieces(&self) -> &[Placed] {
         &self.pieces
     }
 
@@ -127,40 +141,35 @@ impl Sets {
     /// # Errors
     /// [`TrainerError`] when its seal or its table has no room.
     pub fn publish(&mut self, seal: &Seal) -> Result<(), TrainerError> {
-        let defect = |what: String| TrainerError::Protocol { what };
-        let room = self.room().ok_or_else(|| defect("a third set".to_owned()))?;
-        seal.write(room.seal).map_err(|error| defect(error.to_string()))?;
-        let (state, seal_start, more) = (room.state.as_ptr(), room.seal.as_ptr(), self.bytes.1);
-        // SAFETY: as in `room`; only places are asked for.
-        let (state, all) = unsafe {
-            (
-                std::slice::from_raw_parts(state, self.bytes.0),
-                std::slice::from_raw_parts(seal_start, more),
-            )
-        };
-        let outside = || defect("a set lies outside its file".to_owned());
-        let entry =
-            |(layer, kind, elements, bytes): &(_, _, std::ops::Range<usize>, std::ops::Range<usize>)| {
-                let place = self.arena.place_of(&state[bytes.clone()]);
-                Ok(Entry {
-                    layer: *layer,
-                    kind: *kind,
-                    elements: elements.start as u64..elements.end as u64,
-                    bytes: place.ok_or_else(outside)?,
-                })
-            };
-        let entries = self
-            .pieces
-            .iter()
-            .map(entry)
-            .collect::<Result<Vec<_>, TrainerError>>()?;
-        let more = self.arena.place_of(all).ok_or_else(outside)?;
+        let room = self.room().ok_or_else(|| defect("a third set"))?;
+        seal.write(room.seal)
+            .map_err(|error| defect(&error.to_string()))?;
+        let free = self.places.iter().position(|place| place.step.is_none());
+        let number = free.ok_or_else(|| defect("a third set"))?;
+        let entries = self.pieces.iter().map(|piece| self.entry(number, piece));
+        let entries = entries.collect::<Result<Vec<_>, TrainerError>>()?;
+        let more = self.lies(self.places[number].more, 0..self.bytes.1)?;
         let listed = self.arena.publish_with(seal.step, &entries, more);
-        listed.map_err(|error| defect(error.to_string()))?;
-        if let Some(place) = self.places.iter_mut().find(|place| place.step.is_none()) {
-            place.step = Some(seal.step);
-        }
+        listed.map_err(|error| defect(&error.to_string()))?;
+        self.places[number].step = Some(seal.step);
         Ok(())
+    }
+
+    fn entry(&self, number: usize, piece: &Placed) -> Result<Entry, TrainerError> {
+        Ok(Entry {
+            layer: piece.layer,
+            kind: piece.kind,
+            elements: piece.elements.start as u64..piece.elements.end as u64,
+            bytes: self.lies(self.places[number].state, piece.bytes.clone())?,
+        })
+    }
+
+    /// Where in the file bytes of a place lie.
+    fn lies(&self, place: NonNull<u8>, bytes: Range<usize>) -> Result<Range<u64>, TrainerError> {
+        // SAFETY: the place has so many bytes; only where they are is asked for.
+        let bytes = unsafe { std::slice::from_raw_parts(place.as_ptr().add(bytes.start), bytes.len()) };
+        let outside = || defect("a set lies outside its file");
+        self.arena.place_of(bytes).ok_or_else(outside)
     }
 
     /// Sets of steps before `step` aren't needed any more.
@@ -173,12 +182,23 @@ impl Sets {
 }
 
 /// What a rank owns, with the bytes that it takes in its state.
-fn placed(context: &Context) -> Vec<(LayerId, StateKind, std::ops::Range<usize>, std::ops::Range<usize>)> {
+fn placed(context: &Context) -> Vec<Placed> {
     let mut end = 0;
     let place = |(layer, kind)| {
         let (elements, start) = (context.owned(layer), end);
         end += 4 * elements.len();
-        (layer, kind, elements, start..end)
+        Placed {
+            layer,
+            kind,
+            elements,
+            bytes: start..end,
+        }
     };
     pieces(context, context.id()).into_iter().map(place).collect()
+}
+
+fn defect(what: &str) -> TrainerError {
+    TrainerError::Protocol {
+        what: format!("{what} (a defect of Rekindle)"),
+    }
 }
