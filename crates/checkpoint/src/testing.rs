@@ -252,6 +252,7 @@ pub fn assemble(
         step,
         tokens: Manifest::tokens_at(None, &spec, step),
         resumed_from: None,
+        rebuilt: &[],
         parts,
         now_unix_ms: NOW + step,
     })

@@ -189,3 +189,49 @@ fn a_machine_lost_together_with_its_guard_s_fails_the_job_by_name() {
         assert!(waited.stderr.contains(part), "{part}: {}", waited.stderr);
     }
 }
+
+/// An inner stage that is in nobody's memory becomes the mean of its neighbours, the job trains on and says what it is; an end of the pipeline
+/// has no like.
+#[test]
+fn an_inner_stage_that_nobody_has_is_made_of_its_neighbours_and_an_end_is_not() {
+    const STEPS: u64 = 4000;
+    let (folder, memory) = (
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir_in("/dev/shm").unwrap(),
+    );
+    let mut cluster = start(folder.path(), 5, memory.path());
+    let run = folder.path().join("averaged");
+    let job = Job::new(STEPS)
+        .over(3, 1)
+        .recovering(r#"["local", "neighbour_average"]"#);
+    let id = cluster.submit(&job.write(folder.path(), "averaged"));
+    reaches(&run, 30);
+    lose_machine(&mut cluster, home(memory.path(), &id, 1));
+    let incident = recovered(&cluster, &id, 1);
+    assert_eq!(incident["source"], "neighbour_average", "{incident}");
+    assert_eq!(incident["exact"], false, "{incident}");
+    assert!(incident["steps_again"].as_u64().unwrap() <= 1, "{incident}");
+    let resumed = incident["resumed_step"].as_u64().unwrap();
+    reaches(&run, resumed + 30);
+    let all = metrics(&run);
+    let loss = |step: u64| f64::from_bits(all[&step].loss);
+    assert!(
+        loss(resumed + 30) < loss(1),
+        "it still learns: {} of {}",
+        loss(resumed + 30),
+        loss(1)
+    );
+    // From then on every recovery says so.
+    signal(cluster.trainer(home(memory.path(), &id, 1).0), "KILL");
+    let incident = recovered(&cluster, &id, 2);
+    assert_eq!(
+        (&incident["source"], &incident["exact"]),
+        (&"local".into(), &false.into())
+    );
+    lose_machine(&mut cluster, home(memory.path(), &id, 0));
+    let waited = cluster.call(&["wait", &id]);
+    assert_eq!(waited.code, 100, "{}", waited.stderr);
+    for part in ["nobody's memory", "end of the pipeline", "[checkpoint]"] {
+        assert!(waited.stderr.contains(part), "{part}: {}", waited.stderr);
+    }
+}

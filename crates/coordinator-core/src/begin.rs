@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use rekindle_types::clock::Mono;
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
-    Epoch, Failure, FailureClass, JobId, JobState, Parities, Plan, RankId, StartPoint, WorkerId,
+    Epoch, Failure, FailureClass, JobId, JobState, Origin, Plan, RankId, Refill, StartPoint, WorkerId,
+    rebuilt_by,
 };
 
-use crate::durable_job::{DurableJob, FromMemory};
+use crate::average::{made_of, made_up};
+use crate::durable_job::DurableJob;
 use crate::machine::Coordinator;
 use crate::parity::{self, in_sets};
 use crate::run::RankRun;
@@ -33,16 +35,19 @@ pub(crate) enum Search {
     Found(Option<StartPoint>, Epoch),
 }
 
-/// Why a job can't go on whose state only workers had.
-pub(crate) fn memory_lost(job: &DurableJob) -> &'static str {
-    match job.is_shadowed() || job.keeps_parities() {
-        true => {
-            "its state is in nobody's memory any more; with [checkpoint] in the job file the job could go on"
-        }
-        false => {
-            "its state is in nobody's memory any more; with [checkpoint] or the source \"shadow\" in the job file the job could go on"
-        }
-    }
+/// Why a job can't go on whose state only workers had: that of the `lost` ranks is gone.
+pub(crate) fn memory_lost(job: &DurableJob, plan: &Plan, lost: &BTreeSet<RankId>) -> String {
+    let or_shadow = match job.is_shadowed() || job.keeps_parities() {
+        true => "",
+        false => " or the source \"shadow\"",
+    };
+    let no_mean = match job.makes_up().then(|| made_of(job, plan, lost)) {
+        Some(Err(why)) => format!(" (no mean either: {why})"),
+        _ => String::new(),
+    };
+    format!(
+        "its state is in nobody's memory any more{no_mean}; with [checkpoint]{or_shadow} in the job file the job could go on"
+    )
 }
 
 /// Ranks with their numbers.
@@ -59,60 +64,70 @@ fn keeper(ranks: &[RankRun], rank: RankId, wanted: impl Fn(&u64) -> bool) -> Opt
     numbered(ranks).find(|(_, other)| has(other)).map(|(id, _)| id)
 }
 
-/// Who has the state of ranks that don't have it in their own worker's memory as of the last steps: guards, sets of parities.
-type Others = (BTreeMap<RankId, RankId>, BTreeMap<RankId, Parities>);
-
 /// The ranks that don't have the state of `step` in their own worker's memory, and who has it. None: a rank's is nowhere.
-fn senders(job: &DurableJob, ranks: &[RankRun], step: u64) -> Option<Others> {
-    let mut others = Others::default();
+fn senders(job: &DurableJob, ranks: &[RankRun], step: u64) -> Option<BTreeMap<RankId, Refill>> {
+    let (refills, lost) = found_at(job, ranks, step);
+    lost.is_empty().then_some(refills)
+}
+
+/// Where the ranks get the state of `step` from that don't have it in their own worker's memory, and those whose state is nowhere.
+pub(crate) fn found_at(
+    job: &DurableJob,
+    ranks: &[RankRun],
+    step: u64,
+) -> (BTreeMap<RankId, Refill>, BTreeSet<RankId>) {
+    let (mut refills, mut lost) = (BTreeMap::new(), BTreeSet::new());
     for (rank, _) in numbered(ranks).filter(|(_, run)| !run.in_memory.own.contains(&step)) {
-        match keeper(ranks, rank, |held| *held == step) {
-            Some(guard) => drop(others.0.insert(rank, guard)),
-            None => drop(others.1.insert(rank, in_sets(job, ranks, rank, step)?)),
+        let guard = keeper(ranks, rank, |held| *held == step).map(Refill::Guard);
+        match guard.or_else(|| in_sets(job, ranks, rank, step).map(Refill::Parity)) {
+            Some(refill) => drop(refills.insert(rank, refill)),
+            None => drop(lost.insert(rank)),
         }
     }
-    Some(others)
+    (refills, lost)
+}
+
+/// The steps whose state is in some rank's memory, newest first; none before the one that the plan starts from.
+pub(crate) fn steps_in_memory(job: &DurableJob, ranks: &[RankRun]) -> Vec<u64> {
+    let start = job.start.as_ref().map_or(0, |start| start.step);
+    let memory = |run: &RankRun| {
+        let guarded = run.in_memory.guarded.values().flatten();
+        let steps = run.in_memory.own.iter().chain(guarded);
+        steps.copied().filter(|step| *step >= start).collect::<Vec<_>>()
+    };
+    let in_sets = parity::steps(ranks).filter(|step| *step >= start);
+    let steps: BTreeSet<u64> = ranks.iter().flat_map(memory).chain(in_sets).collect();
+    steps.into_iter().rev().collect()
+}
+
+/// The first of those, newest first, whose step's report was heard; where there is none, the first.
+pub(crate) fn best<T: Clone>(job: &DurableJob, found: &[(u64, T)]) -> Option<(u64, T)> {
+    let heard = |(step, _): &&(u64, T)| job.reached.is_some_and(|reached| *step <= reached);
+    found.iter().find(heard).or(found.first()).cloned()
 }
 
 /// The newest step that all ranks have in memory (their own worker's or that of others, where their guard or their group left it) and whose report was
 /// heard: a step that was committed but never reported is run again, so that its line is written. Where no such step is there, the newest that
 /// all have.
-fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<(u64, Others)> {
-    if !job.spec.recovery.sources.contains(&RecoverySource::Local) {
+fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<(u64, BTreeMap<RankId, Refill>)> {
+    if !job.spec.recovery.allows(RecoverySource::Local) {
         return None;
     }
-    let start = job.start.as_ref().map_or(0, |start| start.step);
-    let memory = |run: &RankRun| {
-        let guarded = run.in_memory.guarded.values().flatten();
-        run.in_memory
-            .own
-            .iter()
-            .chain(guarded)
-            .copied()
-            .collect::<Vec<_>>()
-    };
-    let steps: BTreeSet<u64> = ranks
-        .iter()
-        .flat_map(memory)
-        .chain(parity::steps(ranks))
-        .filter(|step| *step >= start)
-        .collect();
-    let found = steps.into_iter().rev();
-    let all: Vec<_> = found
+    let steps = steps_in_memory(job, ranks).into_iter();
+    let all: Vec<_> = steps
         .filter_map(|step| Some((step, senders(job, ranks, step)?)))
         .collect();
-    let heard = |(step, _): &&(u64, _)| job.reached.is_some_and(|reached| *step <= reached);
-    all.iter().find(heard).or(all.first()).cloned()
+    best(job, &all)
 }
 
-/// The first rank whose state is nowhere.
-fn forgotten(job: &DurableJob, ranks: &[RankRun]) -> Option<RankId> {
+/// The ranks whose state is nowhere.
+fn forgotten(job: &DurableJob, ranks: &[RankRun]) -> BTreeSet<RankId> {
     let lost = |(rank, run): &(RankId, &RankRun)| {
         run.in_memory.own.is_empty()
             && keeper(ranks, *rank, |_| true).is_none()
             && !parity::steps(ranks).any(|step| in_sets(job, ranks, *rank, step).is_some())
     };
-    numbered(ranks).find(lost).map(|(rank, _)| rank)
+    numbered(ranks).filter(lost).map(|(rank, _)| rank).collect()
 }
 
 impl Coordinator {
@@ -153,37 +168,44 @@ impl Coordinator {
 
     /// What the trainers of a plan start from, once all are ready: a step that every one of them has in memory, else what the plan says.
     /// Decided once an epoch, and durable before anybody is told. None: the job fails, as its state can't be had.
-    pub(crate) fn decide_start(&mut self, id: &JobId, plan: &Plan) -> Option<FromMemory> {
+    pub(crate) fn decide_start(&mut self, id: &JobId, plan: &Plan) -> Option<Origin> {
         let job = self.live.job(id)?;
         if let Some(decided) = &job.connected {
             return Some(decided.clone());
         }
         let run = self.runs.get(id)?;
-        let found = in_every_memory(job, &run.ranks);
+        let exact = in_every_memory(job, &run.ranks).map(|(step, refills)| Origin {
+            step: Some(step),
+            refills,
+            rebuilt: rebuilt_by(&job.rebuilt, step),
+            save: job.owes_checkpoint(step),
+        });
+        let found = exact.or_else(|| made_up(job, plan, &run.ranks));
         if found.is_none() && job.lives_in_memory() {
-            let missing = forgotten(job, &run.ranks);
+            let all = forgotten(job, &run.ranks);
+            let missing = all.first().copied();
             let had = |rank: RankId| job.homes.get(rank.0 as usize).or_else(|| plan.worker_of(rank));
-            let (worker, why) = (missing.and_then(had).cloned(), memory_lost(job));
-            self.refuse_to_begin_again(id, missing, worker, why);
+            let (worker, why) = (missing.and_then(had).cloned(), memory_lost(job, plan, &all));
+            self.refuse_to_begin_again(id, missing, worker, &why);
             return None;
         }
-        let local = found.as_ref().map(|(step, _)| *step);
-        let (guards, parities) = found.map(|(_, others)| others).unwrap_or_default();
-        let save = local.is_some_and(|step| job.owes_checkpoint(step));
+        let rebuilt = job
+            .start
+            .as_ref()
+            .map_or_else(Vec::new, |start| start.rebuilt.clone());
+        let from = found.unwrap_or(Origin {
+            rebuilt,
+            ..Origin::default()
+        });
         self.record(Change::Connected {
             job: id.clone(),
             epoch: plan.epoch,
-            local,
-            guards: guards.clone(),
-            parities: parities.clone(),
-            save,
+            local: from.step,
+            refills: from.refills.clone(),
+            rebuilt: from.rebuilt.clone(),
+            save: from.save,
         });
-        Some(FromMemory {
-            step: local,
-            guards,
-            parities,
-            save,
-        })
+        Some(from)
     }
 
     /// Steps are committed, and nothing that may be used has their state: it is never silently trained again from the beginning.

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rekindle_types::{CheckpointPart, JobId, RankId};
+use rekindle_types::{CheckpointPart, JobId, RankId, rebuilt_by};
 
 use crate::machine::Coordinator;
 use crate::run::{Goal, Run};
@@ -132,6 +132,7 @@ impl Coordinator {
             writer: job.writer.clone(),
             step,
             resumed_from: job.start.clone(),
+            rebuilt: rebuilt_by(&job.rebuilt, step),
             parts: save.parts.values().cloned().collect(),
             after,
         };

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rekindle_types::{JobEvent, JobId, JobSpec, JobState};
+use rekindle_types::{JobEvent, JobId, JobSpec, JobState, Origin};
 
-use crate::durable_job::{DurableJob, FromMemory};
+use crate::durable_job::DurableJob;
 use crate::notes::note;
 use crate::{Change, Config, Millis, Record};
 
@@ -193,16 +193,17 @@ impl Durable {
             Change::Connected {
                 epoch,
                 local,
-                guards,
-                parities,
+                refills,
+                rebuilt,
                 save,
                 ..
             } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
-                job.connected = Some(FromMemory {
+                job.rebuilt.clone_from(rebuilt);
+                job.connected = Some(Origin {
                     step: *local,
-                    guards: guards.clone(),
-                    parities: parities.clone(),
+                    refills: refills.clone(),
+                    rebuilt: rebuilt.clone(),
                     save: *save,
                 });
             }
@@ -250,6 +251,7 @@ impl Durable {
                 epoch,
                 refused,
                 last_step,
+                stage_norms,
                 ..
             } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
@@ -262,6 +264,9 @@ impl Durable {
                 job.losses += 1;
                 job.refused.extend(refused.clone());
                 job.reached = last_step.or(job.reached);
+                if last_step.is_some() {
+                    job.stage_norms.clone_from(stage_norms);
+                }
             }
             Change::Reloaded { epoch, .. } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;

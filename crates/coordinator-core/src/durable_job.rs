@@ -7,24 +7,12 @@ use std::sync::Arc;
 
 use rekindle_types::spec::{Cadence, RecoverySource};
 use rekindle_types::{
-    Epoch, Failure, JobEvent, JobSpec, JobState, Parities, Plan, RankId, StartPoint, StepReport, WorkerId,
+    Epoch, Failure, JobEvent, JobSpec, JobState, Origin, Plan, RankId, Rebuilt, StartPoint, StepReport,
+    WorkerId,
 };
 
 use crate::story::Story;
 use crate::{CommittedCheckpoint, Millis};
-
-/// What the trainers of a plan were told about starting from their workers' memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FromMemory {
-    /// The step whose state they take from there; none: they start from the plan's start.
-    pub step: Option<u64>,
-    /// Ranks that have it not in their own worker's memory, and the ranks that send it to them from theirs.
-    pub guards: BTreeMap<RankId, RankId>,
-    /// Ranks whose state isn't there either, but in sets of parities.
-    pub parities: BTreeMap<RankId, Parities>,
-    /// Whether they save that state first.
-    pub save: bool,
-}
 
 /// A job as the journal knows it.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +34,11 @@ pub struct DurableJob {
     /// The state the plan's trainers started from.
     pub start: Option<StartPoint>,
     /// What the plan's trainers were told about the state they start from; none: they weren't told to connect yet.
-    pub connected: Option<FromMemory>,
+    pub connected: Option<Origin>,
+    /// Layers whose state was made up, as the plan's trainers go on with them.
+    pub rebuilt: Vec<Rebuilt>,
+    /// Norms of the stages' gradients in the last step that the plan before had committed, where they are known.
+    pub stage_norms: Vec<f64>,
     /// Whether a step was ever committed.
     pub ran: bool,
     /// The last step the plan before had committed, where that is known.
@@ -108,6 +100,8 @@ impl DurableJob {
             writer: String::new(),
             start: None,
             connected: None,
+            rebuilt: Vec::new(),
+            stage_norms: Vec::new(),
             ran: false,
             reached: None,
             checkpoint: None,
@@ -163,7 +157,7 @@ impl DurableJob {
     /// Whether groups of its ranks keep parities of their states.
     #[must_use]
     pub fn keeps_parities(&self) -> bool {
-        self.spec.recovery.sources.contains(&RecoverySource::Parity)
+        self.spec.recovery.allows(RecoverySource::Parity)
     }
 
     /// Whether steps are committed that only workers' memory has the state of.

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rekindle_types::{
-    CheckpointPart, Command, JobEvent, JobId, JobSpec, JobState, Plan, StartPoint, StepReport, WorkerId,
+    CheckpointPart, Command, JobEvent, JobId, JobSpec, JobState, Plan, Rebuilt, StartPoint, StepReport,
+    WorkerId,
 };
 
 use crate::{JobView, Millis, Record, Seq, SessionId, Token};
@@ -166,6 +167,8 @@ pub struct Commit {
     pub step: u64,
     /// The state they had started from.
     pub resumed_from: Option<StartPoint>,
+    /// Layers of it that were made up.
+    pub rebuilt: Vec<Rebuilt>,
     /// What every rank wrote, by rank.
     pub parts: Vec<CheckpointPart>,
     /// The record it depends on.

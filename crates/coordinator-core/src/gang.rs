@@ -53,9 +53,11 @@ impl Coordinator {
             self.queue_notes.insert(id.clone(), why.to_owned());
             return false;
         }
-        let again = self
+        // What is exact is taken first; making up is left for when its time to come back is over (`regroups`).
+        let exact = self
             .same_again(id, &slots)
             .or_else(|| self.stand_in(id, &slots, GoBack::Yes));
+        let again = exact.or_else(|| self.make_do(id, &slots));
         let placed = match again {
             Some(plan) => Ok(plan),
             None if job.state == JobState::Recovering && job.lives_in_memory() => {
@@ -163,10 +165,7 @@ impl Coordinator {
                 job: job.clone(),
                 epoch: plan.epoch,
                 peers: peers.clone(),
-                local: from.step,
-                guards: from.guards.clone(),
-                parities: from.parities.clone(),
-                save: from.save,
+                from: from.clone(),
             };
             self.send(worker, command);
             if let Some(state) = self.runs.get_mut(job).and_then(|run| run.rank_mut(rank)) {

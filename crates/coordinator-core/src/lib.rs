@@ -38,6 +38,7 @@
 //! Deliberately absent: recovery of a single trainer while the others go on (all start again together), anything about steps beyond
 //! counting them.
 
+mod average;
 mod begin;
 mod commits;
 mod config;
@@ -68,7 +69,7 @@ mod view;
 
 pub use config::Config;
 pub use durable::{Durable, FoldError};
-pub use durable_job::{DurableJob, FromMemory};
+pub use durable_job::DurableJob;
 pub use effect::{Answer, CloseReason, Commit, Effect, Rejection, SessionTerms, StartSearch, Update};
 pub use event::{CancelMode, Event, NotFound, Submission};
 pub use machine::{Coordinator, RestoreError};

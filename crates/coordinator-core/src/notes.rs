@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{JobState, Parities, RankId};
+use rekindle_types::{JobState, RankId, Refill};
 
 use crate::Change;
 
@@ -16,14 +16,13 @@ pub(crate) fn note(change: &Change) -> (String, String, String) {
         Change::Connected {
             epoch,
             local,
-            guards,
-            parities,
+            refills,
             save,
             ..
         } => (
             "coordinator",
             "plan.connected",
-            connected(*epoch, *local, (guards, parities), *save),
+            connected(*epoch, *local, refills, *save),
         ),
         Change::Running { epoch, .. } => (
             "coordinator",
@@ -151,7 +150,7 @@ fn ended(state: JobState, failure: Option<&rekindle_types::Failure>) -> String {
 fn connected(
     epoch: rekindle_types::Epoch,
     local: Option<u64>,
-    (guards, parities): (&BTreeMap<RankId, RankId>, &BTreeMap<RankId, Parities>),
+    refills: &BTreeMap<RankId, Refill>,
     save: bool,
 ) -> String {
     let from = match local {
@@ -159,19 +158,27 @@ fn connected(
         None => String::new(),
     };
     let first = if save { ", which they save first" } else { "" };
-    let sends: String = guards
+    let sends: String = refills
         .iter()
-        .map(|(rank, guard)| format!(", that of {rank} from {guard}'s"))
+        .map(|(rank, refill)| refilled(*rank, refill))
         .collect();
-    let worked_out: String = parities
-        .iter()
-        .filter(|(rank, of)| !of.from.contains(rank))
-        .map(|(rank, of)| format!(", that of {rank} worked out from what {} have", list(&of.from)))
-        .collect();
-    format!("{epoch}: all trainers are ready{from}{sends}{worked_out}{first}")
+    format!("{epoch}: all trainers are ready{from}{sends}{first}")
 }
 
-fn list(ranks: &[RankId]) -> String {
-    let names: Vec<String> = ranks.iter().map(ToString::to_string).collect();
-    names.join(", ")
+fn refilled(rank: RankId, refill: &Refill) -> String {
+    match refill {
+        Refill::Guard(guard) => format!(", that of {rank} from {guard}'s"),
+        Refill::Parity(parities) if parities.from.contains(&rank) => String::new(),
+        Refill::Parity(parities) => {
+            let names: Vec<String> = parities.from.iter().map(ToString::to_string).collect();
+            format!(", that of {rank} worked out from what {} have", names.join(", "))
+        }
+        Refill::Mean(shares) => {
+            let parts = shares
+                .iter()
+                .map(|share| format!("{:.3} of {}'s", share.share, share.rank));
+            let parts = parts.collect::<Vec<_>>().join(" and ");
+            format!(", that of {rank}, which nobody has, made of {parts} (approximate)")
+        }
+    }
 }

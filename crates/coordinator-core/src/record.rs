@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use rekindle_types::{
-    Epoch, Failure, JobId, JobSpec, JobState, Parities, Plan, RankId, StartPoint, StateDigest, StepReport,
-    WorkerId,
+    Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, Rebuilt, Refill, StartPoint, StateDigest,
+    StepReport, WorkerId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -91,12 +91,12 @@ pub enum Change {
         epoch: Epoch,
         /// The step whose state all of them have in their workers' memory; none: they start from the plan's start.
         local: Option<u64>,
-        /// Ranks that have it not in their own worker's memory, and the ranks that send it to them from theirs.
+        /// Ranks that have it not in their own worker's memory, and where they get it from.
+        #[serde(default, alias = "guards")]
+        refills: BTreeMap<RankId, Refill>,
+        /// Layers whose state was made up, now or before.
         #[serde(default)]
-        guards: BTreeMap<RankId, RankId>,
-        /// Ranks whose state isn't there either, but in sets of parities.
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-        parities: BTreeMap<RankId, Parities>,
+        rebuilt: Vec<Rebuilt>,
         /// Whether they are to save that state first.
         save: bool,
     },
@@ -161,6 +161,9 @@ pub enum Change {
         /// The last step that the epoch had committed, as far as known.
         #[serde(default)]
         last_step: Option<u64>,
+        /// Norms of the stages' gradients in that step; empty: not known, or not asked for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        stage_norms: Vec<f64>,
     },
     /// All trainers of a job that lost a part hold their state and were told to connect.
     Reloaded {

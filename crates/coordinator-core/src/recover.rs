@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rekindle_plan::{Slot, guards};
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, WorkerId};
+use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, Share, WorkerId};
 
 use crate::Change;
+use crate::average::made_of;
 use crate::durable_job::DurableJob;
 use crate::machine::Coordinator;
 use crate::parity::outlived;
@@ -137,7 +138,8 @@ impl Coordinator {
             epoch,
             failure,
             refused,
-            last_step: last_step.map(|step| step.step),
+            last_step: last_step.as_ref().map(|step| step.step),
+            stage_norms: last_step.map(|step| step.stage_norms).unwrap_or_default(),
         });
         self.forget_saves(id);
         self.stop_holders(id, &reason);
@@ -166,42 +168,74 @@ impl Coordinator {
         })
     }
 
-    /// The first of the ranks that have to move whose guard isn't left to give it its state, nor, where that may be, enough of its group.
+    /// The ranks that have to move whose guards aren't left to give them their state, nor, where that may be, enough of their groups.
     fn unguarded(
         &self,
         id: &JobId,
         plan: &Plan,
         displaced: &BTreeSet<RankId>,
         go_back: GoBack,
-    ) -> Option<RankId> {
-        let job = self.live.job(id)?;
+    ) -> BTreeSet<RankId> {
+        let Some(job) = self.live.job(id) else {
+            return BTreeSet::new();
+        };
         let guards = match job.is_shadowed() {
             true => guards(plan),
             false => BTreeMap::new(),
         };
-        let knows = |guard: &RankId| {
-            let worker = plan.worker_of(*guard).filter(|_| !displaced.contains(guard));
+        let knows = |rank: &RankId| {
+            let worker = plan.worker_of(*rank).filter(|_| !displaced.contains(rank));
             worker.is_some_and(|worker| self.remembers(job, id, worker))
         };
-        let forgot = |rank: &RankId| {
-            let worker = plan.worker_of(*rank).filter(|_| !displaced.contains(rank));
-            !worker.is_some_and(|worker| self.remembers(job, id, worker))
-        };
         let outlived = match go_back {
-            GoBack::Yes => outlived(job, plan, &plan.ranks().filter(forgot).collect()),
+            GoBack::Yes => outlived(job, plan, &plan.ranks().filter(|rank| !knows(rank)).collect()),
             GoBack::No => BTreeSet::new(),
         };
         let lost = |rank: &RankId| !guards.get(rank).is_some_and(knows) && !outlived.contains(rank);
-        displaced.iter().copied().find(lost)
+        displaced.iter().copied().filter(lost).collect()
+    }
+
+    /// The first of the ranks that have to move whose state nobody is left to give or, where that is allowed, to be made up of.
+    fn beyond_help(&self, id: &JobId, plan: &Plan, displaced: &BTreeSet<RankId>) -> Option<RankId> {
+        let job = self.live.job(id)?;
+        let lost = self.unguarded(id, plan, displaced, GoBack::Yes);
+        let gone = |share: &Share| {
+            let worker = plan.worker_of(share.rank);
+            displaced.contains(&share.rank) || !worker.is_some_and(|worker| self.remembers(job, id, worker))
+        };
+        match job.makes_up().then(|| made_of(job, plan, &lost)) {
+            Some(Ok(means)) if !means.values().flatten().any(gone) => None,
+            _ => lost.first().copied(),
+        }
     }
 
     /// The same with the ranks of lost workers on others, if what is left has their guards or, where that may be, enough of their groups.
     pub(crate) fn stand_in(&self, id: &JobId, slots: &[Slot], go_back: GoBack) -> Option<Plan> {
         let has_others = |job: &DurableJob| job.is_shadowed() || job.keeps_parities();
-        let recovers = |job: &&DurableJob| job.state == JobState::Recovering && has_others(job);
+        self.moved(id, slots, has_others, |plan, lost| {
+            self.unguarded(id, plan, lost, go_back).is_empty()
+        })
+    }
+
+    /// The same if what nobody has may be made up.
+    pub(crate) fn make_do(&self, id: &JobId, slots: &[Slot]) -> Option<Plan> {
+        self.moved(id, slots, DurableJob::makes_up, |plan, lost| {
+            self.beyond_help(id, plan, lost).is_none()
+        })
+    }
+
+    /// The plan of a recovering job with the ranks of lost workers on others, if `may` finds nothing missing.
+    fn moved(
+        &self,
+        id: &JobId,
+        slots: &[Slot],
+        wanted: impl Fn(&DurableJob) -> bool,
+        may: impl Fn(&Plan, &BTreeSet<RankId>) -> bool,
+    ) -> Option<Plan> {
+        let recovers = |job: &&DurableJob| job.state == JobState::Recovering && wanted(job);
         let mut plan = self.live.job(id).filter(recovers)?.plan.clone()?;
         let (lost, left) = displaced(&plan, slots);
-        if self.unguarded(id, &plan, &lost, go_back).is_some() {
+        if !may(&plan, &lost) {
             return None;
         }
         move_to(&mut plan, &lost, left)?;
@@ -227,7 +261,8 @@ impl Coordinator {
         let fits = || {
             self.same_again(id, free).is_some() || (begun && self.stand_in(id, free, GoBack::No).is_some())
         };
-        let lacks = free.len() < had || (job.lives_in_memory() && !fits());
+        let waits = job.lives_in_memory() || job.makes_up();
+        let lacks = free.len() < had || (waits && !fits());
         (lacks && self.mono() < by).then_some("waits for its workers to come back")
     }
 
@@ -239,7 +274,7 @@ impl Coordinator {
         };
         let Some(plan) = &job.plan else { return true };
         let (lost, left) = displaced(plan, slots);
-        let Some(rank) = self.unguarded(id, plan, &lost, GoBack::Yes) else {
+        let Some(rank) = self.beyond_help(id, plan, &lost) else {
             let why = format!(
                 "needs {} more free trainer slots, there are {}",
                 lost.len(),
@@ -252,7 +287,10 @@ impl Coordinator {
             class: FailureClass::WorkerLost,
             rank: Some(rank),
             worker: plan.worker_of(rank).cloned(),
-            message: format!("its worker did not come back; {}", crate::begin::memory_lost(job)),
+            message: format!(
+                "its worker did not come back; {}",
+                crate::begin::memory_lost(job, plan, &self.unguarded(id, plan, &lost, GoBack::Yes))
+            ),
         };
         self.end(id, JobState::Failed, Some(failure));
         true

@@ -10,11 +10,11 @@
 //! In: records, one after the other. Out: [`Incident`]s, the newest [`crate::Config::max_incidents`] of a job. Deliberately absent:
 //! deciding anything (see [`crate::verdict`], [`crate::recover`]), and the sentences (see [`crate::telling`]).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use rekindle_types::{
-    CausalRole, Epoch, Failure, Incident, IncidentState, IncidentTimes, JobState, NotedFailure, StartPoint,
-    StateSource, WorkerId,
+    CausalRole, Epoch, Failure, Incident, IncidentState, IncidentTimes, JobState, NotedFailure, RankId,
+    Refill, StartPoint, StateSource, WorkerId,
 };
 
 use crate::durable_job::DurableJob;
@@ -130,17 +130,13 @@ impl DurableJob {
             Change::Connected {
                 epoch,
                 local: Some(step),
-                guards,
-                parities,
+                refills,
+                rebuilt,
                 ..
             } => {
-                let source = match (parities.is_empty(), guards.is_empty()) {
-                    (false, _) => StateSource::Parity,
-                    (true, false) => StateSource::Shadow,
-                    (true, true) => StateSource::Local,
-                };
                 if let Some(incident) = story.of_next(*epoch) {
-                    remember(incident, *step, source);
+                    incident.exact = rebuilt.is_empty();
+                    remember(incident, *step, refills);
                 }
             }
             Change::Reloaded { epoch, .. } => {
@@ -276,6 +272,7 @@ fn place(incident: &mut Incident, at: Millis, epoch: Epoch, start: Option<&Start
     incident.next_epoch = Some(epoch);
     incident.times.placed = Some(at);
     incident.resumed_step = Some(step_of(start));
+    incident.exact = start.is_none_or(|start| start.rebuilt.is_empty());
     incident.source = Some(match start {
         Some(_) => StateSource::Checkpoint,
         None => StateSource::Beginning,
@@ -286,10 +283,16 @@ fn place(incident: &mut Incident, at: Millis, epoch: Epoch, start: Option<&Start
     }
 }
 
-/// All ranks found the state of `step` in memory, or others did for them: the checkpoint isn't needed.
-fn remember(incident: &mut Incident, step: u64, source: StateSource) {
+/// All ranks found the state of `step` in memory, or get it from others: the checkpoint isn't needed.
+fn remember(incident: &mut Incident, step: u64, refills: &BTreeMap<RankId, Refill>) {
     incident.resumed_step = Some(step);
-    incident.source = Some(source);
+    let in_sets = |refill: &Refill| matches!(refill, Refill::Parity(_));
+    incident.source = Some(match refills.values().all(Refill::is_exact) {
+        true if refills.values().any(in_sets) => StateSource::Parity,
+        true if refills.is_empty() => StateSource::Local,
+        true => StateSource::Shadow,
+        false => StateSource::NeighbourAverage,
+    });
     incident.source_url = None;
     if let Some(verdict) = incident.initiating().map(|noted| noted.failure.clone()) {
         incident.decision = restart(&origin(incident), &verdict);

@@ -25,6 +25,11 @@ pub(crate) fn origin(incident: &Incident) -> String {
         (Some(StateSource::Parity), Some(step)) => format!(
             "the state of step {step} in memory, which groups exchanged then, what was lost worked out from parities"
         ),
+        (Some(StateSource::NeighbourAverage), Some(step)) => {
+            format!(
+                "the state of step {step} in memory, and where nobody had it the mean of the neighbouring stages"
+            )
+        }
         (Some(StateSource::Checkpoint), Some(step)) => format!("the checkpoint of step {step}"),
         _ => "the beginning".to_owned(),
     }

@@ -3,12 +3,12 @@
 use rekindle_types::ModelConfig;
 use serde::Serialize;
 
-use crate::average::BoostRule;
 use crate::cost::CostModel;
 use crate::error::{ExperimentError, Result};
 use crate::method::{LrBoost, Method};
 use crate::text::VOCAB;
 use crate::trace::Failing;
+use rekindle_plan::average::BoostRule;
 
 /// The pipeline and what goes through it: the embedding, `stages` equal stages of blocks, the head.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use rekindle_model::StateDigest;
 
-use crate::average::AverageError;
 use crate::pipeline::Place;
+use rekindle_plan::average::AverageError;
 
 /// What went wrong, with the input at fault.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! In: a [`Config`] and text. Out: [`Results`]. Who calls: `rekindle experiment recovery`. The question and its protocol come from the
-//! CheckFree paper (arXiv 2506.15461v2, section 5); [`average`] is its mathematics and knows nothing of the rest.
+//! CheckFree paper (arXiv 2506.15461v2, section 5); its mathematics are [`rekindle_plan::average`], which live jobs use as well.
 //!
 //! Invariants
 //! - EX-3 Losses, digests and failures are functions of the config and the text; times alone are not.
@@ -17,7 +17,6 @@
 //!
 //! Deliberately absent: processes, networks and their delays. What a real cluster adds is a number in [`CostModel`], named as modelled.
 
-pub mod average;
 mod config;
 mod cost;
 mod error;

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use crate::average::{Moments, Weighting};
+use rekindle_types::spec::{Moments, Weighting};
 
 /// What happens when a stage is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

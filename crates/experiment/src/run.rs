@@ -9,7 +9,6 @@
 
 use std::time::Instant;
 
-use crate::average::BoostRule;
 use crate::config::Config;
 use crate::cost::Usage;
 use crate::error::{ExperimentError, Result};
@@ -19,6 +18,7 @@ use crate::recovery::{self, Loss, Recovery, Update};
 use crate::results::{FailureRecord, Outcome, Point, RunResult};
 use crate::text::Text;
 use crate::trace::{Failure, Trace};
+use rekindle_plan::average::BoostRule;
 
 /// What is run.
 #[derive(Clone, Copy)]

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use rekindle_model::Philox;
 use serde::Serialize;
 
-use crate::average::{AverageError, refuse_adjacent};
 use crate::pipeline::Place;
+use rekindle_plan::average::{AverageError, refuse_adjacent};
 
 /// Apart from the keys of weights and samples.
 const KEY: u64 = 0x7472_6163_6500_0000;

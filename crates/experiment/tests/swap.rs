@@ -4,9 +4,9 @@
 mod support;
 
 use rekindle_compute::Cpu;
-use rekindle_experiment::average::{BoostRule, visiting_order};
 use rekindle_experiment::{ExperimentError, MicroBatch, Pipeline, Place};
 use rekindle_model::{AdamW, Stage, StageInput, StageOutput, StageSpec, StateKind};
+use rekindle_plan::average::{BoostRule, visiting_order};
 use rekindle_types::{LayerId, Numerics, Recompute};
 use support::{STAGES, config, text};
 

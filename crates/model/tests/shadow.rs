@@ -64,7 +64,7 @@ fn step(cluster: &mut Cluster<f32>, shadows: &mut [Copy], n: u64, batch: &[Vec<u
     }
     let clip = (cluster.max_norm / (squares.norm() + 1e-6)).min(1.0);
     for shadow in &mut *shadows {
-        shadow.update(n, cluster.lr, clip).unwrap();
+        shadow.update(|_| (n, cluster.lr), clip).unwrap();
     }
     cluster.finish(loss);
 }
@@ -158,14 +158,14 @@ fn a_step_without_all_gradients_changes_nothing() {
     feed(&mut shadow, stage);
     let wrong = shadow.set_gradient(LayerId::Head, &[0; 4]);
     assert!(matches!(wrong, Err(EngineError::Compute(_))), "{wrong:?}");
-    let refused = shadow.update(1, 1e-3, 1.0);
+    let refused = shadow.update(|_| (1, 1e-3), 1.0);
     let layer = LayerId::Head;
     assert_eq!(refused, Err(EngineError::NoGradient { layer }));
     assert_eq!(shadow.digest().unwrap(), before);
     feed(&mut shadow, stage);
-    shadow.update(1, 1e-3, 1.0).unwrap();
+    shadow.update(|_| (1, 1e-3), 1.0).unwrap();
     assert_ne!(shadow.digest().unwrap(), before);
-    let refused = shadow.update(2, 1e-3, 1.0);
+    let refused = shadow.update(|_| (2, 1e-3), 1.0);
     assert!(
         matches!(refused, Err(EngineError::NoGradient { .. })),
         "used up: {refused:?}"

@@ -13,6 +13,7 @@
 //!
 //! Deliberately absent: moving layers between two plans (nothing migrates yet).
 
+pub mod average;
 pub mod cost;
 pub mod cut;
 pub mod dispatch;
@@ -28,7 +29,7 @@ pub mod survival;
 pub use dispatch::micro_batches_of;
 pub use guard::guards;
 pub use interval::{SaveCosts, save_interval};
-pub use lr::learning_rate;
+pub use lr::{LayerRate, layer_rate, learning_rate};
 pub use parity::parity_groups;
 pub use place::{PlaceError, Slot, place};
 pub use report::{LinkReport, PlanReport, StageReport, report};

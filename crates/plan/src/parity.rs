@@ -3,7 +3,7 @@
 //! In: a plan, how many losses a group is to outlive, how many members it is to have at most. Out: the groups. A function of these
 //! alone, so that every rank and the coordinator agree without being told.
 //!
-//! - PL-6 The members of a group are on different workers, and are more than the losses it is to outlive.
+//! - PL-8 The members of a group are on different workers, and are more than the losses it is to outlive.
 //!
 //! Deliberately absent: what is kept (`rekindle_vault::parity`), and groups chosen by where machines stand.
 

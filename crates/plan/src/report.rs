@@ -230,7 +230,7 @@ fn links(spec: &JobSpec, plan: &Plan, layers: &[LayerId], micro_batches: u32) ->
             held * FLOAT_BYTES * (lanes - 1) / lanes,
         );
     }
-    let shadowed = spec.recovery.sources.contains(&RecoverySource::Shadow) && !guards(plan).is_empty();
+    let shadowed = spec.recovery.allows(RecoverySource::Shadow) && !guards(plan).is_empty();
     for (s, cut) in plan.stages.iter().enumerate().filter(|_| shadowed) {
         let own = layers[range(cut)].iter();
         let held: u64 = own.map(|l| parameters(&spec.model, *l)).sum();

@@ -61,7 +61,7 @@ pub struct ParityReport {
 
 /// Who is in which group; none without the source `parity`.
 fn parity(spec: &JobSpec, plan: &Plan) -> Option<ParityReport> {
-    if !spec.recovery.sources.contains(&RecoverySource::Parity) {
+    if !spec.recovery.allows(RecoverySource::Parity) {
         return None;
     }
     let settings = &spec.recovery.parity;
@@ -85,6 +85,8 @@ pub enum BeyondMemory {
     Beginning,
     /// The job fails.
     Failure,
+    /// An inner stage is made of the stages beside it; where that can't be, the job does what its other sources allow.
+    NeighbourAverage,
 }
 
 /// One source.
@@ -116,21 +118,30 @@ pub fn survival(spec: &JobSpec, plan: &Plan) -> SurvivalReport {
         mtbf_hours: mtbf,
         losses_per_week: losses,
         beyond_memory_per_week: beyond,
-        beyond_memory: match spec.recovery.sources.contains(&RecoverySource::Checkpoint) {
-            true if spec.checkpoint.is_on() => BeyondMemory::Checkpoint,
-            true => BeyondMemory::Beginning,
-            false => BeyondMemory::Failure,
-        },
+        beyond_memory: beyond_memory(spec),
         beyond_memory_probability: 1.0 - (-beyond).exp(),
         parity: parity(spec, plan),
         sources,
     }
 }
 
+fn beyond_memory(spec: &JobSpec) -> BeyondMemory {
+    let (recovery, saves) = (&spec.recovery, spec.checkpoint.is_on());
+    let averages = recovery.allows(RecoverySource::NeighbourAverage);
+    if averages && (recovery.rather_averages() || !saves) {
+        return BeyondMemory::NeighbourAverage;
+    }
+    match recovery.allows(RecoverySource::Checkpoint) {
+        true if saves => BeyondMemory::Checkpoint,
+        true => BeyondMemory::Beginning,
+        false => BeyondMemory::Failure,
+    }
+}
+
 /// The probability that guards don't have what a lost machine had.
 fn shadow_fails(spec: &JobSpec, plan: &Plan, soon: f64) -> f64 {
     let guards = guards(plan);
-    if !spec.recovery.sources.contains(&RecoverySource::Shadow) || guards.is_empty() {
+    if !spec.recovery.allows(RecoverySource::Shadow) || guards.is_empty() {
         return 1.0;
     }
     soon * partners(plan, guards.into_iter())
@@ -214,7 +225,7 @@ fn cost(spec: &JobSpec, plan: &Plan, source: RecoverySource) -> SourceReport {
                 bytes_per_step += sent / settings.every;
             }
         }
-        RecoverySource::Checkpoint => {}
+        RecoverySource::Checkpoint | RecoverySource::NeighbourAverage => {}
     }
     SourceReport {
         source,
@@ -240,7 +251,7 @@ impl fmt::Display for SurvivalReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<12}{:>16}{:>16}  what it gives back",
+            "{:<20}{:>16}{:>16}  what it gives back",
             "recovery", "memory a worker", "bytes a step"
         )?;
         for SourceReport {
@@ -266,10 +277,14 @@ impl fmt::Display for SurvivalReport {
                     "checkpoint",
                     "anything: the steps since the newest one are run again",
                 ),
+                RecoverySource::NeighbourAverage => (
+                    "neighbour_average",
+                    "an inner stage that nobody has, approximately: only the step in flight is run again",
+                ),
             };
             writeln!(
                 f,
-                "{name:<12}{:>16}{:>16}  {what}",
+                "{name:<20}{:>16}{:>16}  {what}",
                 mib(*memory_bytes),
                 mib(*bytes_per_step)
             )?;
@@ -278,6 +293,7 @@ impl fmt::Display for SurvivalReport {
             BeyondMemory::Checkpoint => "the job goes back to the newest checkpoint",
             BeyondMemory::Beginning => "the job begins again: it saves no checkpoints",
             BeyondMemory::Failure => "the job fails",
+            BeyondMemory::NeighbourAverage => "an inner stage is made of those beside it (approximate)",
         };
         writeln!(
             f,

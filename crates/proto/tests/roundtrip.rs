@@ -13,9 +13,9 @@ use rekindle_proto::{ApiError, ConvertError, Reason};
 use rekindle_types::{
     CausalRole, CheckpointPart, Command, DeviceId, Epoch, Failure, FailureClass, FileEntry, InMemory,
     Incident, IncidentState, IncidentTimes, JobEvent, JobFile, JobId, JobSpec, JobState, LayerId,
-    NotedFailure, NumberedReport, Parities, ParitySet, Plan, RankId, Registration, Report, Section,
-    StartPoint, StartTrainer, StateDigest, StateKind, StateSource, StepReport, TrainerPhase, TrainerStatus,
-    WorkerId,
+    NotedFailure, NumberedReport, Origin, Parities, ParitySet, Plan, RankId, Rebuilt, Refill, Registration,
+    Report, Section, Share, StartPoint, StartTrainer, StateDigest, StateKind, StateSource, StepReport,
+    TrainerPhase, TrainerStatus, WorkerId,
 };
 
 const JOB: &str = r#"
@@ -66,6 +66,22 @@ fn step(loss: f64) -> StepReport {
         data_digest: "0".repeat(32),
         state_digest: None,
         val_loss: Some(f64::MIN_POSITIVE),
+        stage_norms: vec![0.1 + 0.2, f64::MIN_POSITIVE],
+    }
+}
+
+fn share(rank: u32, share: f64) -> Share {
+    Share {
+        rank: RankId(rank),
+        share,
+    }
+}
+
+fn rebuilt(layer: u32, after: u64, count_from: u64) -> Rebuilt {
+    Rebuilt {
+        layer,
+        after,
+        count_from,
     }
 }
 
@@ -73,6 +89,7 @@ fn start() -> StartPoint {
     StartPoint {
         step: 6,
         url: "s3://b/run/checkpoints/step-00000006".to_owned(),
+        rebuilt: vec![rebuilt(2, 6, 0)],
     }
 }
 
@@ -180,26 +197,29 @@ fn commands_survive_the_wire() {
             job: job.clone(),
             epoch: Epoch(3),
             peers: BTreeMap::from([(RankId(0), "a:1".to_owned()), (RankId(1), "b:2".to_owned())]),
-            local: Some(0),
-            guards: BTreeMap::from([(RankId(1), RankId(0))]),
-            parities: BTreeMap::from([(
-                RankId(2),
-                Parities {
-                    epoch: Epoch(4),
-                    members: vec![RankId(0), RankId(2), RankId(5)],
-                    from: vec![RankId(0), RankId(5)],
-                },
-            )]),
-            save: true,
+            from: Origin {
+                step: Some(0),
+                refills: BTreeMap::from([
+                    (RankId(1), Refill::Guard(RankId(0))),
+                    (
+                        RankId(2),
+                        Refill::Parity(Parities {
+                            epoch: Epoch(4),
+                            members: vec![RankId(0), RankId(2), RankId(5)],
+                            from: vec![RankId(0), RankId(5)],
+                        }),
+                    ),
+                    (RankId(3), Refill::Mean(vec![share(2, 0.1 + 0.2), share(4, 0.7)])),
+                ]),
+                rebuilt: vec![rebuilt(0, 5, 0), rebuilt(7, 9, 9)],
+                save: true,
+            },
         },
         Command::Connect {
             job: job.clone(),
             epoch: Epoch(3),
             peers: BTreeMap::new(),
-            local: None,
-            guards: BTreeMap::new(),
-            parities: BTreeMap::new(),
-            save: false,
+            from: Origin::default(),
         },
         Command::Forget { job: job.clone() },
         Command::Stop {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rekindle_plan::guards;
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{Epoch, InMemory, JobId, RankId};
+use rekindle_types::{Epoch, InMemory, JobId, RankId, Refill};
 use rekindle_worker_core::TrainerKey;
 
 use crate::worker_side::name_of;
@@ -138,13 +138,25 @@ impl World {
             if late || !gang.filled.insert(key.rank) {
                 continue;
             }
-            let (from, guard) = (gang.from, gang.guards.get(&key.rank).copied());
-            self.fills(worker, &key, from, guard);
+            let (from, refill) = (gang.from, gang.refills.get(&key.rank).cloned());
+            self.fills(worker, &key, from, refill.as_ref());
         }
     }
 
-    /// The trainer has met its peers: it gets what its guard kept, if it has nothing itself, and gives its guard of this epoch all it has.
-    fn fills(&mut self, worker: usize, key: &TrainerKey, from: u64, guard: Option<RankId>) {
+    /// The trainer has met its peers: it gets what its guard kept or is made of its neighbours' states, if it has nothing itself, and gives its
+    /// guard of this epoch all it has.
+    fn fills(&mut self, worker: usize, key: &TrainerKey, from: u64, refill: Option<&Refill>) {
+        for sender in refill
+            .filter(|refill| !refill.is_exact())
+            .map(Refill::senders)
+            .unwrap_or_default()
+        {
+            self.is_read(worker, key, from, sender);
+        }
+        let guard = match refill {
+            Some(Refill::Guard(guard)) => Some(*guard),
+            _ => None,
+        };
         if let Some(guard) = guard.and_then(|rank| self.host_of(worker, key, rank)) {
             let left = self.hosts[guard].memory.left(&key.job, key.rank, key.epoch);
             if left.is_none_or(|steps| !steps.contains(&from)) {
@@ -153,6 +165,27 @@ impl World {
             }
         }
         self.keeps(worker, key, from, false);
+    }
+
+    /// A rank that another one is made of has the state itself, or from its guard.
+    fn is_read(&mut self, worker: usize, key: &TrainerKey, from: u64, sender: RankId) {
+        let Some(host) = self.host_of(worker, key, sender) else {
+            return;
+        };
+        let its = TrainerKey {
+            rank: sender,
+            ..key.clone()
+        };
+        let offers = self.hosts[host].memory.offers(&its).own;
+        let gang = self.gangs.get(&(key.job.clone(), key.epoch));
+        let refilled = gang
+            .and_then(|gang| gang.refills.get(&sender))
+            .is_some_and(Refill::is_exact);
+        if !refilled && !offers.contains(&from) {
+            let detail =
+                format!("{key} is made of {sender}'s state of step {from} on w{host}, which has {offers:?}");
+            self.violate("SM-13", detail);
+        }
     }
 
     /// After the first commit of an epoch nobody needs what older ones left.

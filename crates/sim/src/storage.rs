@@ -91,6 +91,7 @@ impl World {
         let newest = newest.map(|step| StartPoint {
             step: *step,
             url: url(&job, *step),
+            rebuilt: Vec::new(),
         });
         let found = match search {
             StartSearch::Fresh if newest.is_some() => Err(NotFound::lasting("its place holds checkpoints")),

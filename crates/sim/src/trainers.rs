@@ -1,7 +1,9 @@
 //! Trainers as scripts: load, meet, step together, finish; when one dies its peers see a broken connection.
 
 use rekindle_types::spec::Cadence;
-use rekindle_types::{CheckpointPart, Epoch, Failure, FailureClass, JobId, RankId, StartTrainer, StepReport};
+use rekindle_types::{
+    CheckpointPart, Epoch, Failure, FailureClass, JobId, Origin, RankId, StartTrainer, StepReport,
+};
 use rekindle_worker_core::trainer_messages::{FromTrainer, ToTrainer};
 use rekindle_worker_core::{Event, Exit, TrainerKey};
 
@@ -113,19 +115,22 @@ impl World {
             gang.save = true;
             return;
         }
-        let ToTrainer::Connect {
-            local, guards, save, ..
-        } = message
-        else {
+        let ToTrainer::Connect { from: origin, .. } = message else {
             return;
         };
+        let Origin {
+            step: local,
+            refills,
+            save,
+            ..
+        } = origin;
         let start = process.start.start.clone();
         if local.is_none() && self.is_damaged(&key.job, start.as_ref()) {
             self.fails_to_load(worker, key);
             return;
         }
         let from = local.or(start.map(|start| start.step)).unwrap_or(0);
-        if !guards.contains_key(&key.rank) {
+        if !refills.contains_key(&key.rank) {
             self.loads(worker, key, from, local);
         }
         let Some(process) = self.process(worker, life, key) else {
@@ -137,7 +142,7 @@ impl World {
         gang.connected.insert(key.rank);
         gang.step = gang.step.max(from);
         gang.owed |= save;
-        (gang.from, gang.guards) = (from, guards);
+        (gang.from, gang.refills) = (from, refills);
         let (broken, all) = (gang.broken, gang.connected.len() == world);
         if broken {
             let delay = self.rng.within(1, 300);
@@ -387,5 +392,6 @@ fn report(job: &JobId, step: u64, epoch: Epoch) -> StepReport {
         data_digest: format!("{job}/{step}"),
         state_digest: None,
         val_loss: None,
+        stage_norms: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rekindle_coordinator_core::{Commit, Coordinator, Effect, Millis, Record, Seq, StartSearch};
-use rekindle_types::{Epoch, JobId, NumberedReport, RankId, Registration, StartTrainer};
+use rekindle_types::{Epoch, JobId, NumberedReport, RankId, Refill, Registration, StartTrainer};
 use rekindle_worker_core::trainer_messages::FromTrainer;
 use rekindle_worker_core::{TrainerKey, Worker};
 
@@ -171,7 +171,7 @@ pub(crate) struct Gang {
     /// The step it started from.
     pub(crate) from: u64,
     /// Ranks that get their state from others.
-    pub(crate) guards: BTreeMap<RankId, RankId>,
+    pub(crate) refills: BTreeMap<RankId, Refill>,
     /// Ranks that have it, and whose guards do.
     pub(crate) filled: BTreeSet<RankId>,
 }

@@ -138,6 +138,7 @@ fn what_json_cant_hold_is_refused_before_it_is_written() {
         data_digest: String::new(),
         state_digest: None,
         val_loss: None,
+        stage_norms: Vec::new(),
     };
     let change = Change::Ended {
         job: JobId::new("job").unwrap(),

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BLOCK, LayerId, RankId, StateDigest, StateKind};
+use crate::{BLOCK, LayerId, RankId, Rebuilt, StateDigest, StateKind};
 
 /// Chunks a section is cut into at most, unless they got larger than [`MOST_CHUNK_BLOCKS`]. Reading a part of a section reads at most
 /// two chunks too much.
@@ -127,6 +127,9 @@ pub struct StartPoint {
     pub step: u64,
     /// URL of the checkpoint's folder.
     pub url: String,
+    /// Layers whose state was made up before it was saved; in pipeline order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rebuilt: Vec<Rebuilt>,
 }
 
 #[cfg(test)]

@@ -52,6 +52,8 @@ named_enum! {
         Shadow = "shadow",
         /// The memory of the workers as of a group's last exchange; what was lost was worked out from parities.
         Parity = "parity",
+        /// The same, with stages that nobody had made of their neighbours.
+        NeighbourAverage = "neighbour_average",
         /// A committed checkpoint.
         Checkpoint = "checkpoint",
         /// The job's first weights: nothing was saved yet.

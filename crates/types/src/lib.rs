@@ -18,6 +18,7 @@ pub mod incident;
 pub mod model;
 pub mod parity;
 pub mod plan;
+pub mod refill;
 pub mod session;
 pub mod shard;
 pub mod spec;
@@ -36,6 +37,7 @@ pub use incident::{
 pub use model::{LayerId, LayerLayout, ModelConfig, ModelConfigError, TensorSpec};
 pub use parity::{Parities, ParitySet};
 pub use plan::Plan;
+pub use refill::{Origin, Rebuilt, Refill, Share, rebuilt_by, rebuilt_with};
 pub use session::{
     Command, InMemory, NumberedReport, Registration, Report, StartTrainer, TrainerPhase, TrainerStatus,
 };

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CheckpointPart, DeviceId, Epoch, Failure, JobId, JobSpec, Parities, ParitySet, Plan, RankId, StartPoint,
+    CheckpointPart, DeviceId, Epoch, Failure, JobId, JobSpec, Origin, ParitySet, Plan, RankId, StartPoint,
     StepReport, WorkerId,
 };
 
@@ -114,14 +114,8 @@ pub enum Command {
         epoch: Epoch,
         /// Where each rank listens.
         peers: BTreeMap<RankId, String>,
-        /// Start from the state of this step in the worker's memory, not from [`StartTrainer::start`].
-        local: Option<u64>,
-        /// With `local`: ranks whose state isn't in their own worker's memory, and the ranks that have it in theirs and send it.
-        guards: BTreeMap<RankId, RankId>,
-        /// With `local`: ranks whose state isn't there either, but in sets of parities, their own or their groups'.
-        parities: BTreeMap<RankId, Parities>,
-        /// Save the state that the trainers start from: a checkpoint of it is owed.
-        save: bool,
+        /// What they start from.
+        from: Origin,
     },
     /// End all trainers of the job up to and including this epoch.
     Stop {

@@ -61,10 +61,7 @@ impl Worker {
         for key in ready {
             let message = ToTrainer::Connect {
                 peers: orders.peers.clone(),
-                local: orders.local,
-                guards: orders.guards.clone(),
-                parities: orders.parities.clone(),
-                save: orders.save,
+                from: orders.from.clone(),
             };
             self.out.push(Effect::ToTrainer { key, message });
         }

@@ -207,20 +207,8 @@ impl Worker {
                 job,
                 epoch,
                 peers,
-                local,
-                guards,
-                parities,
-                save,
-            } => {
-                let orders = Orders {
-                    peers,
-                    local,
-                    guards,
-                    parities,
-                    save,
-                };
-                self.connect(&job, epoch, &orders);
-            }
+                from,
+            } => self.connect(&job, epoch, &Orders { peers, from }),
             Command::Forget { job } => self.forget(job),
             Command::Stop { job, epoch, reason } => self.stop(&job, epoch, &reason),
             Command::Save { job, epoch, rank } => self.save(&job, epoch, rank),

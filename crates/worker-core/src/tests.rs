@@ -29,6 +29,7 @@ pub(crate) fn step(number: u64) -> StepReport {
         data_digest: String::new(),
         state_digest: None,
         val_loss: None,
+        stage_norms: Vec::new(),
     }
 }
 
@@ -124,10 +125,10 @@ fn a_trainer_goes_from_start_to_finished() {
     );
     assert!(matches!(reports(&effects)[..], [Report::Ready { .. }]));
     let connect = Command::Connect {
-        local: Some(4),
-        guards: std::collections::BTreeMap::new(),
-        parities: std::collections::BTreeMap::new(),
-        save: false,
+        from: rekindle_types::Origin {
+            step: Some(4),
+            ..Default::default()
+        },
         job: key(1, 0).job,
         epoch: Epoch(1),
         peers: [(RankId(0), "h:1".to_owned())].into(),

@@ -9,9 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{
-    CheckpointPart, DeviceId, Failure, InMemory, Parities, RankId, StartTrainer, StepReport,
-};
+use rekindle_types::{CheckpointPart, DeviceId, Failure, InMemory, Origin, RankId, StartTrainer, StepReport};
 use serde::{Deserialize, Serialize};
 
 /// The longest line either side accepts, bytes.
@@ -39,15 +37,8 @@ pub enum ToTrainer {
     Connect {
         /// Where each rank listens, `host:port`.
         peers: BTreeMap<RankId, String>,
-        /// Start from the state of this step in the worker's memory.
-        local: Option<u64>,
-        /// Ranks that have no such state in their own worker's memory, and who sends it to them.
-        guards: BTreeMap<RankId, RankId>,
-        /// Ranks that take it out of sets of parities, their own or their groups'.
-        #[serde(default)]
-        parities: BTreeMap<RankId, Parities>,
-        /// Save the state it starts from.
-        save: bool,
+        /// What they start from.
+        from: Origin,
     },
     /// Save the state after the step in flight, whatever the cadence says.
     Save,

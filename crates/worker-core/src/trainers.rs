@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{InMemory, JobId, Parities, RankId, StartTrainer, TrainerPhase};
+use rekindle_types::{InMemory, JobId, Origin, RankId, StartTrainer, TrainerPhase};
 
 use crate::TrainerKey;
 use rekindle_types::clock::Mono;
@@ -36,14 +36,8 @@ pub(crate) struct Trainer {
 pub(crate) struct Orders {
     /// Where each rank listens.
     pub(crate) peers: BTreeMap<RankId, String>,
-    /// The step to start from in memory.
-    pub(crate) local: Option<u64>,
-    /// Who has the state of which ranks instead.
-    pub(crate) guards: BTreeMap<RankId, RankId>,
-    /// The ranks that have it in sets of parities.
-    pub(crate) parities: BTreeMap<RankId, Parities>,
-    /// Whether to save that state.
-    pub(crate) save: bool,
+    /// What they start from.
+    pub(crate) from: Origin,
 }
 
 impl Trainer {

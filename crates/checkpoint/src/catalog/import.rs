@@ -104,6 +104,7 @@ fn manifest(
             resumed_from: None,
             imported_from: Some(folder.display().to_string()),
         },
+        rebuilt: Vec::new(),
         state_digest: digests.fold(StateDigest::default(), StateDigest::add),
         total_bytes: files.iter().map(|file| file.bytes).sum(),
         files,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use rekindle_types::{CheckpointPart, FileEntry, JobSpec, Plan, StartPoint, StateDigest};
+use rekindle_types::{CheckpointPart, FileEntry, JobSpec, Plan, Rebuilt, StartPoint, StateDigest};
 
 use super::{FormatError, Lineage, Manifest, Recipe, Result, SCHEMA_VERSION, Topology, check, coverage};
 use super::{Span, check::check_path};
@@ -22,6 +22,8 @@ pub struct Assembly<'a> {
     pub tokens: u64,
     /// The checkpoint the run went on from, if it did.
     pub resumed_from: Option<&'a StartPoint>,
+    /// Layers whose state was made up.
+    pub rebuilt: &'a [Rebuilt],
     /// One part of each rank, in any order.
     pub parts: &'a [CheckpointPart],
     /// The time, milliseconds since 1970.
@@ -52,6 +54,7 @@ impl Manifest {
                 resumed_from: from.resumed_from.cloned(),
                 imported_from: None,
             },
+            rebuilt: from.rebuilt.to_vec(),
             state_digest: sum(&files),
             total_bytes: files.iter().map(|file| file.bytes).sum(),
             files,

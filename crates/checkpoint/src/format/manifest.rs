@@ -6,7 +6,7 @@
 //! number. Whoever knows a version reads every older one. Keys may be added to the manifest itself without a new version, if a
 //! reader may ignore them; never to files and sections, which decide what bytes mean.
 
-use rekindle_types::{Epoch, FileEntry, JobId, JobSpec, ModelConfig, Plan, StartPoint, StateDigest};
+use rekindle_types::{Epoch, FileEntry, JobId, JobSpec, ModelConfig, Plan, Rebuilt, StartPoint, StateDigest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
@@ -44,6 +44,10 @@ pub struct Manifest {
     pub recipe: Option<Recipe>,
     /// Where it comes from.
     pub lineage: Lineage,
+    /// Layers whose state was made up by an approximate recovery before it was saved; in pipeline order. A run that goes on from here
+    /// updates them accordingly.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rebuilt: Vec<Rebuilt>,
     /// The sum of the digests of all files' state: what the run reports as state digest of the step.
     pub state_digest: StateDigest,
     /// Bytes of all files.

@@ -86,6 +86,7 @@ impl Checkpoint {
         StartPoint {
             step: self.manifest.step,
             url: self.url(),
+            rebuilt: self.manifest.rebuilt.clone(),
         }
     }
 

@@ -301,6 +301,7 @@ mod tests {
             data_digest: String::new(),
             state_digest: None,
             val_loss: None,
+            stage_norms: Vec::new(),
         }
     }
 

@@ -160,6 +160,11 @@ fn source(incident: &Incident) -> Option<String> {
                 "from the workers' memory as of the last exchange, what was lost worked out from parities, {exact}"
             )
         }
+        (StateSource::NeighbourAverage, _) => {
+            format!(
+                "from the workers' memory, what nobody had from the mean of the neighbouring stages, {exact}"
+            )
+        }
         (StateSource::Checkpoint, Some(url)) => format!("from the checkpoint in {url}, {exact}"),
         (StateSource::Checkpoint, None) => format!("from a checkpoint, {exact}"),
         (StateSource::Beginning, _) => format!("from the beginning, {exact}"),

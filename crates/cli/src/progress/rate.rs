@@ -87,6 +87,7 @@ mod tests {
             data_digest: String::new(),
             state_digest: None,
             val_loss: None,
+            stage_norms: Vec::new(),
         }
     }
 

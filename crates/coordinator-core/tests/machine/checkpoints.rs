@@ -9,6 +9,7 @@ fn start(step: u64) -> StartPoint {
     StartPoint {
         step,
         url: format!("runs/j/checkpoints/step-{step:08}"),
+        rebuilt: Vec::new(),
     }
 }
 

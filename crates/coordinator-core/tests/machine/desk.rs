@@ -75,6 +75,7 @@ pub fn step(number: u64) -> StepReport {
         data_digest: String::new(),
         state_digest: None,
         val_loss: None,
+        stage_norms: Vec::new(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The coordinator's machine by its effects.
 
+mod average;
 mod checkpoints;
 mod desk;
 mod failures;

@@ -3,7 +3,7 @@
 use rekindle_coordinator_core::{Change, Effect};
 use rekindle_types::spec::{Cadence, RecoverySource};
 use rekindle_types::{
-    Command, Epoch, FailureClass, InMemory, JobId, JobSpec, JobState, RankId, Report, StateSource,
+    Command, Epoch, FailureClass, InMemory, JobId, JobSpec, JobState, RankId, Refill, Report, StateSource,
     TrainerPhase,
 };
 
@@ -19,7 +19,7 @@ fn crash(desk: &mut Desk, job: &JobId, epoch: u64, last: u64) {
     desk.report_of("a", job, epoch, 0, Report::Stopped);
 }
 
-fn ready(desk: &mut Desk, name: &str, job: &JobId, epoch: u64, rank: u32, in_memory: &[u64]) {
+pub fn ready(desk: &mut Desk, name: &str, job: &JobId, epoch: u64, rank: u32, in_memory: &[u64]) {
     let report = Report::Ready {
         data_address: format!("h:{rank}"),
         in_memory: InMemory::own(in_memory),
@@ -30,7 +30,7 @@ fn ready(desk: &mut Desk, name: &str, job: &JobId, epoch: u64, rank: u32, in_mem
 /// What every rank was told to start from.
 fn connects(desk: &mut Desk) -> Vec<(String, Option<u64>, bool)> {
     let told = |(worker, command)| match command {
-        Command::Connect { local, save, .. } => Some((worker, local, save)),
+        Command::Connect { from, .. } => Some((worker, from.step, from.save)),
         _ => None,
     };
     desk.commands().into_iter().filter_map(told).collect()
@@ -303,17 +303,17 @@ fn a_lost_worker_s_rank_goes_on_elsewhere_from_its_guard() {
     guards(&mut desk, "c", &job, 2, &[5, 4], (1, &[6, 5]));
     ready(&mut desk, "d", &job, 2, 1, &[]);
     let told = |(_, command)| match command {
-        Command::Connect { local, guards, .. } => Some((local, guards)),
+        Command::Connect { from, .. } => Some((from.step, from.refills)),
         _ => None,
     };
     let told: Vec<_> = desk.commands().into_iter().filter_map(told).collect();
-    let from_c = (Some(5), [(RankId(1), RankId(2))].into());
+    let from_c = (Some(5), [(RankId(1), Refill::Guard(RankId(2)))].into());
     assert_eq!(told, vec![from_c; 3]);
     desk.report_of("a", &job, 2, 0, Report::Step(step(6)));
     let incident = desk.machine.incidents(&job).expect("known").pop();
     assert_eq!(incident.expect("one").source, Some(StateSource::Shadow));
     // What was told is what the journal says.
-    let kept = |change: &Change| matches!(change, Change::Connected { guards, .. } if guards.len() == 1);
+    let kept = |change: &Change| matches!(change, Change::Connected { refills, .. } if refills.len() == 1);
     assert_eq!(desk.changes(kept), 1);
 }
 

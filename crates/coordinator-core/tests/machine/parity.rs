@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
-    Command, Epoch, InMemory, JobId, JobState, Parities, ParitySet, RankId, Report, StateSource,
+    Command, Epoch, InMemory, JobId, JobState, Parities, ParitySet, RankId, Refill, Report, StateSource,
 };
 
 use crate::desk::{Desk, spec, step};
@@ -69,9 +69,9 @@ fn lose(desk: &mut Desk, job: &JobId, lost: &[&str]) {
 }
 
 /// What the ranks were told, all the same: the step, and who takes what out of which sets.
-fn told(desk: &mut Desk) -> Option<(Option<u64>, BTreeMap<RankId, Parities>)> {
+fn told(desk: &mut Desk) -> Option<(Option<u64>, BTreeMap<RankId, Refill>)> {
     let told = |(_, command)| match command {
-        Command::Connect { local, parities, .. } => Some((local, parities)),
+        Command::Connect { from, .. } => Some((from.step, from.refills)),
         _ => None,
     };
     let mut all: Vec<_> = desk.commands().into_iter().filter_map(told).collect();
@@ -80,12 +80,12 @@ fn told(desk: &mut Desk) -> Option<(Option<u64>, BTreeMap<RankId, Parities>)> {
     all.pop()
 }
 
-fn from(epoch: u64, ranks: &[u32]) -> Parities {
-    Parities {
+fn from(epoch: u64, ranks: &[u32]) -> Refill {
+    Refill::Parity(Parities {
         epoch: Epoch(epoch),
         members: (0..4).map(RankId).collect(),
         from: ranks.iter().copied().map(RankId).collect(),
-    }
+    })
 }
 
 #[test]

@@ -58,6 +58,7 @@ async fn try_commit(
         step: order.step,
         tokens: Manifest::tokens_at(start, &order.spec, order.step),
         resumed_from: order.resumed_from.as_ref(),
+        rebuilt: &order.rebuilt,
         parts: &order.parts,
         now_unix_ms: clock::now(),
     });

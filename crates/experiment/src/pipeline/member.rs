@@ -1,7 +1,7 @@
 //! One stage of the pipeline with what recovery has to know of it.
 
-use crate::average::Boost;
 use crate::error::Result;
+use rekindle_plan::average::Boost;
 
 use super::{Engine, Place};
 

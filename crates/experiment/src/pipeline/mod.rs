@@ -19,9 +19,9 @@ use rekindle_compute::Cpu;
 use rekindle_model::{AdamW, ExactSum, Stage, StageSpec, StateDigest};
 use rekindle_types::{LayerId, Numerics, Recompute};
 
-use crate::average::BoostRule;
 use crate::config::Shape;
 use crate::error::{ExperimentError, Result};
+use rekindle_plan::average::BoostRule;
 
 pub use member::Member;
 pub use pass::MicroBatch;
@@ -108,7 +108,7 @@ impl Pipeline {
         Ok(Stage::new(Arc::clone(&self.device), spec(&self.shape, place))?)
     }
 
-    /// Sums up the step's gradients; each stage keeps its norm for [`crate::average`].
+    /// Sums up the step's gradients; each stage keeps its norm for [`rekindle_plan::average`].
     ///
     /// # Errors
     /// When the device fails.

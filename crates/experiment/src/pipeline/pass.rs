@@ -2,8 +2,8 @@
 
 use rekindle_model::{ExactSum, StageInput, StageOutput};
 
-use crate::average::visiting_order;
 use crate::error::{ExperimentError, Result};
+use rekindle_plan::average::visiting_order;
 
 use super::Pipeline;
 

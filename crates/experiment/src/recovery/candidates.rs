@@ -3,9 +3,10 @@
 //! Copies of the neighbours, blends in several proportions, the blend by gradient norms, and a stage that passes its input through: the even
 //! blend with both output projections 0, so that its blocks add nothing at first but can learn.
 
-use crate::average::{Mix, Moments, Source};
 use crate::error::Result;
 use crate::pipeline::{Pipeline, Place, StageState};
+use rekindle_plan::average::{Mix, Source};
+use rekindle_types::spec::Moments;
 
 use super::mixing::mixed_state;
 

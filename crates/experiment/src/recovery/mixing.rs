@@ -1,6 +1,8 @@
-//! A stage's state as a mix of other stages' states: [`crate::average`] applied to every layer.
+//! A stage's state as a mix of other stages' states: [`rekindle_plan::average`] applied to every layer.
 
-use crate::average::{Mix, MomentSlices, Moments, Result as AverageResult, blend};
+use rekindle_plan::average::{Mix, MomentSlices, Result as AverageResult, blend, starting_moments};
+use rekindle_types::spec::Moments;
+
 use crate::error::Result;
 use crate::pipeline::{LayerState, Pipeline, Place, StageState};
 
@@ -47,7 +49,7 @@ fn mixed_layer(sources: &[Source], layer: usize, moments: Moments) -> AverageRes
         })
         .collect();
     let weights = blend(&weights)?;
-    let start = moments.blend(weights.len(), &slices)?;
+    let start = starting_moments(moments, weights.len(), &slices)?;
     let state = LayerState {
         weights,
         exp_avg: start.exp_avg,

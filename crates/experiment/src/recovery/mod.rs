@@ -13,11 +13,11 @@ mod shadow;
 
 use serde::Serialize;
 
-use crate::average::Part;
 use crate::cost::Usage;
 use crate::error::Result;
 use crate::method::Method;
 use crate::pipeline::{MicroBatch, Pipeline, Place};
+use rekindle_plan::average::Part;
 
 /// Stages that were lost, and what is at hand to get them back.
 pub struct Loss<'a> {

@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use crate::average::{AverageError, Mix, Part, StageFacts, Weighting, copy_of, refuse_adjacent, source_of};
 use crate::cost::Usage;
 use crate::error::Result;
 use crate::method::{Neighbour, Substitute};
 use crate::pipeline::{Member, Pipeline, Place, StageState, numels};
+use rekindle_plan::average::{AverageError, Mix, Part, StageFacts, copy_of, refuse_adjacent, source_of};
+use rekindle_types::spec::Weighting;
 
 use super::candidates::{self, Candidate};
 use super::mixing::mixed_state;
@@ -132,7 +133,7 @@ fn random(pipeline: &Pipeline, place: Place, loss: &Loss<'_>) -> Result<Substitu
     ))
 }
 
-/// What [`crate::average`] has to know of the block stages, and the norms of their last gradients.
+/// What [`rekindle_plan::average`] has to know of the block stages, and the norms of their last gradients.
 fn facts(pipeline: &Pipeline) -> (Vec<StageFacts>, Vec<Option<f64>>) {
     let fact = |m: &Member| StageFacts {
         layers: numels(&m.engine).into_iter().map(|(_, n)| n).collect(),

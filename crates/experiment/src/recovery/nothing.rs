@@ -1,9 +1,9 @@
 //! No recovery: for runs in which nothing is lost.
 
-use crate::average::AverageError;
 use crate::cost::Usage;
 use crate::error::Result;
 use crate::pipeline::Pipeline;
+use rekindle_plan::average::AverageError;
 
 use super::{Loss, Recovered, Recovery};
 

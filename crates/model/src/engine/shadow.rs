@@ -119,18 +119,20 @@ impl<D: Device> Shadow<D> {
         Ok(())
     }
 
-    /// AdamW as [`super::Stage::update`] does it, on all layers. Uses up the gradients.
+    /// AdamW as [`super::Stage::update`] does it, on all layers, each with the number of steps that its Adam has made by then, and its learning
+    /// rate. Uses up the gradients.
     ///
     /// # Errors
     /// [`EngineError::NoGradient`], before anything is changed, when a layer's gradient hasn't come.
-    pub fn update(&mut self, step: u64, lr: f64, clip: f64) -> Result<()> {
+    pub fn update(&mut self, rate: impl Fn(LayerId) -> (u64, f64), clip: f64) -> Result<()> {
         if let Some(&layer) = self.shards.keys().find(|layer| !self.fed.contains(layer)) {
             return Err(EngineError::NoGradient { layer });
         }
         let optimizer = self.spec.optimizer;
-        // The gradient is divided by the tokens already.
-        let numbers = optimizer.numbers(1, (step, lr, clip));
         for (layer, shard) in &mut self.shards {
+            let (step, lr) = rate(*layer);
+            // The gradient is divided by the tokens already.
+            let numbers = optimizer.numbers(1, (step, lr, clip));
             self.fed.remove(layer);
             let (device, from) = (&*self.device, shard.state.owned.start);
             let before = shard.state.thaw(device, self.patience)?;

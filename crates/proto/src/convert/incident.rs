@@ -18,7 +18,7 @@ same_values!(
     StateSource,
     StateSource,
     "source",
-    [Local, Shadow, Parity, Checkpoint, Beginning]
+    [Local, Shadow, Parity, Checkpoint, Beginning, NeighbourAverage]
 );
 
 impl From<&NotedFailure> for pb::NotedFailure {

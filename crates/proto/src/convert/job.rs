@@ -104,6 +104,7 @@ impl From<&StartPoint> for pb::StartPoint {
         Self {
             step: start.step,
             url: start.url.clone(),
+            rebuilt: start.rebuilt.iter().map(Into::into).collect(),
         }
     }
 }
@@ -117,6 +118,7 @@ impl TryFrom<pb::StartPoint> for StartPoint {
         }
         Ok(Self {
             step: start.step,
+            rebuilt: super::origin::rebuilt(&start.rebuilt)?,
             url: start.url,
         })
     }
@@ -194,6 +196,7 @@ impl From<&StepReport> for pb::StepReport {
             data_digest: step.data_digest.clone(),
             state_digest: step.state_digest.clone().unwrap_or_default(),
             val_loss: step.val_loss,
+            stage_norms: step.stage_norms.clone(),
         }
     }
 }
@@ -227,6 +230,7 @@ impl TryFrom<pb::StepReport> for StepReport {
             data_digest: step.data_digest,
             state_digest: optional(step.state_digest),
             val_loss: step.val_loss,
+            stage_norms: step.stage_norms.clone(),
         })
     }
 }

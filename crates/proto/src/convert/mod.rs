@@ -5,6 +5,7 @@
 mod fault;
 mod incident;
 mod job;
+mod origin;
 mod parity;
 mod plan;
 mod session;

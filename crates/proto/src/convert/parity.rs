@@ -39,14 +39,13 @@ impl From<&Parities> for pb::Parities {
     }
 }
 
-/// A rank, and where its state comes from.
-pub(super) fn parities((rank, of): (u32, pb::Parities)) -> Result<(RankId, Parities), ConvertError> {
-    let of = Parities {
+/// Who takes what out of which sets.
+pub(super) fn parities(of: &pb::Parities) -> Result<Parities, ConvertError> {
+    Ok(Parities {
         epoch: epoch(of.epoch),
-        members: members(of.members)?,
-        from: members(of.from)?,
-    };
-    Ok((RankId(rank), of))
+        members: members(of.members.clone())?,
+        from: members(of.from.clone())?,
+    })
 }
 
 impl From<&ParitySet> for pb::ParitySet {

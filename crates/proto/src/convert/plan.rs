@@ -14,13 +14,13 @@ same_values!(
     RecoverySource,
     RecoverySource,
     "source",
-    [Local, Shadow, Parity, Checkpoint]
+    [Local, Shadow, Parity, Checkpoint, NeighbourAverage]
 );
 same_values!(
     BeyondMemory,
     BeyondMemory,
     "beyond_memory",
-    [Checkpoint, Beginning, Failure]
+    [Checkpoint, Beginning, Failure, NeighbourAverage]
 );
 
 impl From<&PlanReport> for pb::PlanReport {

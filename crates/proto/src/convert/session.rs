@@ -247,18 +247,12 @@ pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
             job,
             epoch,
             peers,
-            local,
-            guards,
-            parities,
-            save,
+            from,
         } => Message::ConnectTrainers(pb::ConnectTrainers {
-            local_step: *local,
-            guards: guards.iter().map(|(rank, guard)| (rank.0, guard.0)).collect(),
-            parities: parities.iter().map(|(rank, of)| (rank.0, of.into())).collect(),
-            save: *save,
             job_id: job.to_string(),
             epoch: epoch.0,
             peers: peers.iter().map(|(rank, at)| (rank.0, at.clone())).collect(),
+            ..from.into()
         }),
         Command::Stop { job, epoch, reason } => Message::StopTrainers(pb::StopTrainers {
             job_id: job.to_string(),
@@ -293,19 +287,8 @@ impl TryFrom<pb::SessionResponse> for Command {
             Message::ConnectTrainers(c) => Ok(Self::Connect {
                 job: job_id(&c.job_id)?,
                 epoch: epoch(c.epoch),
+                from: (&c).try_into()?,
                 peers: c.peers.into_iter().map(|(rank, at)| (RankId(rank), at)).collect(),
-                local: c.local_step,
-                guards: c
-                    .guards
-                    .into_iter()
-                    .map(|(rank, guard)| (RankId(rank), RankId(guard)))
-                    .collect(),
-                parities: c
-                    .parities
-                    .into_iter()
-                    .map(parity::parities)
-                    .collect::<Result<_, _>>()?,
-                save: c.save,
             }),
             Message::ForgetJob(f) => Ok(Self::Forget {
                 job: job_id(&f.job_id)?,

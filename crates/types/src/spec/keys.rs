@@ -172,6 +172,26 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "restarts without lasting progress in between (default 8)",
     ),
     (
+        "recovery",
+        "average_weights",
+        "neighbour_average: what the neighbours count: norm (of their last gradients), squared or uniform (default norm)",
+    ),
+    (
+        "recovery",
+        "average_moments",
+        "neighbour_average: fresh, second (blended) or both (default fresh)",
+    ),
+    (
+        "recovery",
+        "average_lr_factor",
+        "neighbour_average: factor on the rebuilt stage's learning rate (default 1.1)",
+    ),
+    (
+        "recovery",
+        "average_lr_decay_steps",
+        "neighbour_average: steps in which that factor falls to 1; 0: it stays (default 0)",
+    ),
+    (
         "recovery.parity",
         "every",
         "steps between exchanges of state (default 10)",

@@ -19,10 +19,45 @@ pub enum RecoverySource {
     Parity,
     /// All ranks go back to the newest valid checkpoint (without one: to the beginning) and run the steps after it again. Exact.
     Checkpoint,
+    /// An inner stage that nobody has the state of gets the mean of the stages beside it, and no step is run again (CheckFree, arXiv
+    /// 2506.15461). Approximate. Needs `local` for the ranks that weren't lost. Costs nothing while nothing fails. Where it stands before
+    /// `checkpoint` in the list, it is taken rather than to go back.
+    NeighbourAverage,
+}
+
+/// How the norms of two neighbours' last gradients become their weights in a mean.
+///
+/// The paper prints the norm with an ambiguous "2" (L2 or squared); the authors' code takes the plain norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weighting {
+    /// Each neighbour counts the same.
+    Uniform,
+    /// By the L2 norm.
+    #[default]
+    Norm,
+    /// By the squared L2 norm.
+    Squared,
+}
+
+/// How Adam's moments of a rebuilt stage start.
+///
+/// The paper says nothing about them; its code starts a new Adam. A new second moment makes the first steps of every weight as long as the
+/// learning rate whatever the gradient, so blending the neighbours' is offered, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Moments {
+    /// Both 0, the count of steps starts anew.
+    #[default]
+    Fresh,
+    /// The first 0, the second blended, the count kept.
+    Second,
+    /// Both blended, the count kept.
+    Both,
 }
 
 /// `[recovery]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecoverySpec {
     /// What is allowed; empty: a loss fails the job. Without `[checkpoint]` a lost worker fails the job.
@@ -34,6 +69,35 @@ pub struct RecoverySpec {
     /// `[recovery.parity]`
     #[serde(default)]
     pub parity: ParitySpec,
+    /// `neighbour_average`: what the neighbours count.
+    #[serde(default)]
+    pub average_weights: Weighting,
+    /// `neighbour_average`: how the moments start.
+    #[serde(default)]
+    pub average_moments: Moments,
+    /// `neighbour_average`: factor on the rebuilt stage's learning rate; several recoveries don't multiply.
+    #[serde(default = "defaults::lr_factor")]
+    pub average_lr_factor: f64,
+    /// `neighbour_average`: steps in which that factor falls linearly to 1; 0: it stays.
+    #[serde(default)]
+    pub average_lr_decay_steps: u64,
+}
+
+impl RecoverySpec {
+    /// Whether this source is allowed.
+    #[must_use]
+    pub fn allows(&self, source: RecoverySource) -> bool {
+        self.sources.contains(&source)
+    }
+
+    /// Whether a stage that nobody has is rather made of its neighbours than that all go back to a checkpoint.
+    #[must_use]
+    pub fn rather_averages(&self) -> bool {
+        let at = |source| self.sources.iter().position(|s| *s == source);
+        at(RecoverySource::NeighbourAverage).is_some_and(|average| {
+            at(RecoverySource::Checkpoint).is_none_or(|checkpoint| average < checkpoint)
+        })
+    }
 }
 
 /// `[recovery.parity]`: what counts with the source `parity`.
@@ -64,6 +128,10 @@ impl Default for RecoverySpec {
             sources: defaults::sources(),
             max_restarts: defaults::max_restarts(),
             parity: ParitySpec::default(),
+            average_weights: Weighting::default(),
+            average_moments: Moments::default(),
+            average_lr_factor: defaults::lr_factor(),
+            average_lr_decay_steps: 0,
         }
     }
 }
@@ -76,5 +144,8 @@ mod defaults {
     }
     pub(super) fn max_restarts() -> u32 {
         8
+    }
+    pub(super) fn lr_factor() -> f64 {
+        1.1
     }
 }

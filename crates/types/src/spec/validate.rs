@@ -61,7 +61,31 @@ impl JobSpec {
     }
 
     fn check_recovery(&self, found: &mut Findings) {
-        let has = |source| self.recovery.sources.contains(&source);
+        let has = |source| self.recovery.allows(source);
+        let average = RecoverySource::NeighbourAverage;
+        found.check(
+            !has(average) || has(RecoverySource::Local),
+            "recovery.sources",
+            || {
+                "has \"neighbour_average\" without \"local\", which the ranks go on from that weren't lost; add \"local\""
+                    .to_owned()
+            },
+        );
+        let stages = self.parallelism.pipeline;
+        found.check(
+            !has(average) || !matches!(stages, Auto::Count(0..=2)),
+            "recovery.sources",
+            || {
+                "has \"neighbour_average\", which needs a stage between two others; set parallelism.pipeline to 3 or more"
+                    .to_owned()
+            },
+        );
+        let factor = self.recovery.average_lr_factor;
+        found.check(
+            factor.is_finite() && (0.0..=10.0).contains(&factor) && factor > 0.0,
+            "recovery.average_lr_factor",
+            || format!("{factor} must be above 0 and at most 10"),
+        );
         found.check(
             !has(RecoverySource::Shadow) || has(RecoverySource::Local),
             "recovery.sources",

@@ -13,7 +13,7 @@ use super::TrainerError;
 use super::context::{Context, SharedTransport};
 
 /// What the ranks add up at the commit point.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sums {
     /// Cross-entropy summed over tokens, nats.
     pub loss: ExactSum,
@@ -27,13 +27,15 @@ pub struct Sums {
     pub save: i128,
     /// How many ranks have published the set of parities that was begun last.
     pub parity: i128,
+    /// Squared norms of the stages' mean gradients; empty where nobody asks for them.
+    pub stages: Vec<ExactSum>,
 }
 
 impl Sums {
     /// The digest travels in two halves, as checked sums don't wrap and a digest has to.
-    fn to_words(self) -> [i128; 7] {
+    fn to_words(&self) -> Vec<i128> {
         let (high, low) = (self.data_digest >> 64, self.data_digest & u128::from(u64::MAX));
-        [
+        let mut words = vec![
             self.loss.0,
             self.squares.0,
             self.non_finite,
@@ -41,10 +43,25 @@ impl Sums {
             low.cast_signed(),
             self.save,
             self.parity,
-        ]
+        ];
+        words.extend(self.stages.iter().map(|stage| stage.0));
+        words
     }
 
-    fn of_words([loss, squares, non_finite, high, low, save, parity]: [i128; 7]) -> Self {
+    fn of_words(words: &[i128]) -> Self {
+        let &[
+            loss,
+            squares,
+            non_finite,
+            high,
+            low,
+            save,
+            parity,
+            ref stages @ ..,
+        ] = words
+        else {
+            return Self::default();
+        };
         let data_digest = (high.cast_unsigned() << 64).wrapping_add(low.cast_unsigned());
         Self {
             loss: ExactSum(loss),
@@ -53,6 +70,7 @@ impl Sums {
             data_digest,
             save,
             parity,
+            stages: stages.iter().copied().map(ExactSum).collect(),
         }
     }
 
@@ -61,7 +79,7 @@ impl Sums {
     /// # Errors
     /// [`TrainerError::Transport`] when a rank is lost before all have their sums; the step is then not committed here.
     pub fn all_reduce(
-        self,
+        &self,
         context: &Context,
         transport: &SharedTransport,
         step: u64,
@@ -75,7 +93,7 @@ impl Sums {
             &mut words,
             context.deadline(),
         )?;
-        Ok(Self::of_words(words))
+        Ok(Self::of_words(&words))
     }
 }
 
@@ -102,10 +120,11 @@ mod tests {
             data_digest: u128::MAX - 3,
             save: 1,
             parity: 2,
+            stages: vec![ExactSum(3), ExactSum(4)],
         };
-        assert_eq!(Sums::of_words(sums.to_words()), sums);
+        assert_eq!(Sums::of_words(&sums.to_words()), sums);
         let twice: Vec<i128> = sums.to_words().iter().map(|w| 2 * w).collect();
-        let twice = Sums::of_words(twice.try_into().unwrap());
+        let twice = Sums::of_words(&twice);
         assert_eq!(twice.data_digest, sums.data_digest.wrapping_mul(2));
     }
 

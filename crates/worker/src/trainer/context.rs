@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use rekindle_plan::{micro_batches_of, parity_groups};
+use rekindle_plan::{LayerRate, layer_rate, micro_batches_of, parity_groups};
 use rekindle_transport::{Deadline, Transport};
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{JobSpec, LayerId, Parities, Plan, Rank, RankId, StartPoint, shard_range};
+use rekindle_types::{
+    JobSpec, LayerId, Parities, Plan, Rank, RankId, Rebuilt, Refill, StartPoint, shard_range,
+};
 
 /// One rank's view of its job. Nothing in it changes while an epoch lasts.
 pub struct Context {
@@ -23,10 +25,10 @@ pub struct Context {
     pub memory_step: Option<u64>,
     /// The guard of each rank; none where the job wants no shadows.
     pub guards: BTreeMap<RankId, RankId>,
-    /// Ranks that take the state they start from out of another rank's worker's memory, and that rank.
-    pub refills: BTreeMap<RankId, RankId>,
-    /// Ranks that take it out of the sets of parities that their groups have.
-    pub rebuilds: BTreeMap<RankId, Parities>,
+    /// Ranks whose own worker's memory doesn't have the state they start from, and where they get it from.
+    pub refills: BTreeMap<RankId, Refill>,
+    /// Layers whose state was made up, by this recovery or an earlier one.
+    pub rebuilt: Vec<Rebuilt>,
     /// Names this epoch's trainers in the keys of checkpoint files.
     pub writer: String,
     /// Mean time between failures as known at the start, seconds.
@@ -89,14 +91,17 @@ impl Context {
     /// The sets that a rank's state is taken out of, or worked out from.
     #[must_use]
     pub fn parities(&self, rank: RankId) -> Option<&Parities> {
-        self.rebuilds.get(&rank)
+        match self.refills.get(&rank) {
+            Some(Refill::Parity(parities)) => Some(parities),
+            _ => None,
+        }
     }
 
     /// The other ranks of this rank's group that keeps parities, and of the groups whose sets it gives or takes something from.
     fn in_groups(&self) -> Vec<RankId> {
         let me = self.id();
         let settings = &self.spec.recovery.parity;
-        let groups = match self.spec.recovery.sources.contains(&RecoverySource::Parity) {
+        let groups = match self.spec.recovery.allows(RecoverySource::Parity) {
             true => parity_groups(&self.plan, settings),
             false => Vec::new(),
         };
@@ -195,13 +200,13 @@ impl Context {
             vec![RankId(0)]
         };
         let me = self.id();
-        let gives_or_takes = |(rank, guard): (&RankId, &RankId)| {
-            [(*rank, *guard), (*guard, *rank)]
-                .into_iter()
-                .find(|(one, _)| *one == me)
-                .map(|(_, other)| other)
+        let gives_or_takes = |(rank, refill): (&RankId, &Refill)| {
+            let pairs = refill.senders().into_iter().map(|sender| (*rank, sender));
+            let both = pairs.flat_map(|(rank, sender)| [(rank, sender), (sender, rank)]);
+            let mine = both.filter(|(one, _)| *one == me).map(|(_, other)| other);
+            mine.collect::<Vec<_>>()
         };
-        let refills = self.refills.iter().filter_map(gives_or_takes);
+        let refills = self.refills.iter().flat_map(gives_or_takes);
         [self.previous(), self.next(), self.tied_peer(), self.guard()]
             .into_iter()
             .flatten()
@@ -228,6 +233,18 @@ impl Context {
             LayerId::Block(n) => n + 1,
             LayerId::Head => self.spec.model.num_hidden_layers + 1,
         }
+    }
+
+    /// What the update of `layer` computes with at `step`.
+    #[must_use]
+    pub fn rate(&self, layer: LayerId, step: u64) -> LayerRate {
+        layer_rate(&self.spec, &self.rebuilt, self.index_of(layer), step)
+    }
+
+    /// The layer at a position in pipeline order.
+    #[must_use]
+    pub fn layer_at(&self, index: u32) -> Option<LayerId> {
+        self.spec.model.layers().nth(index as usize)
     }
 
     /// Number of elements of `layer`.
@@ -290,7 +307,7 @@ pub mod tests {
             memory_step: None,
             guards: BTreeMap::new(),
             refills: BTreeMap::new(),
-            rebuilds: BTreeMap::new(),
+            rebuilt: Vec::new(),
             writer: "t".to_owned(),
             mtbf_seconds: 3600.0,
             patience: Duration::from_secs(1),

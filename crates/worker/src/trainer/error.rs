@@ -41,6 +41,9 @@ pub enum TrainerError {
         /// What is wrong.
         why: String,
     },
+    /// A lost stage can't be made of what its neighbours sent.
+    #[error(transparent)]
+    Average(#[from] rekindle_plan::average::AverageError),
     /// The place for checkpoints can't be used.
     #[error(transparent)]
     Store(#[from] rekindle_checkpoint::StoreError),
@@ -89,7 +92,7 @@ impl TrainerError {
             Self::Checkpoint(_) => FailureClass::Network,
             Self::Lost { .. } => FailureClass::WorkerLost,
             Self::Store(_) | Self::NotSaved { .. } => FailureClass::CheckpointIo,
-            Self::NonFinite { .. } => FailureClass::NumericNan,
+            Self::NonFinite { .. } | Self::Average(_) => FailureClass::NumericNan,
             Self::Protocol { .. } | Self::Pipe(_) => FailureClass::Internal,
         }
     }

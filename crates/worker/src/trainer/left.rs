@@ -123,7 +123,7 @@ impl Memory {
     /// that offers anything. And for this rank's sets, of all epochs: those of the newest may not be whole at other ranks.
     #[must_use]
     pub fn find(folder: &Path, context: &Context, shadows: bool) -> Self {
-        let parity = context.spec.recovery.sources.contains(&RecoverySource::Parity);
+        let parity = context.spec.recovery.allows(RecoverySource::Parity);
         let wanted = |whose: Whose| match whose {
             Whose::Own(rank) => rank == context.id(),
             Whose::Guarded(rank) => shadows && rank.0 < context.plan.world(),

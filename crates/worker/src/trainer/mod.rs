@@ -24,6 +24,7 @@ mod lanes;
 pub(crate) mod left;
 mod load;
 mod local;
+mod mean;
 mod outcomes;
 mod parity;
 mod pipe;
@@ -38,7 +39,6 @@ mod step;
 mod storage;
 mod tied;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -48,7 +48,7 @@ use std::time::{Duration, Instant};
 use rekindle_compute::AnyDevice;
 use rekindle_model::Stage;
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{Parities, RankId};
+use rekindle_types::{Origin, RankId, Refill};
 use rekindle_worker_core::trainer_messages::{FromTrainer, ToTrainer};
 
 use context::{Context, SharedTransport};
@@ -117,16 +117,11 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
         data_address,
         in_memory: memory.offers(&context),
     })?;
-    let (peers, from, save) = match pipe.next(CONNECT_WAIT)? {
-        ToTrainer::Connect {
-            peers,
-            local,
-            guards,
-            parities,
-            save,
-        } => (peers, (local, guards, parities), save),
+    let (peers, from) = match pipe.next(CONNECT_WAIT)? {
+        ToTrainer::Connect { peers, from } => (peers, from),
         other => return Err(unexpected("Connect", &other)),
     };
+    let save = from.save;
     let context = load_state(context, &mut engine, &memory, from)?;
     let saver = Saver::new(&context, &mut engine)?;
     let transport: SharedTransport = Arc::new(connect::meet(&endpoint, &context, &peers)?);
@@ -187,21 +182,25 @@ fn load_state(
     mut context: Context,
     engine: &mut Engine,
     memory: &Memory,
-    (from, refills, rebuilds): (Option<u64>, BTreeMap<RankId, RankId>, BTreeMap<RankId, Parities>),
+    from: Origin,
 ) -> Result<Context, TrainerError> {
-    let Some(step) = from else {
+    context.rebuilt = from.rebuilt;
+    let Some(step) = from.step else {
         setup::fill(engine, &context)?;
         return Ok(context);
     };
-    match refills.get(&context.id()) {
-        None if rebuilds.contains_key(&context.id()) => {
-            tracing::info!("takes its state from its group's last exchange")
-        }
+    match from.refills.get(&context.id()) {
         None => memory.at(Whose::Own(context.id()), step)?.load(engine)?,
-        Some(guard) => tracing::info!(%guard, "takes its state from that rank"),
+        Some(Refill::Guard(guard)) => tracing::info!(%guard, "takes its state from that rank"),
+        Some(Refill::Parity(parities)) => {
+            tracing::info!(epoch = %parities.epoch, "goes back to its group's exchange");
+        }
+        Some(Refill::Mean(shares)) => {
+            tracing::warn!(?shares, "its state is lost: takes a mean of its neighbours'")
+        }
     }
     tracing::info!(step, "goes on from the workers' memory");
-    (context.memory_step, context.refills, context.rebuilds) = (Some(step), refills, rebuilds);
+    (context.memory_step, context.refills) = (Some(step), from.refills);
     Ok(context)
 }
 

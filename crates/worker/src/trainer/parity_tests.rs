@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rekindle_plan::parity_groups;
 use rekindle_transport::{MemoryMesh, Options};
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{DeviceId, Epoch, JobSpec, Parities, Plan, RankId, StepReport};
+use rekindle_types::{DeviceId, Epoch, JobSpec, Parities, Plan, RankId, Refill, StepReport};
 
 use super::context::SharedTransport;
 use super::device::Computing;
@@ -24,7 +24,7 @@ const EVERY: u64 = 4;
 const LAST: u64 = 48;
 
 /// Where ranks get their state from, and the step.
-type Start = Option<(u64, BTreeMap<RankId, Parities>)>;
+type Start = Option<(u64, BTreeMap<RankId, Refill>)>;
 
 /// A trainer from `from` to the end, which waits after every step for its exchange, so that it is known what is there.
 fn one(
@@ -44,7 +44,7 @@ fn one(
     let memory = Memory::find(folder, &context, false);
     match from {
         None => setup::fill(&mut engine, &context)?,
-        Some((step, rebuilds)) => (context.memory_step, context.rebuilds) = (Some(step), rebuilds),
+        Some((step, refills)) => (context.memory_step, context.refills) = (Some(step), refills),
     }
     let sets = parity::reserve(Some(folder), &context)?;
     let parity = Parity::start(sets, Some(folder), &context, &transport)?;
@@ -111,12 +111,14 @@ fn without(memory: &Path, workers: &[&str], lost: &[&str]) -> tempfile::TempDir 
 }
 
 /// What the coordinator would say: every rank goes back to its set, or to what its group has.
-fn decided(spec: &JobSpec, plan: &Plan, lost: &[&str]) -> BTreeMap<RankId, Parities> {
+fn decided(spec: &JobSpec, plan: &Plan, lost: &[&str]) -> BTreeMap<RankId, Refill> {
     let is_left = |rank: &RankId| !lost.contains(&plan.worker_of(*rank).unwrap().as_str());
-    let of = |members: &Vec<RankId>| Parities {
-        epoch: Epoch(1),
-        members: members.clone(),
-        from: members.iter().copied().filter(is_left).collect(),
+    let of = |members: &Vec<RankId>| {
+        Refill::Parity(Parities {
+            epoch: Epoch(1),
+            members: members.clone(),
+            from: members.iter().copied().filter(is_left).collect(),
+        })
     };
     let groups = parity_groups(plan, &spec.recovery.parity);
     let each = groups

@@ -5,14 +5,16 @@
 //!   all lanes: what each owns of the weights to the others, as after an update
 //! ```
 //!
-//! Who sends to whom is the coordinator's decision ([`Context::refills`]).
+//! Who sends to whom is the coordinator's decision ([`Context::refills`]). Deliberately absent: states that nobody has ([`super::mean`]).
 
 use rekindle_transport::TagKind;
-use rekindle_types::RankId;
+use rekindle_types::{RankId, Refill as From};
 
 use super::context::{Context, SharedTransport};
 use super::lanes::Lanes;
 use super::left::{Memory, Whose};
+use super::mean::Means;
+use super::parity::rebuild;
 use super::shadow::{piece_tag, pieces};
 use super::{Engine, TrainerError};
 
@@ -36,16 +38,16 @@ impl Refill<'_> {
     pub fn run(&self, engine: &mut Engine) -> Result<(), TrainerError> {
         let refills = &self.context.refills;
         if refills.is_empty() {
-            return match self.context.rebuilds.is_empty() {
-                true => Ok(()),
-                false => self.share_weights(engine),
-            };
+            return Ok(());
         }
         let me = self.context.id();
-        let source = refills.get(&me).copied();
+        let source = match refills.get(&me) {
+            Some(From::Guard(guard)) => Some(*guard),
+            _ => None,
+        };
         let asks: Vec<RankId> = refills
             .iter()
-            .filter(|(_, guard)| **guard == me)
+            .filter(|(_, from)| **from == From::Guard(me))
             .map(|(rank, _)| *rank)
             .collect();
         let ranks = asks.iter().copied().chain(source.map(|_| me));
@@ -58,7 +60,19 @@ impl Refill<'_> {
                 self.take(guard, turn, engine)?;
             }
         }
-        self.share_weights(engine)
+        rebuild(self.context, self.transport, self.memory, self.step, engine)?;
+        // Lanes of a stage that nobody has make the same weights of the same neighbours.
+        let made_up = matches!(refills.get(&me), Some(From::Mean(_)));
+        if !made_up && refills.values().any(From::is_exact) {
+            self.share_weights(engine)?;
+        }
+        let (context, transport, step) = (self.context, self.transport, self.step);
+        Means {
+            context,
+            transport,
+            step,
+        }
+        .run(engine)
     }
 
     /// Piece number `turn` of a rank's state to that rank, which may be this one.

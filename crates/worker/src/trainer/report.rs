@@ -39,6 +39,7 @@ impl Measured {
             data_digest: hex(self.sums.data_digest),
             state_digest: self.state_digest.map(hex),
             val_loss: self.val_loss,
+            stage_norms: self.sums.stages.iter().map(|stage| stage.norm()).collect(),
         }
     }
 }

@@ -137,6 +137,7 @@ mod tests {
             data_digest: "d".to_owned(),
             state_digest: None,
             val_loss: None,
+            stage_norms: Vec::new(),
         }
     }
 

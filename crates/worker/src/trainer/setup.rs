@@ -55,7 +55,7 @@ pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Con
     Ok(Context {
         guards,
         refills: BTreeMap::new(),
-        rebuilds: BTreeMap::new(),
+        rebuilt: Vec::new(),
         spec,
         plan,
         rank,

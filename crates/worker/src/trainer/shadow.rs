@@ -185,10 +185,14 @@ impl Shadows {
     ///
     /// # Errors
     /// [`TrainerError`] when the state can't be held.
-    pub fn update(&mut self, step: u64, lr: f64, clip: f64) -> Result<(), TrainerError> {
+    pub fn update(&mut self, context: &Context, step: u64, clip: f64) -> Result<(), TrainerError> {
+        let rate = |layer| {
+            let rate = context.rate(layer, step);
+            (rate.count, rate.lr)
+        };
         for Kept { shadow, keep } in self.wards.iter_mut().filter_map(|ward| ward.kept.as_mut()) {
             keep.make_room(step);
-            shadow.update(step, lr, clip)?;
+            shadow.update(rate, clip)?;
         }
         self.publish(step)
     }

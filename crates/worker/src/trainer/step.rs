@@ -7,7 +7,9 @@
 
 use std::time::Instant;
 
+use rekindle_model::ExactSum;
 use rekindle_plan::learning_rate;
+use rekindle_types::spec::RecoverySource;
 use rekindle_types::{LayerId, StepReport};
 
 use super::batch::Batch;
@@ -16,7 +18,7 @@ use super::context::{Context, SharedTransport};
 use super::lanes::Lanes;
 use super::left::Memory;
 use super::local::Local;
-use super::parity::{Parity, rebuild};
+use super::parity::Parity;
 use super::pipeline::Pipeline;
 use super::refill::Refill;
 use super::report::{Measured, to_rank_0};
@@ -70,7 +72,6 @@ impl Trainer {
                 memory,
                 step,
             };
-            rebuild(context, transport, memory, step, &mut self.engine)?;
             refill.run(&mut self.engine)?;
             let tied = Tied { context, transport };
             tied.send_weights(&self.engine, step)?;
@@ -116,7 +117,7 @@ impl Trainer {
         // State that will be saved is hashed by the update that leaves it, while it is in the cache.
         self.engine.set_hashing(sums.save > 0 && self.saver.is_some());
         let clip = clip_factor(norm, self.context.spec.training.max_grad_norm);
-        self.update(step, lr, clip)?;
+        self.update(step, clip)?;
         if sums.save > 0
             && let Some(saver) = &mut self.saver
         {
@@ -191,7 +192,24 @@ impl Trainer {
             data_digest: batch.digest.value(),
             save: 0,
             parity: 0,
+            stages: self.stage_squares(summary.sum_squares),
         })
+    }
+
+    /// This rank's squares as its stage's, where stages that are lost may be made of their neighbours.
+    fn stage_squares(&self, own: ExactSum) -> Vec<ExactSum> {
+        let recovery = &self.context.spec.recovery;
+        if !recovery.allows(RecoverySource::NeighbourAverage) {
+            return Vec::new();
+        }
+        let of = |stage| {
+            if stage == self.context.rank.stage {
+                own
+            } else {
+                ExactSum::default()
+            }
+        };
+        (0..self.context.plan.stage_count()).map(of).collect()
     }
 
     fn commit(&self, own: Sums, step: u64) -> Result<Sums, TrainerError> {
@@ -206,17 +224,20 @@ impl Trainer {
     }
 
     /// AdamW on the own shard and those of the wards; every layer's new weights leave for the other lanes as soon as they are there.
-    fn update(&mut self, step: u64, lr: f64, clip: f64) -> Result<(), TrainerError> {
+    fn update(&mut self, step: u64, clip: f64) -> Result<(), TrainerError> {
         let (context, transport) = (&self.context, &self.transport);
         let (lanes, tied) = (Lanes { context, transport }, Tied { context, transport });
         let layers = self.engine.layers();
         for layer in &layers {
             let engine = &mut self.engine;
-            outlast(step, &self.told, || engine.update(*layer, step, lr, clip))?;
+            let rate = context.rate(*layer, step);
+            outlast(step, &self.told, || {
+                engine.update(*layer, rate.count, rate.lr, clip)
+            })?;
             lanes.send_weights(&self.engine, step, *layer)?;
         }
         // Before anything is waited for: a peer that is lost now takes no ward's step with it.
-        self.shadows.update(step, lr, clip)?;
+        self.shadows.update(context, step, clip)?;
         for layer in &layers {
             lanes.take_weights(&mut self.engine, step, *layer)?;
         }

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! Invariants
-//! - WK-8 A set is let go only when a newer one is published by every rank of the plan: so there is always a step whose set all ranks have, but for the
+//! - WK-9 A set is let go only when a newer one is published by every rank of the plan: so there is always a step whose set all ranks have, but for the
 //!   first exchange of a job.
-//! - WK-9 Whether an exchange begins is decided from sums that all ranks have: so all do, or none.
+//! - WK-10 Whether an exchange begins is decided from sums that all ranks have: so all do, or none.
 //!
 //! The commit point carries a count, and waits for nothing. Where a rank has no memory for its sets, which its log says, no set is ever published by
 //! all of them, and nothing is exchanged after the first.
@@ -88,7 +88,7 @@ pub fn reserve(folder: Option<&Path>, context: &Context) -> Result<Option<Sets>,
 
 /// Whether the job keeps parities.
 fn wanted(context: &Context) -> bool {
-    context.spec.recovery.sources.contains(&RecoverySource::Parity)
+    context.spec.recovery.allows(RecoverySource::Parity)
 }
 
 impl Shared {

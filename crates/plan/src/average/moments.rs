@@ -3,21 +3,9 @@
 //! The paper says nothing about them; its code starts a new Adam (both moments 0, count 0). A new second moment makes the first steps of
 //! every weight as long as the learning rate whatever the gradient, so blending the neighbours' is offered, too.
 
-use serde::{Deserialize, Serialize};
+use rekindle_types::spec::Moments;
 
 use super::{Result, blend};
-
-/// How the moments of a rebuilt stage start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Moments {
-    /// Both 0, the count of steps starts anew.
-    Fresh,
-    /// The first 0, the second blended, the count kept.
-    Second,
-    /// Both blended, the count kept.
-    Both,
-}
 
 /// A source's moments of one layer.
 #[derive(Debug, Clone, Copy)]
@@ -43,30 +31,32 @@ pub struct StartingMoments {
     pub steps: u64,
 }
 
-impl Moments {
-    /// The starting moments of a layer of `numel` elements.
-    ///
-    /// The count is the smallest of the sources': a second moment of few steps is too small for a large count, and the updates would be
-    /// too long; the other way round they are too short, which is harmless.
-    ///
-    /// # Errors
-    /// As [`blend`].
-    pub fn blend(self, numel: usize, sources: &[MomentSlices<'_>]) -> Result<StartingMoments> {
-        let first: Vec<_> = sources.iter().map(|s| (s.exp_avg, s.share)).collect();
-        let second: Vec<_> = sources.iter().map(|s| (s.exp_avg_sq, s.share)).collect();
-        let kept = sources.iter().map(|s| s.steps).min().unwrap_or(0);
-        let zero = || vec![0.0; numel];
-        let (exp_avg, exp_avg_sq, steps) = match self {
-            Self::Fresh => (zero(), zero(), 0),
-            Self::Second => (zero(), blend(&second)?, kept),
-            Self::Both => (blend(&first)?, blend(&second)?, kept),
-        };
-        Ok(StartingMoments {
-            exp_avg,
-            exp_avg_sq,
-            steps,
-        })
-    }
+/// The starting moments of a layer of `numel` elements.
+///
+/// The count is the smallest of the sources': a second moment of few steps is too small for a large count, and the updates would be
+/// too long; the other way round they are too short, which is harmless.
+///
+/// # Errors
+/// As [`blend`].
+pub fn starting_moments(
+    kind: Moments,
+    numel: usize,
+    sources: &[MomentSlices<'_>],
+) -> Result<StartingMoments> {
+    let first: Vec<_> = sources.iter().map(|s| (s.exp_avg, s.share)).collect();
+    let second: Vec<_> = sources.iter().map(|s| (s.exp_avg_sq, s.share)).collect();
+    let kept = sources.iter().map(|s| s.steps).min().unwrap_or(0);
+    let zero = || vec![0.0; numel];
+    let (exp_avg, exp_avg_sq, steps) = match kind {
+        Moments::Fresh => (zero(), zero(), 0),
+        Moments::Second => (zero(), blend(&second)?, kept),
+        Moments::Both => (blend(&first)?, blend(&second)?, kept),
+    };
+    Ok(StartingMoments {
+        exp_avg,
+        exp_avg_sq,
+        steps,
+    })
 }
 
 #[cfg(test)]
@@ -81,7 +71,7 @@ mod tests {
             share,
         };
         let sources = [source(&[1.0], &[4.0], 9, 0.25), source(&[5.0], &[8.0], 7, 0.75)];
-        kind.blend(1, &sources).unwrap()
+        starting_moments(kind, 1, &sources).unwrap()
     }
 
     #[test]

@@ -23,6 +23,13 @@ impl BoostRule {
         decay: None,
         cap: 1.0,
     };
+
+    /// The factor of a stage that was rebuilt once, `age` steps before.
+    #[must_use]
+    pub fn factor_at(&self, age: u64) -> f64 {
+        let start = self.factor.min(self.cap);
+        Boost { start, age }.factor(self)
+    }
 }
 
 /// The factor of one stage, and its age.
@@ -101,6 +108,10 @@ mod tests {
         assert_eq!(after(boost, 10).factor(&rule), 1.0);
         assert_eq!(after(boost, 99).recovered(&rule).factor(&rule), 1.1);
         assert_eq!(after(Boost::NONE.recovered(&KEEP), 1000).factor(&KEEP), 1.1);
+        assert_eq!(
+            [0, 5, 10].map(|age| rule.factor_at(age)),
+            [1.1, after(boost, 5).factor(&rule), 1.0]
+        );
         assert_eq!(
             Boost::NONE.recovered(&BoostRule::FLAT).factor(&BoostRule::FLAT),
             1.0

@@ -4,7 +4,9 @@
 //! the two first and the two last stages have learned each other's work and are copied from each other; the paper says so of the edges
 //! alone, its code does it both ways.
 
-use super::{AverageError, Mix, Result, Weighting, shares};
+use rekindle_types::spec::Weighting;
+
+use super::{AverageError, Mix, Result, shares};
 
 /// What has to be known of a block stage.
 #[derive(Debug, Clone, PartialEq, Eq)]

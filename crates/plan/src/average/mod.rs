@@ -6,14 +6,14 @@
 //!
 //! ```text
 //! refuse_adjacent(lost) -> source_of(stage, facts, swapped) -> Source::mix(weighting, norms) -> blend(weights)
-//!                                                                   -> Moments::blend(moments) -> Boost::recovered
+//!                                                                   -> starting_moments -> Boost::recovered
 //! ```
 //!
 //! Stages are counted from 0 among the block stages; the embedding and the head are no block stages and can't be blended.
 //!
 //! Invariants
-//! - EX-1 Nothing is read from a stage that is lost: such a source is refused by name, and so is an element that isn't finite.
-//! - EX-2 Shares are not negative and add up to 1, whatever the norms; so a blend lies between its sources, element by element.
+//! - PL-6 Nothing is read from a stage that is lost: such a source is refused by name, and so is an element that isn't finite.
+//! - PL-7 Shares are not negative and add up to 1, whatever the norms; so a blend lies between its sources, element by element.
 //!
 //! Deliberately absent: any stage, device, randomness or clock. The result is approximate by nature; nothing here claims otherwise.
 
@@ -22,14 +22,16 @@ mod boost;
 mod error;
 mod moments;
 mod sources;
+mod stand_in;
 mod weights;
 
 pub use blend::blend;
 pub use boost::{Boost, BoostRule};
 pub use error::AverageError;
-pub use moments::{MomentSlices, Moments, StartingMoments};
+pub use moments::{MomentSlices, StartingMoments, starting_moments};
 pub use sources::{Source, StageFacts, copy_of, refuse_adjacent, source_of, visiting_order};
-pub use weights::{Mix, Part, Weighting, shares};
+pub use stand_in::{blocks, like, means};
+pub use weights::{Mix, Part, shares};
 
 /// What the functions here return.
 pub type Result<T> = std::result::Result<T, AverageError>;

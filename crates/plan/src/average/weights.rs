@@ -1,23 +1,11 @@
 //! How much each source counts.
 //!
-//! The paper prints the norm of the last gradient with an ambiguous "2" (L2 or squared); the authors' code takes the plain norm plus
-//! 1e-4 on each side. All are options.
+//! The authors' code adds 1e-4 to each norm; that is an option.
 
-use serde::{Deserialize, Serialize};
+use rekindle_types::spec::Weighting;
+use serde::Serialize;
 
 use super::{AverageError, Result};
-
-/// How gradient norms become weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Weighting {
-    /// Each neighbour counts the same.
-    Uniform,
-    /// By the L2 norm.
-    Norm,
-    /// By the squared L2 norm.
-    Squared,
-}
 
 /// A stage that is read and its share.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

@@ -1,0 +1,92 @@
+//! A stage that nobody has the state of, made of the stages beside it: whether that may be, and of what (`rekindle_plan::average`).
+//!
+//! Only where the job allows `neighbour_average`, and only what no memory has: an exact source is always taken first. What is made up is
+//! written down with the plan ([`Rebuilt`]): the job's state isn't the undisturbed run's from there on, and says so wherever it is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rekindle_plan::average::{AverageError, means};
+use rekindle_types::spec::{Moments, RecoverySource};
+use rekindle_types::{Origin, Plan, RankId, Rebuilt, Refill, Share, rebuilt_by, rebuilt_with};
+
+use crate::begin::{best, found_at, steps_in_memory};
+use crate::durable_job::DurableJob;
+use crate::run::RankRun;
+
+/// What the `lost` ranks may be made of.
+///
+/// # Errors
+/// Why they may not.
+pub(crate) fn made_of(
+    job: &DurableJob,
+    plan: &Plan,
+    lost: &BTreeSet<RankId>,
+) -> Result<BTreeMap<RankId, Vec<Share>>, AverageError> {
+    means(plan, lost, job.spec.recovery.average_weights, &job.stage_norms)
+}
+
+impl DurableJob {
+    /// Whether the job makes up what nobody has: it is allowed to, and doesn't rather go back to a checkpoint or begin again.
+    #[must_use]
+    pub fn makes_up(&self) -> bool {
+        let recovery = &self.spec.recovery;
+        let allowed = self.ran && recovery.allows(RecoverySource::NeighbourAverage);
+        allowed && (recovery.rather_averages() || !self.goes_back_to_checkpoints())
+    }
+}
+
+/// The newest step that all ranks have in memory but some whose state can be made of the others'. None where none is behind the plan's start:
+/// that is exact.
+pub(crate) fn made_up(job: &DurableJob, plan: &Plan, ranks: &[RankRun]) -> Option<Origin> {
+    if !job.makes_up() {
+        return None;
+    }
+    let start = job.start.as_ref().map_or(0, |start| start.step);
+    let at = |step: u64| {
+        let (refills, lost) = found_at(job, ranks, step);
+        let means = made_of(job, plan, &lost).ok()?;
+        Some((step, (refills, means)))
+    };
+    let steps = steps_in_memory(job, ranks).into_iter();
+    let all: Vec<_> = steps.filter(|step| *step > start).filter_map(at).collect();
+    let (step, (mut refills, means)) = best(job, &all)?;
+    let rebuilt = rebuilt(job, plan, step, &means);
+    refills.extend(
+        means
+            .into_iter()
+            .map(|(rank, shares)| (rank, Refill::Mean(shares))),
+    );
+    Some(Origin {
+        step: Some(step),
+        refills,
+        rebuilt,
+        save: job.owes_checkpoint(step),
+    })
+}
+
+/// The job's made up layers at `step`, with those that `means` makes up after it.
+fn rebuilt(job: &DurableJob, plan: &Plan, step: u64, means: &BTreeMap<RankId, Vec<Share>>) -> Vec<Rebuilt> {
+    let before = rebuilt_by(&job.rebuilt, step);
+    let stage_of = |rank: RankId| {
+        let stages = plan.stages.get(plan.rank(rank).stage as usize);
+        stages.cloned().unwrap_or(0..0)
+    };
+    let began = |layer: u32| {
+        let known = before.iter().find(|rebuilt| rebuilt.layer == layer);
+        known.map_or(0, |rebuilt| rebuilt.count_from)
+    };
+    let new = means.iter().flat_map(|(rank, shares)| {
+        // The count is the smallest of the sources'.
+        let sources = shares.iter().flat_map(|share| stage_of(share.rank));
+        let count_from = match job.spec.recovery.average_moments {
+            Moments::Fresh => step,
+            Moments::Second | Moments::Both => sources.map(began).max().unwrap_or(0),
+        };
+        stage_of(*rank).map(move |layer| Rebuilt {
+            layer,
+            after: step,
+            count_from,
+        })
+    });
+    rebuilt_with(&before, new.collect::<Vec<_>>())
+}

@@ -1,0 +1,178 @@
+//! Which blocks of its neighbours a lost stage of a plan is made of.
+//!
+//! In: a plan, the ranks whose state nobody has, the norms of the stages' last gradients. Out: for each of these ranks the ranks that it
+//! is a mean of; or why there is no such mean. Stages of a plan needn't have equally many blocks: block `j` of `n` is made of the block at the
+//! same relative place of a neighbour, which with equally many is its block `j`.
+//!
+//! Deliberately absent: the ends of the pipeline. The embedding and the head have no like.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use rekindle_types::spec::Weighting;
+use rekindle_types::{Plan, Rank, RankId, Share};
+
+use super::{AverageError, Result, Source, StageFacts, refuse_adjacent, source_of};
+
+/// What each of the `lost` ranks is a mean of: the ranks of its lane on the stages beside it. `norms` are those of the stages' last gradients;
+/// empty: not known.
+///
+/// # Errors
+/// [`AverageError::NoSource`] for an end of the pipeline, or where a lane of the stage still has it; [`AverageError::Adjacent`] for stages that
+/// are next to each other.
+pub fn means(
+    plan: &Plan,
+    lost: &BTreeSet<RankId>,
+    weighting: Weighting,
+    norms: &[f64],
+) -> Result<BTreeMap<RankId, Vec<Share>>> {
+    let stages: BTreeSet<u32> = lost.iter().map(|rank| plan.rank(*rank).stage).collect();
+    refuse_adjacent(&stages.iter().map(|stage| *stage as usize).collect::<Vec<_>>())?;
+    for stage in &stages {
+        check(plan, lost, *stage)?;
+    }
+    let facts: Vec<StageFacts> = (0..plan.stage_count())
+        .map(|stage| StageFacts {
+            layers: Vec::new(),
+            alive: !stages.contains(&stage),
+        })
+        .collect();
+    let known: Vec<Option<f64>> = (0..plan.stage_count() as usize)
+        .map(|stage| norms.get(stage).copied().filter(|norm| norm.is_finite()))
+        .collect();
+    let mean = |rank: &RankId| {
+        let Rank { lane, stage } = plan.rank(*rank);
+        let source: Source = source_of(stage as usize, &facts, false)?;
+        let mix = source.mix(weighting, &known, 0.0)?;
+        let share = |part: &super::Part| Share {
+            rank: Rank {
+                lane,
+                stage: u32::try_from(part.stage).unwrap_or(u32::MAX),
+            }
+            .id(plan.stage_count()),
+            share: part.share,
+        };
+        Ok((*rank, mix.parts().iter().map(share).collect()))
+    };
+    lost.iter().map(mean).collect()
+}
+
+fn check(plan: &Plan, lost: &BTreeSet<RankId>, stage: u32) -> Result<()> {
+    let no_source = |why| {
+        Err(AverageError::NoSource {
+            what: format!("stage {stage}"),
+            why,
+        })
+    };
+    if stage == 0 || stage + 1 == plan.stage_count() {
+        return no_source(
+            "it is an end of the pipeline, whose embedding or head no other stage has the like of",
+        );
+    }
+    let blocks = blocks(plan);
+    let has_blocks = |beside: u32| {
+        let [lost, source] = [stage, beside].map(|stage| &plan.stages[stage as usize]);
+        like(lost.start, lost, source, &blocks).is_some()
+    };
+    if ![stage - 1, stage + 1].into_iter().all(has_blocks) {
+        return no_source("a stage beside it has no blocks");
+    }
+    let lanes = (0..plan.lanes).map(|lane| Rank { lane, stage }.id(plan.stage_count()));
+    match lanes.into_iter().all(|rank| lost.contains(&rank)) {
+        true => Ok(()),
+        false => {
+            no_source("a lane of it still has its weights, and lacks only moments that no other stage has")
+        }
+    }
+}
+
+/// The layers of a plan that are blocks: all but the first, the embedding, and the last, the head.
+#[must_use]
+pub fn blocks(plan: &Plan) -> Range<u32> {
+    1..plan.stages.last().map_or(1, |last| last.end.saturating_sub(1))
+}
+
+/// The layer of stage `source` that layer `layer` of stage `lost` is made of; both are ranges of layers in pipeline order, `blocks` those that
+/// are blocks.
+#[must_use]
+pub fn like(layer: u32, lost: &Range<u32>, source: &Range<u32>, blocks: &Range<u32>) -> Option<u32> {
+    let of = |stage: &Range<u32>| stage.start.max(blocks.start)..stage.end.min(blocks.end);
+    let (lost, source) = (of(lost), of(source));
+    if !lost.contains(&layer) || source.is_empty() {
+        return None;
+    }
+    let (at, here, there) = (layer - lost.start, lost.len() as u32, source.len() as u32);
+    Some(source.start + (2 * at + 1) * there / (2 * here))
+}
+
+#[cfg(test)]
+mod tests {
+    use rekindle_types::{Epoch, JobId, WorkerId};
+
+    use super::*;
+
+    fn plan(lanes: u32, stages: u32) -> Plan {
+        Plan {
+            job: JobId::new("j-1").unwrap(),
+            epoch: Epoch(1),
+            lanes,
+            stages: (0..stages).map(|s| 2 * s..2 * s + 2).collect(),
+            workers: vec![WorkerId::new("w").unwrap(); (lanes * stages) as usize],
+        }
+    }
+
+    fn of(lanes: u32, stages: u32, lost: &[u32], norms: &[f64]) -> Result<BTreeMap<RankId, Vec<Share>>> {
+        let lost = lost.iter().copied().map(RankId).collect();
+        means(&plan(lanes, stages), &lost, Weighting::Norm, norms)
+    }
+
+    fn share(rank: u32, share: f64) -> Share {
+        Share {
+            rank: RankId(rank),
+            share,
+        }
+    }
+
+    #[test]
+    fn a_lost_stage_is_a_mean_of_its_lane_s_neighbours() {
+        let means = of(1, 5, &[1, 3], &[3.0, 9.0, 1.0, 9.0, 1.0]).unwrap();
+        assert_eq!(means[&RankId(1)], [share(0, 0.75), share(2, 0.25)]);
+        assert_eq!(means[&RankId(3)], [share(2, 0.5), share(4, 0.5)]);
+        let means = of(2, 3, &[1, 4], &[]).unwrap();
+        assert_eq!(means[&RankId(1)], [share(0, 0.5), share(2, 0.5)]);
+        assert_eq!(means[&RankId(4)], [share(3, 0.5), share(5, 0.5)]);
+    }
+
+    #[test]
+    fn what_has_no_like_is_refused() {
+        let no_source = |of: Result<_>| matches!(of, Err(AverageError::NoSource { .. }));
+        assert!(no_source(of(1, 4, &[0], &[])));
+        assert!(no_source(of(1, 4, &[3], &[])));
+        assert!(no_source(of(2, 3, &[1], &[])), "the other lane lives");
+        let mut narrow = plan(1, 3);
+        narrow.stages = vec![0..1, 1..4, 4..6];
+        let lost = BTreeSet::from([RankId(1)]);
+        assert!(
+            no_source(means(&narrow, &lost, Weighting::Norm, &[])),
+            "only the embedding"
+        );
+        let adjacent = Err(AverageError::Adjacent { first: 1, second: 2 });
+        assert_eq!(of(1, 4, &[1, 2], &[]), adjacent);
+    }
+
+    #[test]
+    fn blocks_are_made_of_those_at_the_same_place() {
+        // Layers: embedding 0, blocks 1 to 8, head 9.
+        let blocks = 1..9;
+        let made = |lost: &Range<u32>, source: &Range<u32>| -> Vec<u32> {
+            let of = |layer| like(layer, lost, source, &blocks).unwrap();
+            lost.clone().map(of).collect()
+        };
+        assert_eq!(made(&(3..5), &(0..3)), [1, 2], "the embedding isn't one");
+        assert_eq!(made(&(5..7), &(7..10)), [7, 8], "nor is the head");
+        assert_eq!(made(&(3..6), &(6..8)), [6, 7, 7]);
+        assert_eq!(made(&(3..4), &(4..7)), [5], "the middle one");
+        assert_eq!(like(3, &(3..5), &(0..1), &blocks), None);
+        assert_eq!(like(0, &(0..2), &(2..4), &blocks), None);
+    }
+}
