@@ -17,6 +17,9 @@ type Kept<'a> = BTreeMap<(Reverse<Epoch>, &'a [RankId]), Vec<RankId>>;
 
 /// Where `rank` gets the state of `step` from. None: it is in no set, or too few of its group's are left.
 pub(crate) fn in_sets(job: &DurableJob, ranks: &[RankRun], rank: RankId, step: u64) -> Option<Parities> {
+    if !job.keeps_parities() {
+        return None;
+    }
     let mut kept = Kept::new();
     for (holder, run) in (0..).map(RankId).zip(ranks) {
         let sets = run.in_memory.parity.iter().filter(|set| set.step == step);

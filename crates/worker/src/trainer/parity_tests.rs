@@ -193,3 +193,44 @@ fn lanes_and_workers_with_several_ranks_may_be_lost() {
     survives(2, &[3, 5], &["a", "a", "b", "b"], 1);
     survives(3, &[4, 5], &["a", "b", "c", "a", "b", "c"], 2);
 }
+
+#[test]
+fn a_set_that_was_changed_is_not_offered() {
+    let (text, memory) = (folder(), tempfile::tempdir().unwrap());
+    let mut spec = spec(text.path(), "", "");
+    spec.recovery.sources = vec![RecoverySource::Local, RecoverySource::Parity];
+    spec.recovery.parity.every = EVERY;
+    let plan = plan(1, &[2, 5], &["a", "b"]);
+    for worker in ["a", "b"] {
+        std::fs::create_dir(memory.path().join(worker)).unwrap();
+    }
+    all(&spec, &plan, memory.path(), None);
+    let next = Plan {
+        epoch: Epoch(2),
+        ..plan.clone()
+    };
+    let context = setup::context(start(&spec, &next, RankId(0)), Duration::from_secs(1)).unwrap();
+    let folder = folder_of(&plan, memory.path(), RankId(0));
+    let offered = || {
+        Memory::find(&folder, &context, false)
+            .offers(&context)
+            .parity
+            .len()
+    };
+    assert_eq!(offered(), 1);
+    let file = folder.join("exact-1+p0+e1");
+    let whole = std::fs::read(&file).unwrap();
+    // One byte in every page behind the table: of states, seals and parities.
+    let pages = (264 << 10..whole.len()).step_by(4096);
+    let mut changed = 0;
+    for at in pages {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        changed += usize::from(offered() == 0);
+    }
+    // Half of the pages are of a set that isn't listed any more, and a seal has room to spare.
+    assert!(changed > 3, "{changed} of {} bytes", whole.len());
+    std::fs::write(&file, &whole).unwrap();
+    assert_eq!(offered(), 1);
+}
