@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """What keeping state in shared memory costs, and how fast a job goes on from there.
 
-    scripts/measure_memory_recovery.py overhead [--rounds 7] [--steps 60] [--shadow]
+    scripts/measure_memory_recovery.py overhead [--rounds 7] [--steps 60] [--shadow | --parity [--every 10] [--workers 3]]
     scripts/measure_memory_recovery.py losses   [--losses 20] [--victim trainer|worker]
 
 Runs target/release/rekindle on jobs of its own in a temporary folder; prints tables for docs/measurements/. `overhead` alternates runs with
-and without `recovery.sources = ["local"]`; `losses` kills with SIGKILL, and takes the time from just before the signal to when the first
+and without `recovery.sources = ["local"]`, or with `shadow` or `parity` beside it and without; `losses` kills with SIGKILL, and takes the time from just before the signal to when the first
 step of the next epoch is seen in metrics.jsonl, which is read every millisecond.
 """
 
@@ -25,7 +25,7 @@ REKINDLE = ROOT / "target/release/rekindle"
 PATIENCE = 120
 
 
-def job(folder, name, steps, sources, size, stages):
+def job(folder, name, steps, sources, size, stages, every=10):
     hidden, layers = size
     path = folder / f"{name}.toml"
     path.write_text(f"""
@@ -51,6 +51,8 @@ pipeline = {stages}
 [recovery]
 sources = {json.dumps(sources)}
 max_restarts = 1000
+[recovery.parity]
+every = {every}
 """)
     return path
 
@@ -71,20 +73,25 @@ def spread(values, unit=1000):
 def overhead(options):
     print("| model | state, MB | step without, ms (spread) | step with, ms (spread) | difference of medians |")
     print("|---|---|---|---|---|")
+    # An exchange falls on a few of the steps, which a median doesn't see.
+    middle = statistics.mean if options.parity else statistics.median
     for size in [(128, 4), (384, 8)]:
-        kinds = {"without": ["local"], "with": ["local", "shadow"]} if options.shadow else {"without": [], "with": ["local"]}
-        workers = 2 if options.shadow else 1
+        kinds, workers = {"without": [], "with": ["local"]}, 1
+        if options.shadow:
+            kinds, workers = {"without": ["local"], "with": ["local", "shadow"]}, 2
+        if options.parity:
+            kinds, workers = {"without": ["local"], "with": ["local", "parity"]}, options.workers
         medians = {kind: [] for kind in kinds}
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
             for number in range(options.rounds):
                 for kind in sorted(kinds, reverse=number % 2 == 0):
                     name = f"{kind}-{number}"
-                    path = job(folder, name, options.steps, kinds[kind], size, workers)
+                    path = job(folder, name, options.steps, kinds[kind], size, workers, options.every)
                     command = [REKINDLE, "run", path, "--workers", str(workers)]
                     subprocess.run(command, check=True, capture_output=True)
                     steps = [line["step_seconds"] for line in lines(folder / name / "metrics.jsonl")[5:]]
-                    medians[kind].append(statistics.median(steps))
+                    medians[kind].append(middle(steps))
         without, with_ = medians["without"], medians["with"]
         change = statistics.median(with_) / statistics.median(without) - 1
         hidden, layers = size
@@ -168,6 +175,9 @@ def main():
     mode.add_argument("--rounds", type=int, default=7)
     mode.add_argument("--steps", type=int, default=60)
     mode.add_argument("--shadow", action="store_true", help="shadow beside local, on two workers")
+    mode.add_argument("--parity", action="store_true", help="parity beside local, on workers of a group")
+    mode.add_argument("--every", type=int, default=10, help="steps between exchanges")
+    mode.add_argument("--workers", type=int, default=3, help="stages, each on a worker, with --parity")
     mode.set_defaults(run=overhead)
     mode = modes.add_parser("losses")
     mode.add_argument("--losses", type=int, default=20)

@@ -4,98 +4,12 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-
-use common::{Cluster, Job, assert_same_metrics, final_digest, metrics, reaches, signal, train, until};
-use serde_json::Value;
+use common::machines::{assert_undisturbed, folders, home, kept, lose_machine, recovered, start};
+use common::{Job, metrics, reaches, signal, until};
 
 const LOCAL: &str = r#"["local"]"#;
 const SHADOW: &str = r#"["local", "shadow"]"#;
 const TWO_GUARDS: &str = "[\"local\", \"shadow\"]\nguards = 2";
-
-fn incidents(cluster: &Cluster, id: &str) -> Vec<Value> {
-    let done = cluster.call(&["explain", id, "-o", "json"]);
-    assert_eq!(done.code, 0, "{}", done.stderr);
-    serde_json::from_str(&done.stdout).unwrap()
-}
-
-/// Waits until the job has gone on after its loss number `n`.
-fn recovered(cluster: &Cluster, id: &str, n: usize) -> Value {
-    until("the end of an incident", || {
-        let mut all = incidents(cluster, id);
-        let through = all.len() >= n && all.last()?["state"] == "RECOVERED";
-        through.then(|| all.pop()).flatten()
-    })
-}
-
-/// A cluster whose workers keep state in `memory`, so that what other runs left there doesn't count.
-fn start(folder: &Path, workers: u32, memory: &Path) -> Cluster {
-    let memory = memory.display().to_string();
-    Cluster::start_with(folder, workers, &[], &["--shared-memory", &memory])
-}
-
-/// Files that trainers of a job have in shared memory.
-fn kept(memory: &Path, id: &str) -> usize {
-    let folders = std::fs::read_dir(memory).unwrap().flatten();
-    let ours = folders.filter(|entry| entry.file_name().to_string_lossy().starts_with("rekindle-"));
-    let files = ours.flat_map(|entry| std::fs::read_dir(entry.path()).into_iter().flatten().flatten());
-    let of_job = |name: &str| name.starts_with(&format!("{id}+"));
-    files
-        .filter(|file| of_job(&file.file_name().to_string_lossy()))
-        .count()
-}
-
-/// The folders of workers that keep something of a job, with the names of its files.
-fn folders(memory: &Path, id: &str) -> Vec<(PathBuf, Vec<String>)> {
-    let of = |folder: PathBuf| {
-        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut names: Vec<String> = names.filter(|name| name.starts_with(&format!("{id}+"))).collect();
-        names.sort();
-        (folder, names)
-    };
-    let all = std::fs::read_dir(memory).unwrap().flatten();
-    let all = all.map(|entry| of(entry.path()));
-    all.filter(|(_, names)| !names.is_empty()).collect()
-}
-
-/// The worker (counted from 0) that runs a rank, and its folder.
-fn home(memory: &Path, id: &str, rank: u32) -> (usize, PathBuf) {
-    let runs = |names: &[String]| {
-        names
-            .iter()
-            .any(|name| name.starts_with(&format!("{id}+r{rank}+")))
-    };
-    let found = folders(memory, id).into_iter().find(|(_, names)| runs(names));
-    let (folder, _) = found.unwrap();
-    let name = folder.display().to_string();
-    let (_, number) = name.rsplit_once("-w").unwrap();
-    (number.parse::<usize>().unwrap() - 1, folder)
-}
-
-/// A machine is lost: its worker, and all that lay in its memory. It doesn't come back.
-fn lose_machine(cluster: &mut Cluster, (worker, folder): (usize, PathBuf)) {
-    signal(cluster.workers[worker].pid(), "KILL");
-    cluster.workers[worker].ended();
-    std::fs::remove_dir_all(&folder).unwrap();
-}
-
-fn assert_undisturbed(run: &Path, steps: u64, job: Job, folder: &Path) {
-    let alone = train(
-        &Job {
-            pipeline: 1,
-            data: 1,
-            ..job
-        },
-        folder,
-        "undisturbed",
-        1,
-        1,
-    );
-    assert_same_metrics(run, &alone, "disturbed");
-    assert_eq!(metrics(run).len() as u64, steps);
-    assert_eq!(final_digest(run), final_digest(&folder.join("undisturbed")));
-}
 
 #[test]
 fn killed_trainers_and_workers_cost_no_committed_step() {

@@ -43,7 +43,7 @@ pub(crate) fn made_up(job: &DurableJob, plan: &Plan, ranks: &[RankRun]) -> Optio
     }
     let start = job.start.as_ref().map_or(0, |start| start.step);
     let at = |step: u64| {
-        let (refills, lost) = found_at(ranks, step);
+        let (refills, lost) = found_at(job, ranks, step);
         let means = made_of(job, plan, &lost).ok()?;
         Some((step, (refills, means)))
     };

@@ -12,6 +12,7 @@ use rekindle_types::{
 use crate::average::{made_of, made_up};
 use crate::durable_job::DurableJob;
 use crate::machine::Coordinator;
+use crate::parity::{self, in_sets};
 use crate::run::RankRun;
 use crate::{Change, Effect, NotFound, StartSearch};
 
@@ -36,7 +37,7 @@ pub(crate) enum Search {
 
 /// Why a job can't go on whose state only workers had: that of the `lost` ranks is gone.
 pub(crate) fn memory_lost(job: &DurableJob, plan: &Plan, lost: &BTreeSet<RankId>) -> String {
-    let or_shadow = match job.is_shadowed() {
+    let or_shadow = match job.is_shadowed() || job.keeps_parities() {
         true => "",
         false => " or the source \"shadow\"",
     };
@@ -64,17 +65,22 @@ fn keeper(ranks: &[RankRun], rank: RankId, wanted: impl Fn(&u64) -> bool) -> Opt
 }
 
 /// The ranks that don't have the state of `step` in their own worker's memory, and who has it. None: a rank's is nowhere.
-fn senders(ranks: &[RankRun], step: u64) -> Option<BTreeMap<RankId, Refill>> {
-    let (refills, lost) = found_at(ranks, step);
+fn senders(job: &DurableJob, ranks: &[RankRun], step: u64) -> Option<BTreeMap<RankId, Refill>> {
+    let (refills, lost) = found_at(job, ranks, step);
     lost.is_empty().then_some(refills)
 }
 
 /// Where the ranks get the state of `step` from that don't have it in their own worker's memory, and those whose state is nowhere.
-pub(crate) fn found_at(ranks: &[RankRun], step: u64) -> (BTreeMap<RankId, Refill>, BTreeSet<RankId>) {
+pub(crate) fn found_at(
+    job: &DurableJob,
+    ranks: &[RankRun],
+    step: u64,
+) -> (BTreeMap<RankId, Refill>, BTreeSet<RankId>) {
     let (mut refills, mut lost) = (BTreeMap::new(), BTreeSet::new());
     for (rank, _) in numbered(ranks).filter(|(_, run)| !run.in_memory.own.contains(&step)) {
-        match keeper(ranks, rank, |held| *held == step) {
-            Some(keeper) => drop(refills.insert(rank, Refill::Guard(keeper))),
+        let guard = keeper(ranks, rank, |held| *held == step).map(Refill::Guard);
+        match guard.or_else(|| in_sets(job, ranks, rank, step).map(Refill::Parity)) {
+            Some(refill) => drop(refills.insert(rank, refill)),
             None => drop(lost.insert(rank)),
         }
     }
@@ -89,7 +95,8 @@ pub(crate) fn steps_in_memory(job: &DurableJob, ranks: &[RankRun]) -> Vec<u64> {
         let steps = run.in_memory.own.iter().chain(guarded);
         steps.copied().filter(|step| *step >= start).collect::<Vec<_>>()
     };
-    let steps: BTreeSet<u64> = ranks.iter().flat_map(memory).collect();
+    let in_sets = parity::steps(ranks).filter(|step| *step >= start);
+    let steps: BTreeSet<u64> = ranks.iter().flat_map(memory).chain(in_sets).collect();
     steps.into_iter().rev().collect()
 }
 
@@ -99,7 +106,7 @@ pub(crate) fn best<T: Clone>(job: &DurableJob, found: &[(u64, T)]) -> Option<(u6
     found.iter().find(heard).or(found.first()).cloned()
 }
 
-/// The newest step that all ranks have in memory (their own worker's or that of another, where their guard left it) and whose report was
+/// The newest step that all ranks have in memory (their own worker's or that of others, where their guard or their group left it) and whose report was
 /// heard: a step that was committed but never reported is run again, so that its line is written. Where no such step is there, the newest that
 /// all have.
 fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<(u64, BTreeMap<RankId, Refill>)> {
@@ -108,15 +115,17 @@ fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<(u64, BTreeMap
     }
     let steps = steps_in_memory(job, ranks).into_iter();
     let all: Vec<_> = steps
-        .filter_map(|step| Some((step, senders(ranks, step)?)))
+        .filter_map(|step| Some((step, senders(job, ranks, step)?)))
         .collect();
     best(job, &all)
 }
 
 /// The ranks whose state is nowhere.
-fn forgotten(ranks: &[RankRun]) -> BTreeSet<RankId> {
+fn forgotten(job: &DurableJob, ranks: &[RankRun]) -> BTreeSet<RankId> {
     let lost = |(rank, run): &(RankId, &RankRun)| {
-        run.in_memory.own.is_empty() && keeper(ranks, *rank, |_| true).is_none()
+        run.in_memory.own.is_empty()
+            && keeper(ranks, *rank, |_| true).is_none()
+            && !parity::steps(ranks).any(|step| in_sets(job, ranks, *rank, step).is_some())
     };
     numbered(ranks).filter(lost).map(|(rank, _)| rank).collect()
 }
@@ -173,7 +182,7 @@ impl Coordinator {
         });
         let found = exact.or_else(|| made_up(job, plan, &run.ranks));
         if found.is_none() && job.lives_in_memory() {
-            let all = forgotten(&run.ranks);
+            let all = forgotten(job, &run.ranks);
             let missing = all.first().copied();
             let had = |rank: RankId| job.homes.get(rank.0 as usize).or_else(|| plan.worker_of(rank));
             let (worker, why) = (missing.and_then(had).cloned(), memory_lost(job, plan, &all));

@@ -163,6 +163,12 @@ impl DurableJob {
         self.spec.recovery.sources.contains(&RecoverySource::Shadow)
     }
 
+    /// Whether groups of its ranks keep parities of their states.
+    #[must_use]
+    pub fn keeps_parities(&self) -> bool {
+        self.spec.recovery.allows(RecoverySource::Parity)
+    }
+
     /// Whether steps are committed that only workers' memory has the state of.
     #[must_use]
     pub fn lives_in_memory(&self) -> bool {

@@ -9,6 +9,7 @@ use rekindle_types::{
 
 use crate::durable_job::DurableJob;
 use crate::machine::Coordinator;
+use crate::recover::GoBack;
 use crate::registry::Occupant;
 use crate::run::{Goal, Run};
 use crate::{Change, RankPhase};
@@ -53,7 +54,9 @@ impl Coordinator {
             return false;
         }
         // What is exact is taken first; making up is left for when its time to come back is over (`regroups`).
-        let exact = self.same_again(id, &slots).or_else(|| self.stand_in(id, &slots));
+        let exact = self
+            .same_again(id, &slots)
+            .or_else(|| self.stand_in(id, &slots, GoBack::Yes));
         let again = exact.or_else(|| self.make_do(id, &slots));
         let placed = match again {
             Some(plan) => Ok(plan),

@@ -52,6 +52,7 @@ mod hang;
 mod incidents;
 mod machine;
 mod notes;
+mod parity;
 mod query;
 mod record;
 mod recover;

@@ -168,6 +168,11 @@ fn connected(
 fn refilled(rank: RankId, refill: &Refill) -> String {
     match refill {
         Refill::Guard(guard) => format!(", that of {rank} from {guard}'s"),
+        Refill::Parity(parities) if parities.from.contains(&rank) => String::new(),
+        Refill::Parity(parities) => {
+            let names: Vec<String> = parities.from.iter().map(ToString::to_string).collect();
+            format!(", that of {rank} worked out from what {} have", names.join(", "))
+        }
         Refill::Mean(shares) => {
             let parts = shares
                 .iter()

@@ -14,6 +14,16 @@ use crate::average::made_of;
 use crate::budget::{Budget, budgets};
 use crate::durable_job::DurableJob;
 use crate::machine::Coordinator;
+use crate::parity::outlived;
+
+/// Whether ranks may move to where only the state of a group's last exchange can be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GoBack {
+    /// They may.
+    Yes,
+    /// Only to where the newest state is: a lost worker may still come back with it.
+    No,
+}
 
 /// The ranks of a plan whose workers have no room for them, and the slots that the others leave.
 fn displaced(plan: &Plan, slots: &[Slot]) -> (BTreeSet<RankId>, Vec<Slot>) {
@@ -149,24 +159,35 @@ impl Coordinator {
         })
     }
 
-    /// The ranks that have to move of whose guards none is left to give them their state.
-    fn unguarded(&self, id: &JobId, plan: &Plan, displaced: &BTreeSet<RankId>) -> BTreeSet<RankId> {
+    /// The ranks that have to move of whose guards none is left to give them their state, nor, where that may be, enough of their groups.
+    fn unguarded(
+        &self,
+        id: &JobId,
+        plan: &Plan,
+        displaced: &BTreeSet<RankId>,
+        go_back: GoBack,
+    ) -> BTreeSet<RankId> {
         let Some(job) = self.live.job(id) else {
             return BTreeSet::new();
         };
         let guards = guards_of(&job.spec, plan);
-        let knows = |guard: &RankId| {
-            let worker = plan.worker_of(*guard).filter(|_| !displaced.contains(guard));
+        let knows = |rank: &RankId| {
+            let worker = plan.worker_of(*rank).filter(|_| !displaced.contains(rank));
             worker.is_some_and(|worker| self.remembers(job, id, worker))
         };
-        let lost = |rank: &RankId| !guards.get(rank).is_some_and(|all| all.iter().any(knows));
+        let outlived = match go_back {
+            GoBack::Yes => outlived(job, plan, &plan.ranks().filter(|rank| !knows(rank)).collect()),
+            GoBack::No => BTreeSet::new(),
+        };
+        let guarded = |rank: &RankId| guards.get(rank).is_some_and(|all| all.iter().any(knows));
+        let lost = |rank: &RankId| !guarded(rank) && !outlived.contains(rank);
         displaced.iter().copied().filter(lost).collect()
     }
 
     /// The first of the ranks that have to move whose state nobody is left to give or, where that is allowed, to be made up of.
     fn beyond_help(&self, id: &JobId, plan: &Plan, displaced: &BTreeSet<RankId>) -> Option<RankId> {
         let job = self.live.job(id)?;
-        let lost = self.unguarded(id, plan, displaced);
+        let lost = self.unguarded(id, plan, displaced, GoBack::Yes);
         let gone = |share: &Share| {
             let worker = plan.worker_of(share.rank);
             displaced.contains(&share.rank) || !worker.is_some_and(|worker| self.remembers(job, id, worker))
@@ -177,10 +198,11 @@ impl Coordinator {
         }
     }
 
-    /// The same with the ranks of lost workers on others, if what is left has a guard of each.
-    pub(crate) fn stand_in(&self, id: &JobId, slots: &[Slot]) -> Option<Plan> {
-        self.moved(id, slots, DurableJob::is_shadowed, |plan, lost| {
-            self.unguarded(id, plan, lost).is_empty()
+    /// The same with the ranks of lost workers on others, if what is left has their guards or, where that may be, enough of their groups.
+    pub(crate) fn stand_in(&self, id: &JobId, slots: &[Slot], go_back: GoBack) -> Option<Plan> {
+        let has_others = |job: &DurableJob| job.is_shadowed() || job.keeps_parities();
+        self.moved(id, slots, has_others, |plan, lost| {
+            self.unguarded(id, plan, lost, go_back).is_empty()
         })
     }
 
@@ -222,10 +244,12 @@ impl Coordinator {
         let by = *self.regroups.get(id)?;
         let job = self.live.job(id)?;
         let had = job.plan.as_ref()?.world() as usize;
-        // What lies in the memory of a worker that was killed is there when it is started again.
+        // What lies in the memory of a worker that was killed is there when it is started again, and newer than what groups exchanged.
         // A plan that committed nothing may not have reached its guards either: then the workers themselves are better waited for.
         let begun = job.plan.as_ref().is_some_and(|plan| plan.workers == job.homes);
-        let fits = || self.same_again(id, free).is_some() || (begun && self.stand_in(id, free).is_some());
+        let fits = || {
+            self.same_again(id, free).is_some() || (begun && self.stand_in(id, free, GoBack::No).is_some())
+        };
         let waits = job.lives_in_memory() || job.makes_up();
         let lacks = free.len() < had || (waits && !fits());
         (lacks && self.mono() < by).then_some("waits for its workers to come back")
@@ -254,7 +278,7 @@ impl Coordinator {
             worker: plan.worker_of(rank).cloned(),
             message: format!(
                 "its worker did not come back; {}",
-                crate::begin::memory_lost(job, plan, &self.unguarded(id, plan, &lost))
+                crate::begin::memory_lost(job, plan, &self.unguarded(id, plan, &lost, GoBack::Yes))
             ),
         };
         self.end(id, JobState::Failed, Some(failure));

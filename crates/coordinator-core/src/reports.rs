@@ -303,5 +303,7 @@ fn found(in_memory: &InMemory) -> String {
         Some(format!(", that of {rank} at step {}", steps.iter().max()?))
     };
     let guarded: String = in_memory.guarded.iter().filter_map(of).collect();
-    format!("{own}{guarded}")
+    let set = in_memory.parity.iter().map(|set| set.step).max();
+    let set = set.map_or_else(String::new, |step| format!(", step {step} with parities"));
+    format!("{own}{guarded}{set}")
 }

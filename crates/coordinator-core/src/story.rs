@@ -286,7 +286,9 @@ fn place(incident: &mut Incident, at: Millis, epoch: Epoch, start: Option<&Start
 /// All ranks found the state of `step` in memory, or get it from others: the checkpoint isn't needed.
 fn remember(incident: &mut Incident, step: u64, refills: &BTreeMap<RankId, Refill>) {
     incident.resumed_step = Some(step);
+    let in_sets = |refill: &Refill| matches!(refill, Refill::Parity(_));
     incident.source = Some(match refills.values().all(Refill::is_exact) {
+        true if refills.values().any(in_sets) => StateSource::Parity,
         true if refills.is_empty() => StateSource::Local,
         true => StateSource::Shadow,
         false => StateSource::NeighbourAverage,

@@ -22,6 +22,9 @@ pub(crate) fn origin(incident: &Incident) -> String {
         (Some(StateSource::Shadow), Some(step)) => {
             format!("the state of step {step} in memory, what was lost of it from its guards")
         }
+        (Some(StateSource::Parity), Some(step)) => format!(
+            "the state of step {step} in memory, which groups exchanged then, what was lost worked out from parities"
+        ),
         (Some(StateSource::NeighbourAverage), Some(step)) => {
             format!(
                 "the state of step {step} in memory, and where nobody had it the mean of the neighbouring stages"

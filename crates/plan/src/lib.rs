@@ -1,4 +1,4 @@
-//! Planning as pure functions: layer cut, placement, guards, pipeline schedule, micro-batch dispatch, learning rate, how often to save, cost figures.
+//! Planning as pure functions: layer cut, placement, guards and groups, pipeline schedule, micro-batch dispatch, learning rate, how often to save, cost figures.
 //!
 //! ```text
 //!   JobSpec + free slots --place--> Plan --program--> what each rank does in a step
@@ -20,6 +20,7 @@ pub mod dispatch;
 pub mod guard;
 pub mod interval;
 pub mod lr;
+pub mod parity;
 pub mod place;
 pub mod report;
 pub mod schedule;
@@ -29,7 +30,8 @@ pub use dispatch::micro_batches_of;
 pub use guard::{fewer_guards, guards, guards_of};
 pub use interval::{SaveCosts, save_interval};
 pub use lr::{LayerRate, layer_rate, learning_rate};
+pub use parity::parity_groups;
 pub use place::{PlaceError, Slot, place};
 pub use report::{LinkReport, PlanReport, StageReport, report};
 pub use schedule::{Op, program};
-pub use survival::{BeyondMemory, SourceReport, SurvivalReport, survival};
+pub use survival::{BeyondMemory, ParityReport, SourceReport, SurvivalReport, survival};

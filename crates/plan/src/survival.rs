@@ -4,7 +4,9 @@
 //!
 //! The model: machines are lost one by one at a constant rate, each as likely as the other (a Poisson process); a loss of a process is always
 //! recovered from its machine's memory and isn't counted. With `shadow` and k guards a rank a loss needs more only if the next k, before the
-//! state is at k + 1 places again, hit the rest of the machines that hold a rank's.
+//! state is at k + 1 places again, hit the rest of the machines that hold a rank's. With `parity` it needs more if the machine has a rank that
+//! is in no group, or if as many of the next ones as a group outlives hit machines of a group that the lost one is in. With both, the better
+//! of the two counts.
 //!
 //! Deliberately absent: how long a recovery takes (that is measured, not planned).
 
@@ -17,6 +19,7 @@ use serde::Serialize;
 
 use crate::cost::FLOAT_BYTES;
 use crate::guard::guards_of;
+use crate::parity::parity_groups;
 use crate::report::mib;
 
 /// Seconds until a recovered state is at all its places again, as reckoned with: a lease, the placing, and the transfer of a large rank.
@@ -40,6 +43,38 @@ pub struct SurvivalReport {
     pub beyond_memory: BeyondMemory,
     /// Probability that a week holds at least one of them.
     pub beyond_memory_probability: f64,
+    /// With the source `parity`: who is in which group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parity: Option<ParityReport>,
+}
+
+/// Groups that keep parities of each other's states.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ParityReport {
+    /// Members of a group that may be lost at once.
+    pub losses: u32,
+    /// Steps between exchanges.
+    pub every: u64,
+    /// The ranks of each group.
+    pub groups: Vec<Vec<RankId>>,
+    /// Ranks that are in none: too many ranks share their worker, or there are too few workers.
+    pub without: Vec<RankId>,
+}
+
+/// Who is in which group; none without the source `parity`.
+fn parity(spec: &JobSpec, plan: &Plan) -> Option<ParityReport> {
+    if !spec.recovery.allows(RecoverySource::Parity) {
+        return None;
+    }
+    let settings = &spec.recovery.parity;
+    let groups = parity_groups(plan, settings);
+    let alone = |rank: &RankId| !groups.iter().any(|group| group.contains(rank));
+    Some(ParityReport {
+        losses: settings.losses,
+        every: settings.every,
+        without: plan.ranks().filter(alone).collect(),
+        groups,
+    })
 }
 
 /// What happens when no memory holds the state any more.
@@ -81,7 +116,9 @@ pub fn survival(spec: &JobSpec, plan: &Plan) -> SurvivalReport {
     let guards = guards_of(spec, plan);
     let count = guards.values().map(Vec::len).max().unwrap_or(0);
     // Without guards every loss is one too many. With them the next ones have to come in time, and to hit what is left of a rank's holders.
-    let beyond = losses * at_least(count, EXPOSED_SECONDS / (mtbf * 3600.0)) * fatal_share(plan, &guards);
+    let exposed = EXPOSED_SECONDS / (mtbf * 3600.0);
+    let shadow_fails = at_least(count, exposed) * fatal_share(plan, &guards);
+    let beyond = losses * shadow_fails.min(parity_fails(spec, plan, at_least(1, exposed)));
     SurvivalReport {
         guards: u32::try_from(count).unwrap_or(u32::MAX),
         mtbf_hours: mtbf,
@@ -89,6 +126,7 @@ pub fn survival(spec: &JobSpec, plan: &Plan) -> SurvivalReport {
         beyond_memory_per_week: beyond,
         beyond_memory: beyond_memory(spec),
         beyond_memory_probability: 1.0 - (-beyond).exp(),
+        parity: parity(spec, plan),
         sources,
     }
 }
@@ -135,6 +173,38 @@ fn fatal_share(plan: &Plan, guards: &BTreeMap<RankId, Vec<RankId>>) -> f64 {
     }
 }
 
+/// The probability that groups can't work out what a lost machine had.
+fn parity_fails(spec: &JobSpec, plan: &Plan, soon: f64) -> f64 {
+    let Some(ParityReport { groups, without, .. }) = parity(spec, plan) else {
+        return 1.0;
+    };
+    let machines: BTreeSet<&WorkerId> = plan.workers.iter().collect();
+    let without = without.iter().filter_map(|rank| plan.worker_of(*rank));
+    let exposed: BTreeSet<_> = without.collect();
+    let exposed = exposed.len() as f64 / machines.len() as f64;
+    let pairs = |group: &Vec<RankId>| -> Vec<(RankId, RankId)> {
+        let with = |a: &RankId| group.iter().map(|b| (*a, *b)).collect::<Vec<_>>();
+        group.iter().flat_map(with).collect()
+    };
+    let again = soon * partners(plan, groups.iter().flat_map(pairs));
+    exposed + (1.0 - exposed) * again.powf(f64::from(spec.recovery.parity.losses))
+}
+
+/// The mean share of the other machines that share a rank's state with a machine, by pairs of ranks that do.
+fn partners(plan: &Plan, ranks: impl Iterator<Item = (RankId, RankId)>) -> f64 {
+    let mut pairs = BTreeSet::new();
+    let machines: BTreeSet<&WorkerId> = plan.workers.iter().collect();
+    for (one, other) in ranks {
+        if let (Some(a), Some(b)) = (plan.worker_of(one), plan.worker_of(other))
+            && a != b
+        {
+            pairs.insert((a.min(b), a.max(b)));
+        }
+    }
+    let n = machines.len();
+    2.0 * pairs.len() as f64 / (n * (n - 1)).max(1) as f64
+}
+
 /// Elements of (weights held, shard owned) of a rank.
 fn elements(spec: &JobSpec, plan: &Plan, rank: RankId) -> (u64, u64) {
     let place = plan.rank(rank);
@@ -170,6 +240,19 @@ fn cost(spec: &JobSpec, plan: &Plan, source: RecoverySource) -> SourceReport {
                 }
             }
         }
+        RecoverySource::Parity => {
+            let settings = &spec.recovery.parity;
+            let groups = parity_groups(plan, settings);
+            for rank in plan.ranks() {
+                let state = 3 * FLOAT_BYTES * elements(spec, plan, rank).1;
+                let group = groups.iter().find(|group| group.contains(&rank));
+                let parities = group.map_or(0, |group| parity_bytes(spec, plan, group));
+                // The set that is whole and the one in the making.
+                *memory.entry(plan.worker_of(rank)).or_default() += 2 * (state + parities);
+                let sent = group.map_or(0, |_| u64::from(settings.losses) * state);
+                bytes_per_step += sent / settings.every;
+            }
+        }
         RecoverySource::Checkpoint | RecoverySource::NeighbourAverage => {}
     }
     SourceReport {
@@ -177,6 +260,19 @@ fn cost(spec: &JobSpec, plan: &Plan, source: RecoverySource) -> SourceReport {
         memory_bytes: memory.into_values().max().unwrap_or(0),
         bytes_per_step,
     }
+}
+
+/// Bytes of each member's parities.
+fn parity_bytes(spec: &JobSpec, plan: &Plan, group: &[RankId]) -> u64 {
+    let states = group
+        .iter()
+        .map(|rank| 3 * FLOAT_BYTES * elements(spec, plan, *rank).1);
+    let losses = u64::from(spec.recovery.parity.losses);
+    losses
+        * states
+            .max()
+            .unwrap_or(0)
+            .div_ceil((group.len() as u64 - losses).max(1))
 }
 
 impl fmt::Display for SurvivalReport {
@@ -204,6 +300,10 @@ impl fmt::Display for SurvivalReport {
                 RecoverySource::Shadow => (
                     "shadow",
                     "a machine that was lost: the step in flight is run again",
+                ),
+                RecoverySource::Parity => (
+                    "parity",
+                    "machines of a group: the steps since the last exchange are run again",
                 ),
                 RecoverySource::Checkpoint => (
                     "checkpoint",
@@ -235,11 +335,40 @@ impl fmt::Display for SurvivalReport {
             self.beyond_memory_per_week,
             1e2 * self.beyond_memory_probability
         )?;
-        if self.sources.iter().any(|s| s.source == RecoverySource::Shadow) {
+        if let Some(parity) = &self.parity {
+            write!(f, "{parity}")?;
+        }
+        let again = |s: &SourceReport| matches!(s.source, RecoverySource::Shadow | RecoverySource::Parity);
+        if self.sources.iter().any(again) {
             writeln!(
                 f,
                 "(reckoned with {EXPOSED_SECONDS} s from a loss until the state is at {} places again)",
                 self.guards + 1
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ParityReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { losses, every, .. } = self;
+        let sizes: Vec<String> = self.groups.iter().map(|group| group.len().to_string()).collect();
+        writeln!(
+            f,
+            "parity: groups of {} ranks; each may lose {losses} at once; states are exchanged every {every} steps",
+            if sizes.is_empty() {
+                "no".to_owned()
+            } else {
+                sizes.join(", ")
+            },
+        )?;
+        if !self.without.is_empty() {
+            let ranks: Vec<String> = self.without.iter().map(ToString::to_string).collect();
+            writeln!(
+                f,
+                "parity: {} can't be in a group, as too few other workers have ranks beside them: their loss needs another source",
+                ranks.join(", ")
             )?;
         }
         Ok(())

@@ -221,3 +221,39 @@ fn report_says_what_sources_survive() {
         BeyondMemory::Checkpoint
     );
 }
+
+/// The same for groups: any one of four machines, or any two; and with ranks that are in no group.
+#[test]
+fn report_says_what_groups_survive() {
+    let of = |parity: &str, workers: &[&str]| {
+        let text = "[parallelism]\npipeline = 2\ndata = 2\n[checkpoint]\nmtbf_hours = 12\n[recovery]\nsources = [\"local\", \"parity\"]";
+        let spec = spec(&format!("{text}\n[recovery.parity]\n{parity}"));
+        let plan = place(&job(), Epoch(1), &spec, &slots(workers)).unwrap();
+        report(&spec, &plan).recovery
+    };
+    let four = ["a", "b", "c", "d"];
+    let state = 12 * spec("").model.parameters();
+    let one = of("every = 6", &four);
+    let groups = one.parity.clone().unwrap();
+    assert_eq!(
+        (groups.groups.len(), groups.groups[0].len(), groups.without.len()),
+        (1, 4, 0)
+    );
+    // A second loss within a minute of twelve hours, on any of the others.
+    let second = 60.0 / (12.0 * 3600.0);
+    let near = |value: f64, wanted: f64| assert!((value / wanted - 1.0).abs() < 1e-2, "{value} for {wanted}");
+    near(one.beyond_memory_per_week, 14.0 * second);
+    near(one.sources[1].bytes_per_step as f64, state as f64 / 6.0);
+    let two = of("losses = 2", &four);
+    near(two.beyond_memory_per_week, 14.0 * second * second);
+    near(two.sources[1].bytes_per_step as f64, 2.0 * state as f64 / 10.0);
+    // Two sets of the largest rank's state and its parities.
+    let (least, most) = (2 * state / 4, 2 * state);
+    assert!((least..most).contains(&one.sources[1].memory_bytes), "{one:?}");
+    assert!(one.sources[1].memory_bytes < two.sources[1].memory_bytes);
+    let crowded = of("", &["a", "a", "a", "b"]);
+    assert_eq!(crowded.parity.clone().unwrap().without.len(), 2);
+    assert!(crowded.beyond_memory_per_week > 7.0 && crowded.beyond_memory_per_week < 7.01);
+    assert!(crowded.to_string().contains("can't be in a group"), "{crowded}");
+    assert!(one.to_string().contains("parity: groups of 4 ranks"), "{one}");
+}

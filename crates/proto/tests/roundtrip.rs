@@ -13,9 +13,9 @@ use rekindle_proto::{ApiError, ConvertError, Reason};
 use rekindle_types::{
     CausalRole, CheckpointPart, Command, DeviceId, Epoch, Failure, FailureClass, FileEntry, InMemory,
     Incident, IncidentState, IncidentTimes, JobEvent, JobFile, JobId, JobSpec, JobState, LayerId,
-    NotedFailure, NumberedReport, Origin, Plan, RankId, Rebuilt, Refill, Registration, Report, Section,
-    Share, StartPoint, StartTrainer, StateDigest, StateKind, StateSource, StepReport, TrainerPhase,
-    TrainerStatus, Wait, Watermark, WorkerId,
+    NotedFailure, NumberedReport, Origin, Parities, ParitySet, Plan, RankId, Rebuilt, Refill, Registration,
+    Report, Section, Share, StartPoint, StartTrainer, StateDigest, StateKind, StateSource, StepReport,
+    TrainerPhase, TrainerStatus, Wait, Watermark, WorkerId,
 };
 
 const JOB: &str = r#"
@@ -215,6 +215,14 @@ fn commands_survive_the_wire() {
                 step: Some(0),
                 refills: BTreeMap::from([
                     (RankId(1), Refill::Guard(RankId(0))),
+                    (
+                        RankId(2),
+                        Refill::Parity(Parities {
+                            epoch: Epoch(4),
+                            members: vec![RankId(0), RankId(2), RankId(5)],
+                            from: vec![RankId(0), RankId(5)],
+                        }),
+                    ),
                     (RankId(3), Refill::Mean(vec![share(2, 0.1 + 0.2), share(4, 0.7)])),
                 ]),
                 rebuilt: vec![rebuilt(0, 5, 0), rebuilt(7, 9, 9)],
@@ -279,6 +287,7 @@ fn more_steps_in_memory_than_there_can_be_are_refused() {
         data_address: "a:1".to_owned(),
         steps_in_memory: vec![1, 2, 3],
         guarded: Vec::new(),
+        parity_sets: Vec::new(),
     }));
     let error = NumberedReport::try_from(wire).unwrap_err();
     assert!(error.to_string().contains("steps_in_memory"), "{error}");
@@ -300,6 +309,7 @@ fn guarded_states_that_cannot_be_are_refused() {
             data_address: "a:1".to_owned(),
             steps_in_memory: Vec::new(),
             guarded,
+            parity_sets: Vec::new(),
         }));
         let error = NumberedReport::try_from(wire).unwrap_err();
         assert!(
@@ -313,6 +323,31 @@ fn in_memory() -> InMemory {
     InMemory {
         own: vec![7, 6],
         guarded: BTreeMap::from([(RankId(2), vec![7]), (RankId(0), Vec::new())]),
+        parity: vec![ParitySet {
+            step: 5,
+            epoch: Epoch(2),
+            members: vec![RankId(0), RankId(3)],
+        }],
+    }
+}
+
+#[test]
+fn more_parities_than_there_can_be_are_refused() {
+    let set = |members| worker::ParitySet {
+        step: 1,
+        epoch: 1,
+        members: vec![0; members],
+    };
+    for (parity_sets, what) in [(vec![set(1); 9], "9 entries"), (vec![set(256)], "256 entries")] {
+        let mut wire = worker::NumberedReport::from(&report(Report::Finished));
+        wire.report = Some(worker::numbered_report::Report::Ready(worker::TrainerReady {
+            data_address: "a:1".to_owned(),
+            steps_in_memory: Vec::new(),
+            guarded: Vec::new(),
+            parity_sets,
+        }));
+        let error = NumberedReport::try_from(wire).unwrap_err();
+        assert!(error.to_string().contains(what), "{error}");
     }
 }
 

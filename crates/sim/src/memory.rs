@@ -54,6 +54,7 @@ impl Memory {
         InMemory {
             own: own.cloned().unwrap_or_default(),
             guarded: guarded.collect(),
+            ..InMemory::default()
         }
     }
 

@@ -58,6 +58,8 @@ tag_kinds! {
     ShadowGrad = 13,
     /// A rank's state, to its guard, which keeps it up to date from then on.
     ShadowState = 14,
+    /// Pieces of a state for the parities of a group, or of states and parities for one that is lost.
+    Parity = 15,
 }
 
 impl TagKind {

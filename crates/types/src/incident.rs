@@ -50,6 +50,8 @@ named_enum! {
         Local = "local",
         /// The same, with ranks whose machines were lost taking theirs from their guards.
         Shadow = "shadow",
+        /// The memory of the workers as of a group's last exchange; what was lost was worked out from parities.
+        Parity = "parity",
         /// The same, with stages that nobody had made of their neighbours.
         NeighbourAverage = "neighbour_average",
         /// A committed checkpoint.

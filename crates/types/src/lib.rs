@@ -16,6 +16,7 @@ pub mod fault;
 pub mod ids;
 pub mod incident;
 pub mod model;
+pub mod parity;
 pub mod plan;
 pub mod refill;
 pub mod session;
@@ -35,6 +36,7 @@ pub use incident::{
     CausalRole, Incident, IncidentDurations, IncidentState, IncidentTimes, NotedFailure, StateSource,
 };
 pub use model::{LayerId, LayerLayout, ModelConfig, ModelConfigError, TensorSpec};
+pub use parity::{Parities, ParitySet};
 pub use plan::Plan;
 pub use refill::{Origin, Rebuilt, Refill, Share, rebuilt_by, rebuilt_with};
 pub use session::{

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::RankId;
+use crate::{Parities, RankId};
 
 /// What the trainers of a plan are told about the state they start from.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub struct Origin {
 pub enum Refill {
     /// This rank has it in its worker's memory, where a guard left it, and sends it. Exact.
     Guard(RankId),
+    /// It is in sets of parities: its own, which it takes it out of, or those of its group, which it is worked out from. Exact.
+    Parity(Parities),
     /// Nobody has it: it is made of what these ranks have, whose shares add up to 1. Approximate.
     Mean(Vec<Share>),
 }
@@ -39,7 +41,7 @@ impl Refill {
     /// Whether the state is the one that was lost, bit for bit.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        matches!(self, Self::Guard(_))
+        matches!(self, Self::Guard(_) | Self::Parity(_))
     }
 
     /// The ranks that send something.
@@ -47,6 +49,7 @@ impl Refill {
     pub fn senders(&self) -> Vec<RankId> {
         match self {
             Self::Guard(rank) => vec![*rank],
+            Self::Parity(parities) => parities.from.clone(),
             Self::Mean(shares) => shares.iter().map(|share| share.rank).collect(),
         }
     }
@@ -115,7 +118,14 @@ mod tests {
             rank: RankId(2),
             share: 0.25,
         }]);
-        let text = serde_json::to_string(&mean).unwrap();
-        assert_eq!(serde_json::from_str::<Refill>(&text).unwrap(), mean);
+        let parity = Refill::Parity(Parities {
+            epoch: crate::Epoch(3),
+            members: vec![RankId(0), RankId(1)],
+            from: vec![RankId(1)],
+        });
+        for refill in [mean, parity] {
+            let text = serde_json::to_string(&refill).unwrap();
+            assert_eq!(serde_json::from_str::<Refill>(&text).unwrap(), refill);
+        }
     }
 }

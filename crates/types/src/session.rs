@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CheckpointPart, DeviceId, Epoch, Failure, JobId, JobSpec, Origin, Plan, RankId, StartPoint, StepReport,
-    Watermark, WorkerId,
+    CheckpointPart, DeviceId, Epoch, Failure, JobId, JobSpec, Origin, ParitySet, Plan, RankId, StartPoint,
+    StepReport, Watermark, WorkerId,
 };
 
 /// What a worker says when it (re)connects.
@@ -71,15 +71,21 @@ pub struct InMemory {
     /// The same of other ranks, which a trainer there guarded.
     #[serde(default)]
     pub guarded: BTreeMap<RankId, Vec<u64>>,
+    /// Sets of its own rank, newest first: [`InMemory::MOST_SETS`] at most.
+    #[serde(default)]
+    pub parity: Vec<ParitySet>,
 }
 
 impl InMemory {
+    /// Two of each of the last epochs.
+    pub const MOST_SETS: usize = 8;
+
     /// Nothing but a trainer's own.
     #[must_use]
     pub fn own(steps: &[u64]) -> Self {
         Self {
             own: steps.to_vec(),
-            guarded: BTreeMap::new(),
+            ..Self::default()
         }
     }
 }

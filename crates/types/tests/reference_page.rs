@@ -70,7 +70,8 @@ fn defaults_on_the_page_are_those_of_the_code() {
             continue;
         };
         let documented = serde_json::to_value(documented).unwrap();
-        let actual = &spec[&row.section][&row.key];
+        let section = row.section.split('.').fold(&spec, |outer, inner| &outer[inner]);
+        let actual = &section[&row.key];
         assert_eq!(*actual, documented, "{}.{}", row.section, row.key);
         compared += 1;
     }

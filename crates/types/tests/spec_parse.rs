@@ -42,6 +42,18 @@ fn unknown_keys_and_sections_name_the_nearest_known_one() {
             "did you mean \"weight_decay\"",
         ),
         ("trainig", "steps = 1", "[trainig]", "did you mean \"training\""),
+        (
+            "recovery.parity",
+            "evry = 1",
+            "recovery.parity.evry",
+            "did you mean \"every\"",
+        ),
+        (
+            "recovery",
+            "paritty = 1",
+            "recovery.paritty",
+            "did you mean \"parity\"",
+        ),
         ("data", "zzzzzz = 1", "data.zzzzzz", "known here: train, val"),
     ] {
         let error = spec(&with(section, "no such key", line)).unwrap_err();

@@ -183,6 +183,28 @@ fn guards_are_other_ranks_of_the_job() {
 }
 
 #[test]
+fn parities_need_local_and_a_group_larger_than_its_losses() {
+    let with = |sources: &str, parity: &str| {
+        spec(&format!(
+            "{JOB}\n[recovery]\nsources = {sources}\n[recovery.parity]\n{parity}\n"
+        ))
+    };
+    let good = r#"["local", "parity"]"#;
+    let settings = with(good, "every = 3\nlosses = 2").unwrap().recovery.parity;
+    assert_eq!((settings.every, settings.losses, settings.group), (3, 2, 8));
+    for (sources, parity, why) in [
+        (r#"["parity"]"#, "", "add \"local\""),
+        (good, "every = 0", "recovery.parity.every"),
+        (good, "losses = 0", "recovery.parity.losses"),
+        (good, "losses = 8", "recovery.parity.group"),
+        (good, "group = 129", "at most 128"),
+    ] {
+        let error = with(sources, parity).unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+    }
+}
+
+#[test]
 fn warm_up_stable_decay_takes_its_decay() {
     let text = with(
         "lr_schedule",

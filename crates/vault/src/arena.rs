@@ -1,6 +1,7 @@
 //! A trainer's side: the file, memory from it, steps published and retired.
 
 use std::fs::{File, OpenOptions};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -11,9 +12,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Result, VaultError};
 use crate::identity::Identity;
-use crate::table::{self, Entry, HEADER, IDENTITY, MOST_ENTRIES};
+use crate::table::{self, Entry, HEADER, IDENTITY, Listed, MOST_ENTRIES};
 
-pub(crate) const MAGIC: &[u8; 8] = b"RKVAULT1";
+pub(crate) const MAGIC: &[u8; 8] = b"RKVAULT2";
 const PAGE: usize = 4096;
 
 /// Shared memory in a file. It gives memory and takes none back; the file stays when it is dropped.
@@ -109,7 +110,7 @@ impl Arena {
 
     /// Where in the file memory of this arena lies; none for other memory.
     #[must_use]
-    pub fn place_of(&self, bytes: &[u8]) -> Option<std::ops::Range<u64>> {
+    pub fn place_of(&self, bytes: &[u8]) -> Option<Range<u64>> {
         let from = (bytes.as_ptr() as usize).checked_sub(self.start.as_ptr() as usize)?;
         let end = from.checked_add(bytes.len()).filter(|end| *end <= self.bytes)?;
         (from >= HEADER).then_some(from as u64..end as u64)
@@ -121,6 +122,14 @@ impl Arena {
     /// # Errors
     /// [`VaultError::TooLarge`] for more entries than the table has room for, or a third step.
     pub fn publish(&self, step: u64, entries: &[Entry]) -> Result<()> {
+        self.publish_with(step, entries, 0..0)
+    }
+
+    /// The same with bytes of this arena ([`Arena::place_of`]) that belong to the step and are no state.
+    ///
+    /// # Errors
+    /// As [`Arena::publish`].
+    pub fn publish_with(&self, step: u64, entries: &[Entry], more: Range<u64>) -> Result<()> {
         let mut slots = self
             .slots
             .lock()
@@ -131,7 +140,8 @@ impl Arena {
                 what: "the number of layers (or of steps held)",
             });
         };
-        table::publish(self.slot(number), step, entries);
+        let entries = entries.to_vec();
+        table::publish(self.slot(number), &Listed { step, entries, more });
         slots[number] = Some(step);
         Ok(())
     }

@@ -18,30 +18,33 @@ pub struct Identity {
     pub stages: Vec<(u32, u32)>,
     /// Digest of the job file: what is trained, on which data, how.
     pub spec: u64,
-    /// It is what the rank owns alone, kept by its guard.
-    pub shadow: bool,
+    /// What it is of the rank's.
+    pub what: What,
+}
+
+/// What a file holds of a rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// All that it holds, kept by itself.
+    Own,
+    /// What it owns alone, kept by its guard.
+    Shadow,
+    /// What it owns alone as of some steps, with its parities of others' states, kept by itself.
+    Parity,
 }
 
 impl Identity {
-    /// That of a rank of a plan.
+    /// That of something of a rank of a plan.
     #[must_use]
-    pub fn of(plan: &Plan, rank: RankId, spec: &JobSpec) -> Self {
+    pub fn of(plan: &Plan, rank: RankId, what: What, spec: &JobSpec) -> Self {
         Self {
             job: plan.job.clone(),
             rank,
             lanes: plan.lanes,
             stages: plan.stages.iter().map(|stage| (stage.start, stage.end)).collect(),
             spec: xxh3_64(&serde_json::to_vec(spec).unwrap_or_default()),
-            shadow: false,
-        }
-    }
-
-    /// That of the shadow of a rank of a plan.
-    #[must_use]
-    pub fn of_shadow(plan: &Plan, rank: RankId, spec: &JobSpec) -> Self {
-        Self {
-            shadow: true,
-            ..Self::of(plan, rank, spec)
+            what,
         }
     }
 }

@@ -20,16 +20,19 @@
 //! - VA-3 A file that is torn, foreign or of another layout offers nothing; it is never an error to find one.
 //! - VA-4 A file whose writer still lives offers nothing.
 //!
+//! What a group of ranks keeps of each other's states is in [`parity`].
+//!
 //! Deliberately absent: a machine that dies (its memory is gone), and who decides which step a gang goes on from.
 
 mod arena;
 mod error;
 mod identity;
+pub mod parity;
 mod snapshot;
 mod table;
 
 pub use arena::Arena;
 pub use error::{Unusable, VaultError};
-pub use identity::Identity;
+pub use identity::{Identity, What};
 pub use snapshot::Snapshot;
 pub use table::Entry;

@@ -1,6 +1,7 @@
 //! A successor's side: what a trainer that died left.
 
 use std::fs::{File, TryLockError};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -10,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::arena::MAGIC;
 use crate::error::Unusable;
 use crate::identity::Identity;
-use crate::table::{self, Entry, HEADER, IDENTITY};
+use crate::table::{self, Entry, HEADER, IDENTITY, Listed};
 
 /// A file of shared memory, read only. Its writer is dead.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub struct Snapshot {
     /// Locked, so that no writer comes.
     _file: File,
     /// Valid steps with their pieces, newest first.
-    steps: Vec<(u64, Vec<Entry>)>,
+    steps: Vec<Listed>,
 }
 
 impl Snapshot {
@@ -48,7 +49,7 @@ impl Snapshot {
         let mut steps: Vec<_> = (0..2)
             .filter_map(|n| table::read(table::slot(all, n), bytes as u64))
             .collect();
-        steps.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+        steps.sort_by_key(|listed| std::cmp::Reverse(listed.step));
         snapshot.steps = steps;
         Ok(snapshot)
     }
@@ -71,21 +72,36 @@ impl Snapshot {
 
     /// The valid steps, newest first.
     pub fn steps(&self) -> impl Iterator<Item = u64> + '_ {
-        self.steps.iter().map(|(step, _)| *step)
+        self.steps.iter().map(|listed| listed.step)
     }
 
     /// The pieces of a step, if it is valid.
     #[must_use]
     pub fn entries(&self, step: u64) -> Option<&[Entry]> {
-        let found = self.steps.iter().find(|(held, _)| *held == step);
-        found.map(|(_, entries)| entries.as_slice())
+        self.listed(step).map(|listed| listed.entries.as_slice())
+    }
+
+    /// The bytes of a step that are no state ([`crate::Arena::publish_with`]), if it is valid.
+    #[must_use]
+    pub fn more(&self, step: u64) -> Option<&[u8]> {
+        self.listed(step).map(|listed| self.at(&listed.more))
+    }
+
+    fn listed(&self, step: u64) -> Option<&Listed> {
+        self.steps.iter().find(|listed| listed.step == step)
     }
 
     /// The bytes of a piece.
     #[must_use]
     pub fn bytes(&self, entry: &Entry) -> &[u8] {
+        self.at(&entry.bytes)
+    }
+
+    /// These bytes of the file; none where it has not so many.
+    #[must_use]
+    pub fn at(&self, bytes: &Range<u64>) -> &[u8] {
         let at = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX);
-        let range = at(entry.bytes.start)..at(entry.bytes.end);
+        let range = at(bytes.start)..at(bytes.end);
         self.all().get(range).unwrap_or_default()
     }
 }

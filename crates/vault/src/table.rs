@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   0        magic, length and digest of the identity, the identity as JSON
-//!   8 KiB    slot 0: digest (0: not valid), step, number of entries, entries
+//!   8 KiB    slot 0: digest (0: not valid), step, number of entries, where further bytes lie, entries
 //!   136 KiB  slot 1
 //!   264 KiB  the state
 //! ```
@@ -27,6 +27,15 @@ pub(crate) const IDENTITY: usize = (8 << 10) - 32;
 /// Entries of a slot at most: three for each of more than a thousand layers.
 pub(crate) const MOST_ENTRIES: usize = (SLOT - size_of::<Head>()) / size_of::<Raw>();
 
+/// What a slot says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) step: u64,
+    pub(crate) entries: Vec<Entry>,
+    /// Bytes of the file that belong to the step and are no state.
+    pub(crate) more: Range<u64>,
+}
+
 /// A piece of a step's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -47,6 +56,8 @@ pub(crate) struct Head {
     digest: u64,
     step: u64,
     count: u64,
+    more_start: u64,
+    more_end: u64,
 }
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -79,10 +90,7 @@ impl Raw {
             0xFF_FFFF => LayerId::Head,
             n => LayerId::Block(n - 1),
         };
-        let whole = self.first <= self.end
-            && self.start_byte >= HEADER as u64
-            && self.start_byte <= self.end_byte
-            && self.end_byte <= file;
+        let whole = self.first <= self.end && inside(&(self.start_byte..self.end_byte), file);
         whole.then_some(Entry {
             layer,
             kind,
@@ -92,13 +100,20 @@ impl Raw {
     }
 }
 
-/// Writes a slot and makes it valid. `slot` is the slot's memory, which is not valid now, and `entries` fit.
-pub(crate) fn publish(slot: &mut [u8], step: u64, entries: &[Entry]) {
-    let raw: Vec<Raw> = entries.iter().map(Raw::of).collect();
+/// Whether bytes lie in a file of `file` bytes, behind the table.
+fn inside(bytes: &Range<u64>, file: u64) -> bool {
+    bytes.start >= HEADER as u64 && bytes.start <= bytes.end && bytes.end <= file
+}
+
+/// Writes a slot and makes it valid. `slot` is the slot's memory, which is not valid now, and the entries fit.
+pub(crate) fn publish(slot: &mut [u8], listed: &Listed) {
+    let raw: Vec<Raw> = listed.entries.iter().map(Raw::of).collect();
     let head = Head {
         digest: 0,
-        step,
+        step: listed.step,
         count: raw.len() as u64,
+        more_start: listed.more.start,
+        more_end: listed.more.end,
     };
     let size = size_of::<Head>();
     slot[..size].copy_from_slice(bytemuck::bytes_of(&head));
@@ -123,8 +138,8 @@ fn store(slot: &mut [u8], digest: u64) {
     fence(Ordering::SeqCst);
 }
 
-/// The step and the pieces of a slot, if it is valid and names only bytes inside a file of `file` bytes.
-pub(crate) fn read(slot: &[u8], file: u64) -> Option<(u64, Vec<Entry>)> {
+/// What a slot says, if it is valid and names only bytes inside a file of `file` bytes.
+pub(crate) fn read(slot: &[u8], file: u64) -> Option<Listed> {
     let size = size_of::<Head>();
     let head: Head = *bytemuck::try_from_bytes(slot.get(..size)?).ok()?;
     let count = usize::try_from(head.count).ok().filter(|n| *n <= MOST_ENTRIES)?;
@@ -137,7 +152,9 @@ pub(crate) fn read(slot: &[u8], file: u64) -> Option<(u64, Vec<Entry>)> {
         .iter()
         .map(|raw| raw.entry(file))
         .collect::<Option<Vec<_>>>()?;
-    Some((head.step, entries))
+    let (step, more) = (head.step, head.more_start..head.more_end);
+    let whole = more.is_empty() || inside(&more, file);
+    whole.then_some(Listed { step, entries, more })
 }
 
 /// Never 0, which means not valid.

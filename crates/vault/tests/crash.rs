@@ -6,7 +6,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 
 use rekindle_types::{JobId, LayerId, RankId, StateKind};
-use rekindle_vault::{Arena, Entry, Identity, Snapshot, VaultError};
+use rekindle_vault::{Arena, Entry, Identity, Snapshot, VaultError, What};
 
 fn identity(rank: u32) -> Identity {
     Identity {
@@ -15,7 +15,7 @@ fn identity(rank: u32) -> Identity {
         lanes: 1,
         stages: vec![(0, 3)],
         spec: 7,
-        shadow: false,
+        what: What::Own,
     }
 }
 
@@ -154,4 +154,23 @@ fn a_third_step_is_refused() {
     assert!(matches!(refused, Err(VaultError::TooLarge { .. })));
     trainer.arena.retire_before(2);
     trainer.arena.publish(3, &[entry]).unwrap();
+}
+
+#[test]
+fn a_step_s_other_bytes_are_found_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own");
+    let arena = Arena::create(&path, 1 << 16, &identity(0)).unwrap();
+    let place = arena.take(100).unwrap();
+    // SAFETY: memory of this arena, taken once, used here alone.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(place.as_ptr(), 100) };
+    bytes.fill(7);
+    let more = arena.place_of(bytes).unwrap();
+    arena.publish_with(4, &[], more).unwrap();
+    arena.publish(5, &[]).unwrap();
+    drop(arena);
+    let snapshot = Snapshot::open(&path, &identity(0)).unwrap();
+    assert_eq!(snapshot.more(4), Some([7; 100].as_slice()));
+    assert_eq!(snapshot.more(5), Some([].as_slice()));
+    assert_eq!(snapshot.more(6), None);
 }

@@ -155,6 +155,11 @@ fn source(incident: &Incident) -> Option<String> {
         (StateSource::Shadow, _) => {
             format!("from the workers' memory, what was lost from its guards, {exact}")
         }
+        (StateSource::Parity, _) => {
+            format!(
+                "from the workers' memory as of the last exchange, what was lost worked out from parities, {exact}"
+            )
+        }
         (StateSource::NeighbourAverage, _) => {
             format!(
                 "from the workers' memory, what nobody had from the mean of the neighbouring stages, {exact}"

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 mod cluster;
+pub mod machines;
 pub mod net;
 pub mod random;
 
@@ -199,6 +200,13 @@ impl Job {
     #[must_use]
     pub fn recovering(mut self, sources: &str) -> Self {
         self.more += &format!("[recovery]\nsources = {sources}\n");
+        self
+    }
+
+    /// With parities exchanged every so many steps, for so many losses at once.
+    #[must_use]
+    pub fn exchanging(mut self, every: u64, losses: u32) -> Self {
+        self.more += &format!("[recovery.parity]\nevery = {every}\nlosses = {losses}\n");
         self
     }
 

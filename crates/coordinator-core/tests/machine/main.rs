@@ -9,6 +9,7 @@ mod hangs;
 mod incidents;
 mod memory;
 mod odd_events;
+mod parity;
 mod properties;
 mod requests;
 mod restart;

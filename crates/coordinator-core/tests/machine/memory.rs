@@ -274,6 +274,7 @@ fn guards(desk: &mut Desk, name: &str, job: &JobId, rank: u32, own: &[u64], ward
         in_memory: InMemory {
             own: own.to_vec(),
             guarded: [(RankId(ward.0), ward.1.to_vec())].into(),
+            ..InMemory::default()
         },
     };
     desk.report_of(name, job, 2, rank, report);

@@ -18,7 +18,7 @@ same_values!(
     StateSource,
     StateSource,
     "source",
-    [Local, Shadow, Checkpoint, Beginning, NeighbourAverage]
+    [Local, Shadow, Parity, Checkpoint, Beginning, NeighbourAverage]
 );
 
 impl From<&NotedFailure> for pb::NotedFailure {

@@ -6,6 +6,7 @@ mod fault;
 mod incident;
 mod job;
 mod origin;
+mod parity;
 mod plan;
 mod session;
 mod spec;

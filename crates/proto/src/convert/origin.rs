@@ -1,10 +1,11 @@
 //! What trainers start from.
 //!
-//! A rank is refilled by a guard or by a mean, never by both.
+//! A rank is refilled by a guard, by sets of parities or by a mean, never by two of them.
 
 use rekindle_types::{Origin, RankId, Rebuilt, Refill, Share};
 
 use super::ConvertError;
+use super::parity::parities;
 use crate::pb::v1;
 use crate::pb::worker::v1 as pb;
 
@@ -44,6 +45,7 @@ impl From<&Origin> for pb::ConnectTrainers {
         for (rank, refill) in &from.refills {
             match refill {
                 Refill::Guard(guard) => drop(message.guards.insert(rank.0, guard.0)),
+                Refill::Parity(of) => drop(message.parities.insert(rank.0, of.into())),
                 Refill::Mean(shares) => drop(message.means.insert(rank.0, mean(shares))),
             }
         }
@@ -69,9 +71,17 @@ impl TryFrom<&pb::ConnectTrainers> for Origin {
         let mut refills: std::collections::BTreeMap<_, _> = guards
             .map(|(rank, guard)| (RankId(*rank), Refill::Guard(RankId(*guard))))
             .collect();
+        for (rank, of) in &message.parities {
+            if refills
+                .insert(RankId(*rank), Refill::Parity(parities(of)?))
+                .is_some()
+            {
+                return Err(ConvertError::new("parities", "has a rank that a guard refills"));
+            }
+        }
         for (rank, mean) in &message.means {
             if refills.insert(RankId(*rank), shares(mean)?).is_some() {
-                return Err(ConvertError::new("means", "has a rank that a guard refills"));
+                return Err(ConvertError::new("means", "has a rank that others refill"));
             }
         }
         Ok(Self {

@@ -1,6 +1,9 @@
 //! What a plan costs.
 
-use rekindle_plan::{BeyondMemory, LinkReport, PlanReport, SourceReport, StageReport, SurvivalReport};
+use rekindle_plan::{
+    BeyondMemory, LinkReport, ParityReport, PlanReport, SourceReport, StageReport, SurvivalReport,
+};
+use rekindle_types::RankId;
 use rekindle_types::spec::RecoverySource;
 
 use super::job::{enumeration, same_values};
@@ -11,7 +14,7 @@ same_values!(
     RecoverySource,
     RecoverySource,
     "source",
-    [Local, Shadow, Checkpoint, NeighbourAverage]
+    [Local, Shadow, Parity, Checkpoint, NeighbourAverage]
 );
 same_values!(
     BeyondMemory,
@@ -77,6 +80,38 @@ impl From<&SurvivalReport> for pb::PlanRecovery {
             beyond_memory_per_week: report.beyond_memory_per_week,
             beyond_memory: pb::BeyondMemory::from(report.beyond_memory).into(),
             beyond_memory_probability: report.beyond_memory_probability,
+            parity: report.parity.as_ref().map(Into::into),
+        }
+    }
+}
+
+fn ranks(ranks: Vec<u32>) -> Vec<RankId> {
+    ranks.into_iter().map(RankId).collect()
+}
+
+impl From<&ParityReport> for pb::PlanParity {
+    fn from(report: &ParityReport) -> Self {
+        let ranks = |ranks: &Vec<RankId>| ranks.iter().map(|rank| rank.0).collect::<Vec<_>>();
+        let group = |members: &Vec<RankId>| pb::PlanGroup {
+            ranks: ranks(members),
+        };
+        Self {
+            losses: report.losses,
+            every_steps: report.every,
+            groups: report.groups.iter().map(group).collect(),
+            without: ranks(&report.without),
+        }
+    }
+}
+
+impl From<pb::PlanParity> for ParityReport {
+    fn from(report: pb::PlanParity) -> Self {
+        let groups = report.groups.into_iter();
+        Self {
+            losses: report.losses,
+            every: report.every_steps,
+            groups: groups.map(|group| ranks(group.ranks)).collect(),
+            without: ranks(report.without),
         }
     }
 }
@@ -104,6 +139,7 @@ impl TryFrom<pb::PlanRecovery> for SurvivalReport {
             beyond_memory_per_week: report.beyond_memory_per_week,
             beyond_memory: enumeration::<pb::BeyondMemory, _>("beyond_memory", report.beyond_memory)?,
             beyond_memory_probability: report.beyond_memory_probability,
+            parity: report.parity.map(Into::into),
         })
     }
 }

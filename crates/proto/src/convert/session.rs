@@ -8,6 +8,7 @@ use rekindle_types::{
 };
 
 use super::job::enumeration;
+use super::parity;
 use super::spec::{decode, spec_to_json};
 use super::{ConvertError, device, epoch, job_id, optional, required, worker_id};
 use crate::pb::v1;
@@ -73,6 +74,7 @@ impl From<&TrainerStatus> for pb::TrainerStatus {
             step: t.step,
             steps_in_memory: t.in_memory.own.clone(),
             guarded: guarded_to_pb(&t.in_memory),
+            parity_sets: t.in_memory.parity.iter().map(Into::into).collect(),
         }
     }
 }
@@ -88,7 +90,7 @@ impl TryFrom<pb::TrainerStatus> for TrainerStatus {
             phase: enumeration::<v1::TrainerPhase, TrainerPhase>("phase", t.phase)?,
             data_address: optional(t.data_address),
             step: t.step,
-            in_memory: in_memory(t.steps_in_memory, t.guarded)?,
+            in_memory: in_memory(t.steps_in_memory, t.guarded, t.parity_sets)?,
         })
     }
 }
@@ -105,7 +107,11 @@ fn guarded_to_pb(in_memory: &InMemory) -> Vec<pb::GuardedState> {
 }
 
 /// What a trainer found in memory.
-fn in_memory(own: Vec<u64>, states: Vec<pb::GuardedState>) -> Result<InMemory, ConvertError> {
+fn in_memory(
+    own: Vec<u64>,
+    states: Vec<pb::GuardedState>,
+    sets: Vec<pb::ParitySet>,
+) -> Result<InMemory, ConvertError> {
     if states.len() > MOST_GUARDED {
         let why = format!("has {} entries; {MOST_GUARDED} is the most", states.len());
         return Err(ConvertError::new("guarded", why));
@@ -119,7 +125,8 @@ fn in_memory(own: Vec<u64>, states: Vec<pb::GuardedState>) -> Result<InMemory, C
             return Err(ConvertError::new("guarded", why));
         }
     }
-    Ok(InMemory { own, guarded })
+    let parity = parity::sets(sets)?;
+    Ok(InMemory { own, guarded, parity })
 }
 
 fn two_steps(field: &'static str, steps: Vec<u64>) -> Result<Vec<u64>, ConvertError> {
@@ -148,6 +155,7 @@ impl From<&NumberedReport> for pb::NumberedReport {
                     data_address: data_address.clone(),
                     steps_in_memory: in_memory.own.clone(),
                     guarded: guarded_to_pb(in_memory),
+                    parity_sets: in_memory.parity.iter().map(Into::into).collect(),
                 }),
                 Report::Step(step) => Wire::Step(step.into()),
                 Report::Saved { part, interval } => Wire::Saved(pb::TrainerSaved {
@@ -181,7 +189,7 @@ impl TryFrom<pb::NumberedReport> for NumberedReport {
             }
             Wire::Ready(ready) => Report::Ready {
                 data_address: ready.data_address,
-                in_memory: in_memory(ready.steps_in_memory, ready.guarded)?,
+                in_memory: in_memory(ready.steps_in_memory, ready.guarded, ready.parity_sets)?,
             },
             Wire::Step(step) => Report::Step(step.try_into().map_err(|e: ConvertError| e.inside("step"))?),
             Wire::Saved(saved) => Report::Saved {

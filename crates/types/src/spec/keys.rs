@@ -201,6 +201,21 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "average_lr_decay_steps",
         "neighbour_average: steps in which that factor falls to 1; 0: it stays (default 0)",
     ),
+    (
+        "recovery.parity",
+        "every",
+        "steps between exchanges of state (default 10)",
+    ),
+    (
+        "recovery.parity",
+        "losses",
+        "members of a group that may be lost at once (default 1)",
+    ),
+    (
+        "recovery.parity",
+        "group",
+        "members of a group at most (default 8)",
+    ),
 ];
 
 /// The sections there are, in order.
@@ -208,6 +223,12 @@ pub fn sections() -> Vec<&'static str> {
     let mut sections: Vec<_> = KEYS.iter().map(|(section, _, _)| *section).collect();
     sections.dedup();
     sections
+}
+
+/// The sections inside `section`, as they are written in it.
+pub fn sections_in(section: &str) -> Vec<&'static str> {
+    let inside = |name: &'static str| name.strip_prefix(section)?.strip_prefix('.');
+    sections().into_iter().filter_map(inside).collect()
 }
 
 /// The keys of `section`.

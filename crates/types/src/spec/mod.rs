@@ -20,7 +20,7 @@ mod validate;
 pub use checkpoint::{ByteSize, Cadence, CheckpointSpec, is_checkpoint_url};
 pub use error::{SpecError, Violation};
 pub use parse::JobFile;
-pub use recovery::{Moments, RecoverySource, RecoverySpec, Weighting};
+pub use recovery::{Moments, ParitySpec, RecoverySource, RecoverySpec, Weighting};
 pub use sections::{
     Auto, DataFormat, DataSpec, Dtype, EvaluationSpec, JobSection, JobSpec, LrKind, LrScheduleSpec, Numerics,
     OptimizerSpec, ParallelismSpec, Recompute, TrainingSpec,

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::keys::{keys_of, nearest, sections};
+use super::keys::{keys_of, nearest, sections, sections_in};
 use super::sections::{
     DataSpec, EvaluationSpec, JobSection, JobSpec, LrScheduleSpec, OptimizerSpec, ParallelismSpec,
     TrainingSpec,
@@ -205,10 +205,14 @@ impl ModelSection {
 fn unknown_keys(table: &Table) -> Vec<Violation> {
     let mut violations = Vec::new();
     for (name, value) in table {
-        if !sections().contains(&name.as_str()) {
+        let known: Vec<_> = sections()
+            .into_iter()
+            .filter(|name| !name.contains('.'))
+            .collect();
+        if !known.contains(&name.as_str()) {
             violations.push(Violation::new(
                 format!("[{name}]"),
-                format!("unknown section{}", meant(name, &sections())),
+                format!("unknown section{}", meant(name, &known)),
             ));
             continue;
         }
@@ -216,12 +220,25 @@ fn unknown_keys(table: &Table) -> Vec<Violation> {
             violations.push(Violation::new(name, format!("must be a section: write [{name}]")));
             continue;
         };
-        let known = keys_of(name);
-        for key in section.keys().filter(|key| !known.contains(&key.as_str())) {
-            violations.push(Violation::new(
-                format!("{name}.{key}"),
+        violations.extend(unknown_keys_in(name, section));
+    }
+    violations
+}
+
+fn unknown_keys_in(name: &str, section: &Table) -> Vec<Violation> {
+    let known: Vec<_> = keys_of(name).into_iter().chain(sections_in(name)).collect();
+    let mut violations = Vec::new();
+    for (key, value) in section {
+        let whole = format!("{name}.{key}");
+        match value {
+            Value::Table(inside) if sections_in(name).contains(&key.as_str()) => {
+                violations.extend(unknown_keys_in(&whole, inside));
+            }
+            _ if known.contains(&key.as_str()) => {}
+            _ => violations.push(Violation::new(
+                whole,
                 format!("unknown key{}", meant(key, &known)),
-            ));
+            )),
         }
     }
     violations.extend(unknown_classes(table));

@@ -17,6 +17,10 @@ pub enum RecoverySource {
     /// another worker. Exact. Needs `local` for the ranks that weren't lost. Costs 4 bytes per parameter and step on the network, and
     /// as much memory as `local` again.
     Shadow,
+    /// Groups of ranks on different workers keep parities of each other's states as of every few steps: when a few of them were lost with their
+    /// memory, all ranks go back to the newest such step and run those after it again. Exact. Needs `local`. Costs that state twice over in
+    /// memory with its parities, and what it takes to exchange it now and then ([`ParitySpec`]).
+    Parity,
     /// All ranks go back to the newest valid checkpoint (without one: to the beginning) and run the steps after it again. Exact.
     Checkpoint,
     /// An inner stage that nobody has the state of gets the mean of the stages beside it, and no step is run again (CheckFree, arXiv
@@ -74,6 +78,9 @@ pub struct RecoverySpec {
     /// alone.
     #[serde(default)]
     pub max_restarts_of: BTreeMap<FailureClass, u32>,
+    /// `[recovery.parity]`
+    #[serde(default)]
+    pub parity: ParitySpec,
     /// `neighbour_average`: what the neighbours count.
     #[serde(default)]
     pub average_weights: Weighting,
@@ -103,15 +110,35 @@ impl RecoverySpec {
             at(RecoverySource::Checkpoint).is_none_or(|checkpoint| average < checkpoint)
         })
     }
-}
 
-impl RecoverySpec {
     /// How many guards each rank is to have: none without `shadow`.
     #[must_use]
     pub fn guards_wanted(&self) -> u32 {
-        match self.sources.contains(&RecoverySource::Shadow) {
+        match self.allows(RecoverySource::Shadow) {
             true => self.guards,
             false => 0,
+        }
+    }
+}
+
+/// `[recovery.parity]`: what counts with the source `parity`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ParitySpec {
+    /// Steps between exchanges; the exchange of one has to be over before the next begins.
+    pub every: u64,
+    /// Members of a group that may be lost at once.
+    pub losses: u32,
+    /// Members of a group at most, unless others would be too few: more take less memory each and are lost more often together.
+    pub group: u32,
+}
+
+impl Default for ParitySpec {
+    fn default() -> Self {
+        Self {
+            every: 10,
+            losses: 1,
+            group: 8,
         }
     }
 }
@@ -123,6 +150,7 @@ impl Default for RecoverySpec {
             guards: defaults::guards(),
             max_restarts: defaults::max_restarts(),
             max_restarts_of: BTreeMap::new(),
+            parity: ParitySpec::default(),
             average_weights: Weighting::default(),
             average_moments: Moments::default(),
             average_lr_factor: defaults::lr_factor(),

@@ -120,6 +120,24 @@ impl JobSpec {
                 )
             });
         }
+        found.check(
+            !has(RecoverySource::Parity) || has(RecoverySource::Local),
+            "recovery.sources",
+            || "has \"parity\" without \"local\"; add \"local\", so that a trainer that dies costs a step and not an interval".to_owned(),
+        );
+        let parity = &self.recovery.parity;
+        found.check(parity.every > 0, "recovery.parity.every", || {
+            "must be at least 1".to_owned()
+        });
+        found.check(
+            (1..=64).contains(&parity.losses),
+            "recovery.parity.losses",
+            || format!("{} is not between 1 and 64", parity.losses),
+        );
+        let (losses, group) = (parity.losses, parity.group);
+        found.check(group > losses && group <= 128, "recovery.parity.group", || {
+            format!("{group} is not more than recovery.parity.losses = {losses} and at most 128")
+        });
     }
 
     fn check_data(&self, found: &mut Findings) {

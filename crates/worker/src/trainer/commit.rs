@@ -25,6 +25,8 @@ pub struct Sums {
     pub data_digest: u128,
     /// How many ranks want the state after this step to be saved.
     pub save: i128,
+    /// How many ranks have published the set of parities that was begun last.
+    pub parity: i128,
     /// Squared norms of the stages' mean gradients; empty where nobody asks for them.
     pub stages: Vec<ExactSum>,
 }
@@ -40,13 +42,24 @@ impl Sums {
             high.cast_signed(),
             low.cast_signed(),
             self.save,
+            self.parity,
         ];
         words.extend(self.stages.iter().map(|stage| stage.0));
         words
     }
 
     fn of_words(words: &[i128]) -> Self {
-        let &[loss, squares, non_finite, high, low, save, ref stages @ ..] = words else {
+        let &[
+            loss,
+            squares,
+            non_finite,
+            high,
+            low,
+            save,
+            parity,
+            ref stages @ ..,
+        ] = words
+        else {
             return Self::default();
         };
         let data_digest = (high.cast_unsigned() << 64).wrapping_add(low.cast_unsigned());
@@ -56,6 +69,7 @@ impl Sums {
             non_finite,
             data_digest,
             save,
+            parity,
             stages: stages.iter().copied().map(ExactSum).collect(),
         }
     }
@@ -105,6 +119,7 @@ mod tests {
             non_finite: 1,
             data_digest: u128::MAX - 3,
             save: 1,
+            parity: 2,
             stages: vec![ExactSum(3), ExactSum(4)],
         };
         assert_eq!(Sums::of_words(&sums.to_words()), sums);

@@ -5,9 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rekindle_plan::{LayerRate, layer_rate, micro_batches_of};
+use rekindle_plan::{LayerRate, layer_rate, micro_batches_of, parity_groups};
 use rekindle_transport::{Deadline, Transport};
-use rekindle_types::{JobSpec, LayerId, Plan, Rank, RankId, Rebuilt, Refill, StartPoint, shard_range};
+use rekindle_types::spec::RecoverySource;
+use rekindle_types::{
+    JobSpec, LayerId, Parities, Plan, Rank, RankId, Rebuilt, Refill, StartPoint, shard_range,
+};
 
 use super::progress::Progress;
 
@@ -88,6 +91,28 @@ impl Context {
         let me = self.id();
         let mine = move |(_, guards): &(&RankId, &Vec<RankId>)| guards.contains(&me);
         self.guards.iter().filter(mine).map(|(rank, _)| *rank)
+    }
+
+    /// The sets that a rank's state is taken out of, or worked out from.
+    #[must_use]
+    pub fn parities(&self, rank: RankId) -> Option<&Parities> {
+        match self.refills.get(&rank) {
+            Some(Refill::Parity(parities)) => Some(parities),
+            _ => None,
+        }
+    }
+
+    /// The other ranks of this rank's group that keeps parities, and of the groups whose sets it gives or takes something from.
+    fn in_groups(&self) -> Vec<RankId> {
+        let me = self.id();
+        let settings = &self.spec.recovery.parity;
+        let groups = match self.spec.recovery.allows(RecoverySource::Parity) {
+            true => parity_groups(&self.plan, settings),
+            false => Vec::new(),
+        };
+        let lost = self.plan.ranks().filter_map(|rank| self.parities(rank));
+        let all = lost.map(|parities| parities.members.clone()).chain(groups);
+        all.filter(|members| members.contains(&me)).flatten().collect()
     }
 
     /// The elements of a layer that a rank of its stage updates.
@@ -200,6 +225,7 @@ impl Context {
             .chain(self.own_guards().iter().copied())
             .chain(self.wards())
             .chain(refills)
+            .chain(self.in_groups())
             .chain(self.other_lanes().map(|(_, id)| id))
             .chain(everyone_meets_rank_0)
             .filter(|id| *id != me)

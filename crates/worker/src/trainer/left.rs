@@ -1,17 +1,19 @@
 //! What trainers that died left in the worker's shared memory: their own state, and that of ranks they guarded.
 //!
 //! In: the worker's folder and where this trainer stands. Out: snapshots that can be used, and their bytes. The names of the files, too:
-//! `JOB+rR+eE` is the state of rank R as of epoch E, `JOB+sR+eE` its shadow.
+//! `JOB+rR+eE` is the state of rank R as of epoch E, `JOB+sR+eE` its shadow, `JOB+pR+eE` its sets ([`super::parity`]).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rekindle_types::{LayerId, RankId, StateKind};
-use rekindle_vault::{Entry, Identity, Snapshot, Unusable};
+use rekindle_types::spec::RecoverySource;
+use rekindle_types::{Epoch, InMemory, LayerId, RankId, StateKind};
+use rekindle_vault::{Entry, Identity, Snapshot, Unusable, What};
 
 use super::context::Context;
+use super::parity::Set;
 use super::{Engine, TrainerError};
 
 /// How long a trainer may outlive its killed worker.
@@ -26,16 +28,20 @@ pub enum Whose {
     Own(RankId),
     /// A rank's, by its guard.
     Guarded(RankId),
+    /// A rank's as of some steps, by itself, with its parities.
+    Parity(RankId),
 }
 
 impl Whose {
     /// What a file of it says.
     #[must_use]
     pub fn identity(self, context: &Context) -> Identity {
-        match self {
-            Self::Own(rank) => Identity::of(&context.plan, rank, &context.spec),
-            Self::Guarded(rank) => Identity::of_shadow(&context.plan, rank, &context.spec),
-        }
+        let (rank, what) = match self {
+            Self::Own(rank) => (rank, What::Own),
+            Self::Guarded(rank) => (rank, What::Shadow),
+            Self::Parity(rank) => (rank, What::Parity),
+        };
+        Identity::of(&context.plan, rank, what, &context.spec)
     }
 
     /// The file of this trainer's epoch.
@@ -44,6 +50,7 @@ impl Whose {
         let (kind, rank) = match self {
             Self::Own(rank) => ('r', rank.0),
             Self::Guarded(rank) => ('s', rank.0),
+            Self::Parity(rank) => ('p', rank.0),
         };
         let (prefix, epoch) = (prefix(context.plan.job.as_str()), context.plan.epoch.0);
         folder.join(format!("{prefix}{kind}{rank}+e{epoch}"))
@@ -67,6 +74,7 @@ fn parse(name: &str) -> Option<(Whose, u64)> {
     let whose = match whose.split_at_checked(1)? {
         ("r", rank) => Whose::Own(RankId(rank.parse().ok()?)),
         ("s", rank) => Whose::Guarded(RankId(rank.parse().ok()?)),
+        ("p", rank) => Whose::Parity(RankId(rank.parse().ok()?)),
         _ => return None,
     };
     Some((whose, epoch))
@@ -105,35 +113,65 @@ pub struct Left {
 
 /// What trainers left in one folder.
 #[derive(Default)]
-pub struct Memory(BTreeMap<Whose, Left>);
+pub struct Memory {
+    states: BTreeMap<Whose, Left>,
+    sets: Vec<Set>,
+}
 
 impl Memory {
     /// Looks for this rank's own state and, with `shadows`, for that of all ranks that were guarded there: of each the file of the newest epoch
-    /// that offers anything.
+    /// that offers anything. And for this rank's sets, of all epochs: those of the newest may not be whole at other ranks.
     #[must_use]
     pub fn find(folder: &Path, context: &Context, shadows: bool) -> Self {
+        let parity = context.spec.recovery.allows(RecoverySource::Parity);
         let wanted = |whose: Whose| match whose {
             Whose::Own(rank) => rank == context.id(),
             Whose::Guarded(rank) => shadows && rank.0 < context.plan.world(),
+            Whose::Parity(rank) => parity && rank == context.id(),
         };
         let mut files = older(folder, context);
         files.retain(|(whose, ..)| wanted(*whose));
         files.sort_by_key(|(_, epoch, _)| std::cmp::Reverse(*epoch));
-        let mut found = BTreeMap::new();
+        let mut found = Self::default();
         for (whose, _, path) in files {
-            if !found.contains_key(&whose)
-                && let Some(left) = open(path, &whose.identity(context))
-            {
-                found.insert(whose, left);
+            let is_set = matches!(whose, Whose::Parity(_));
+            if found.states.contains_key(&whose) {
+                continue;
+            }
+            match open(path, &whose.identity(context)) {
+                Some(left) if is_set => found.sets.extend(Set::all(left)),
+                Some(left) => drop(found.states.insert(whose, left)),
+                None => {}
             }
         }
-        Self(found)
+        found.sets.truncate(InMemory::MOST_SETS);
+        found
+    }
+
+    /// What there is of all kinds.
+    #[must_use]
+    pub fn offers(&self, context: &Context) -> InMemory {
+        InMemory {
+            own: self.steps(Whose::Own(context.id())),
+            guarded: self.guarded(),
+            parity: self.sets.iter().map(Set::told).collect(),
+        }
+    }
+
+    /// This rank's set of a step, exchanged in an epoch.
+    ///
+    /// # Errors
+    /// [`TrainerError::Lost`] when it isn't there.
+    pub fn set(&self, epoch: Epoch, step: u64) -> Result<&Set, TrainerError> {
+        let is = |set: &&Set| (set.seal().epoch, set.seal().step) == (epoch, step);
+        let why = "its set isn't there";
+        self.sets.iter().find(is).ok_or_else(|| lost(step, why))
     }
 
     /// The steps there are of a state, newest first.
     #[must_use]
     pub fn steps(&self, whose: Whose) -> Vec<u64> {
-        self.0.get(&whose).map(Left::steps).unwrap_or_default()
+        self.states.get(&whose).map(Left::steps).unwrap_or_default()
     }
 
     /// The ranks that were guarded here, with the steps there are.
@@ -141,9 +179,9 @@ impl Memory {
     pub fn guarded(&self) -> BTreeMap<RankId, Vec<u64>> {
         let of = |(whose, left): (&Whose, &Left)| match whose {
             Whose::Guarded(rank) => Some((*rank, left.steps())),
-            Whose::Own(_) => None,
+            Whose::Own(_) | Whose::Parity(_) => None,
         };
-        self.0.iter().filter_map(of).collect()
+        self.states.iter().filter_map(of).collect()
     }
 
     /// A state at a step.
@@ -151,15 +189,19 @@ impl Memory {
     /// # Errors
     /// [`TrainerError::Lost`] when it isn't there.
     pub fn at(&self, whose: Whose, step: u64) -> Result<Pieces<'_>, TrainerError> {
-        let lost = |why: &str| TrainerError::Lost {
-            step,
-            why: why.to_owned(),
-        };
-        let left = self.0.get(&whose).ok_or_else(|| lost("nothing was found"))?;
+        let left = self
+            .states
+            .get(&whose)
+            .ok_or_else(|| lost(step, "nothing was found"))?;
         let entries = left.snapshot.entries(step);
-        let entries = entries.ok_or_else(|| lost("it isn't there any more"))?;
+        let entries = entries.ok_or_else(|| lost(step, "it isn't there any more"))?;
         Ok(Pieces { step, left, entries })
     }
+}
+
+fn lost(step: u64, why: &str) -> TrainerError {
+    let why = why.to_owned();
+    TrainerError::Lost { step, why }
 }
 
 /// Opens a file whose writer may be about to die: a trainer ends when its worker does, but not before.
@@ -178,8 +220,23 @@ fn open(path: PathBuf, identity: &Identity) -> Option<Left> {
 }
 
 impl Left {
-    fn steps(&self) -> Vec<u64> {
+    /// What can be read of it.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The steps there are, newest first.
+    pub fn steps(&self) -> Vec<u64> {
         self.snapshot.steps().collect()
+    }
+
+    /// The state at a step; nothing where it isn't there.
+    pub fn pieces(&self, step: u64) -> Pieces<'_> {
+        Pieces {
+            step,
+            left: self,
+            entries: self.snapshot.entries(step).unwrap_or_default(),
+        }
     }
 }
 
@@ -240,6 +297,7 @@ mod tests {
     fn names_say_whose_state_it_is() {
         assert_eq!(parse("r3+e12"), Some((Whose::Own(RankId(3)), 12)));
         assert_eq!(parse("s0+e1"), Some((Whose::Guarded(RankId(0)), 1)));
+        assert_eq!(parse("p7+e2"), Some((Whose::Parity(RankId(7)), 2)));
         for other in ["", "r3", "x3+e1", "r+e1", "r3+e", "é+e1"] {
             assert_eq!(parse(other), None, "{other}");
         }

@@ -51,7 +51,7 @@ impl Means<'_> {
         let means: Vec<(RankId, &[Share])> = means
             .filter_map(|(rank, refill)| match refill {
                 Refill::Mean(shares) => Some((*rank, shares.as_slice())),
-                Refill::Guard(_) => None,
+                Refill::Guard(_) | Refill::Parity(_) => None,
             })
             .collect();
         let me = self.context.id();

@@ -26,6 +26,7 @@ mod load;
 mod local;
 mod mean;
 mod outcomes;
+mod parity;
 mod pipe;
 mod pipeline;
 mod progress;
@@ -51,7 +52,7 @@ use std::time::{Duration, Instant};
 use rekindle_compute::AnyDevice;
 use rekindle_model::Stage;
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{InMemory, Origin, RankId, Refill};
+use rekindle_types::{Origin, RankId, Refill};
 use rekindle_worker_core::trainer_messages::{FromTrainer, ToTrainer};
 
 use context::{Context, SharedTransport};
@@ -59,6 +60,7 @@ use device::Computing;
 pub use error::TrainerError;
 use left::{Memory, Whose};
 use local::Local;
+use parity::Parity;
 use pipe::Pipe;
 use reports::Reports;
 use saver::Saver;
@@ -106,10 +108,11 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     let memory = in_memory(vault.as_deref(), &context);
     let local = Local::new(vault.as_deref(), &context, computing.device);
     let mut engine = setup::engine(&context, computing, local.as_ref().map(Local::memory))?;
-    if local.is_some() {
+    let shadows = Shadows::new(vault.as_deref(), &context, computing)?;
+    let sets = parity::reserve(vault.as_deref(), &context)?;
+    if local.is_some() || sets.is_some() {
         engine.reserve_whole()?;
     }
-    let shadows = Shadows::new(vault.as_deref(), &context, computing)?;
     let text = setup::text(&context)?;
     let endpoint = connect::listen(&listen_host)?;
     let data_address = connect::advertised(&endpoint, &listen_host);
@@ -117,10 +120,7 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     tracing::info!(rank = %context.rank, %data_address, %device, threads, "ready");
     pipe.tell(&FromTrainer::Ready {
         data_address,
-        in_memory: InMemory {
-            own: memory.steps(Whose::Own(context.id())),
-            guarded: memory.guarded(),
-        },
+        in_memory: memory.offers(&context),
     })?;
     let (peers, from) = match pipe.next(CONNECT_WAIT)? {
         ToTrainer::Connect { peers, from } => (peers, from),
@@ -133,8 +133,9 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     let transport: SharedTransport = Arc::new(connect::meet(&endpoint, &context, &peers)?);
     watch.sees(&transport);
     tracing::info!(links = context.links().len(), "connected");
+    let parity = Parity::start(sets, vault.as_deref(), &context, &transport)?;
     let to_worker = Rc::clone(pipe);
-    let goes_on = local.is_some() || !context.guards.is_empty();
+    let goes_on = local.is_some() || !context.guards.is_empty() || parity.is_some();
     let keeps_reports = goes_on && context.id() == RankId(0);
     let folder = vault.as_deref().filter(|_| keeps_reports);
     let reports = folder.map(|folder| Reports::new(folder, &context));
@@ -148,6 +149,7 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
         reports,
         local,
         shadows,
+        parity,
         last_commit: Instant::now(),
     };
     trainer.begin(&memory, save)?;
@@ -198,6 +200,9 @@ fn load_state(
     match from.refills.get(&context.id()) {
         None => memory.at(Whose::Own(context.id()), step)?.load(engine)?,
         Some(Refill::Guard(guard)) => tracing::info!(%guard, "takes its state from that rank"),
+        Some(Refill::Parity(parities)) => {
+            tracing::info!(epoch = %parities.epoch, "goes back to its group's exchange");
+        }
         Some(Refill::Mean(shares)) => {
             tracing::warn!(?shares, "its state is lost: takes a mean of its neighbours'")
         }
@@ -260,5 +265,7 @@ fn unexpected(wanted: &str, got: &ToTrainer) -> TrainerError {
     }
 }
 
+#[cfg(test)]
+mod parity_tests;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use super::context::{Context, SharedTransport};
 use super::lanes::Lanes;
 use super::left::{Memory, Whose};
 use super::mean::Means;
+use super::parity::rebuild;
 use super::shadow::{piece_tag, pieces};
 use super::{Engine, TrainerError};
 
@@ -59,6 +60,7 @@ impl Refill<'_> {
                 self.take(guard, turn, engine)?;
             }
         }
+        rebuild(self.context, self.transport, self.memory, self.step, engine)?;
         // Lanes of a stage that nobody has make the same weights of the same neighbours.
         let made_up = matches!(refills.get(&me), Some(From::Mean(_)));
         if !made_up && refills.values().any(From::is_exact) {

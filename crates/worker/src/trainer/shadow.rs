@@ -198,7 +198,8 @@ impl Shadows {
     /// rank, can go.
     pub fn forget_older(&self, context: &Context) {
         if let Some(folder) = self.folder.as_ref().filter(|_| !context.guards.is_empty()) {
-            forget_older(folder, context, |_| true);
+            // Sets of parities serve until there are newer ones.
+            forget_older(folder, context, |whose| !matches!(whose, Whose::Parity(_)));
         }
     }
 }

@@ -19,6 +19,7 @@ use super::context::{Context, SharedTransport};
 use super::lanes::Lanes;
 use super::left::Memory;
 use super::local::Local;
+use super::parity::Parity;
 use super::pipeline::Pipeline;
 use super::reduction::Reduction;
 use super::refill::Refill;
@@ -51,6 +52,8 @@ pub struct Trainer {
     pub reports: Option<Reports>,
     /// Its guard's and its wards' part.
     pub shadows: Shadows,
+    /// Its group's part, if the job wants that.
+    pub parity: Option<Parity>,
     /// When the step before was committed.
     pub last_commit: Instant,
 }
@@ -81,6 +84,9 @@ impl Trainer {
             local.forget_older(context);
         }
         self.shadows.begin(context, transport, &self.engine, step)?;
+        if let Some(parity) = &mut self.parity {
+            parity.begin(step, &self.engine)?;
+        }
         match &mut self.saver {
             Some(saver) if save => saver.begin(step, &self.context, &self.engine, &self.told),
             _ => Ok(()),
@@ -95,11 +101,15 @@ impl Trainer {
         self.take_tied_weights(step)?;
         let sums = Sums {
             save: i128::from(save),
+            parity: self.parity.as_ref().map_or(0, Parity::published),
             ..self.gradients(step)?
         };
         let sums = self.commit(sums, step)?;
         if step == self.context.started_after() + 1 {
             self.shadows.forget_older(&self.context);
+        }
+        if let Some(parity) = &mut self.parity {
+            parity.committed(sums.parity, &self.context);
         }
         let norm = sums.squares.norm();
         let lr = learning_rate(&self.context.spec, step);
@@ -115,6 +125,9 @@ impl Trainer {
             && let Some(saver) = &mut self.saver
         {
             saver.begin(step, &self.context, &self.engine, &self.told)?;
+        }
+        if let Some(parity) = &mut self.parity {
+            parity.begin_if_due(step, self.context.spec.training.steps, &self.engine)?;
         }
         let val_loss = self.evaluate_if_due(step)?;
         let state_digest = self.digest_if_due(step)?;
@@ -179,6 +192,7 @@ impl Trainer {
             non_finite,
             data_digest: batch.digest.value(),
             save: 0,
+            parity: 0,
             stages: self.stage_squares(summary.sum_squares),
         })
     }

@@ -18,13 +18,14 @@ use super::context::SharedTransport;
 use super::device::Computing;
 use super::left::{Memory, Whose};
 use super::local::Local;
+use super::parity::{self, Parity};
 use super::shadow::{Shadows, pieces};
 use super::step::Trainer;
 use super::{TrainerError, export, setup};
 
-const STEPS: u64 = 50;
+pub const STEPS: u64 = 50;
 
-fn spec(folder: &std::path::Path, extra_model: &str, extra_training: &str) -> JobSpec {
+pub fn spec(folder: &std::path::Path, extra_model: &str, extra_training: &str) -> JobSpec {
     let text = format!(
         r#"
         [job]
@@ -64,7 +65,7 @@ fn spec(folder: &std::path::Path, extra_model: &str, extra_training: &str) -> Jo
     JobFile::parse(&text).unwrap().into_spec(None).unwrap()
 }
 
-fn folder() -> tempfile::TempDir {
+pub fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut file = std::fs::File::create(folder.path().join("text.txt")).unwrap();
     for n in 0..400 {
@@ -80,14 +81,19 @@ fn cuts(ends: &[u32]) -> Vec<Range<u32>> {
 }
 
 /// Trains on all ranks at once; the reports of rank 0, or the first error.
-fn train(spec: &JobSpec, lanes: u32, ends: &[u32], threads: u32) -> Result<Vec<StepReport>, TrainerError> {
+pub fn train(
+    spec: &JobSpec,
+    lanes: u32,
+    ends: &[u32],
+    threads: u32,
+) -> Result<Vec<StepReport>, TrainerError> {
     let world = lanes as usize * ends.len();
     let plan = plan(lanes, ends, &vec!["w"; world]);
     let mut ranks = train_on(spec, &plan, threads, None, &Options::default())?;
     Ok(ranks.remove(0).0)
 }
 
-fn plan(lanes: u32, ends: &[u32], workers: &[&str]) -> Plan {
+pub fn plan(lanes: u32, ends: &[u32], workers: &[&str]) -> Plan {
     Plan {
         job: JobId::new("exact-1").unwrap(),
         epoch: Epoch(1),
@@ -97,7 +103,7 @@ fn plan(lanes: u32, ends: &[u32], workers: &[&str]) -> Plan {
     }
 }
 
-fn start(spec: &JobSpec, plan: &Plan, rank: RankId) -> StartTrainer {
+pub fn start(spec: &JobSpec, plan: &Plan, rank: RankId) -> StartTrainer {
     StartTrainer {
         rank,
         spec: spec.clone(),
@@ -147,6 +153,8 @@ fn one(
     let mut engine = setup::engine(&context, computing, None)?;
     setup::fill(&mut engine, &context)?;
     let text = setup::text(&context)?;
+    let sets = parity::reserve(folder, &context)?;
+    let parity = Parity::start(sets, folder, &context, &transport)?;
     let mut trainer = Trainer {
         context,
         transport,
@@ -157,6 +165,7 @@ fn one(
         local: None,
         reports: None,
         shadows,
+        parity,
         last_commit: Instant::now(),
     };
     trainer.begin(&Memory::default(), false)?;
@@ -177,7 +186,7 @@ fn one(
 
 /// What must not depend on the shape of the cluster, to the bit.
 #[derive(Debug, PartialEq)]
-struct Essence {
+pub struct Essence {
     loss: f64,
     grad_norm: f64,
     val_loss: Option<f64>,
@@ -185,7 +194,7 @@ struct Essence {
     state_digest: Option<String>,
 }
 
-fn essence(reports: &[StepReport]) -> Vec<Essence> {
+pub fn essence(reports: &[StepReport]) -> Vec<Essence> {
     let of = |r: &StepReport| Essence {
         loss: r.loss,
         grad_norm: r.grad_norm,
