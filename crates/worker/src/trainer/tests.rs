@@ -1,5 +1,7 @@
 //! The exactness contract on whole trainers: threads instead of processes, the in-memory transport instead of TCP.
 
+mod shadows;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::ops::Range;
@@ -16,7 +18,7 @@ use rekindle_types::{
 
 use super::context::SharedTransport;
 use super::device::Computing;
-use super::left::{Memory, Whose};
+use super::left::Memory;
 use super::local::Local;
 use super::parity::{self, Parity};
 use super::shadow::{Shadows, pieces};
@@ -341,107 +343,4 @@ fn state_on_a_cuda_device_is_not_kept_in_the_workers_memory() {
     assert_eq!(files(), 0);
     assert!(Local::new(Some(memory.path()), &context, DeviceId::Cpu).is_some());
     assert_eq!(files(), 1);
-}
-
-/// Queues that hold less than a layer's gradient while their rank computes.
-fn narrow() -> Options {
-    Options {
-        outbox_bytes: 1024,
-        inbox_soft_bytes: 1024,
-        ..Options::default()
-    }
-}
-
-/// A shadow's update that fails is told before the guard adds its sums for the next step, and what was published stays.
-#[test]
-fn a_failed_update_of_a_shadow_reaches_its_guard_at_the_next_commit_point() {
-    let (text, memory) = (folder(), tempfile::tempdir().unwrap());
-    let mut spec = spec(text.path(), "", "");
-    spec.recovery.sources = vec![RecoverySource::Local, RecoverySource::Shadow];
-    let plan = plan(1, &[2, 5], &["a", "b"]);
-    let transports = MemoryMesh::connect(&plan.job, plan.epoch, 2, &Options::default()).unwrap();
-    let ranks: Vec<_> = plan.ranks().zip(transports).collect();
-    let one = |(rank, transport)| {
-        let context = setup::context(start(&spec, &plan, rank), Duration::from_secs(60)).unwrap();
-        let computing = Computing {
-            device: DeviceId::Cpu,
-            threads: 1,
-        };
-        let folder = memory.path().join(rank.to_string());
-        std::fs::create_dir_all(&folder).unwrap();
-        let mut shadows = Shadows::new(Some(&folder), &context, computing).unwrap();
-        let mut engine = setup::engine(&context, computing, None).unwrap();
-        setup::fill(&mut engine, &context).unwrap();
-        let transport: SharedTransport = Arc::new(transport);
-        shadows.begin(&context, &transport, &engine, 0).unwrap();
-        // No gradient was taken, as if the ward had sent none.
-        shadows.update(&context, 1, 1.0).unwrap();
-        let error = shadows.take_gradients(&context, &transport, 1).unwrap_err();
-        assert!(error.to_string().contains("gradient"), "{error}");
-        drop(shadows);
-        let next = Plan {
-            epoch: Epoch(2),
-            ..plan.clone()
-        };
-        let context = setup::context(start(&spec, &next, rank), Duration::from_secs(1)).unwrap();
-        let left = Memory::find(&folder, &context, true).guarded();
-        assert_eq!(left.into_values().collect::<Vec<_>>(), [[0]]);
-    };
-    std::thread::scope(|scope| {
-        let ranks = ranks.into_iter().map(|rank| scope.spawn(|| one(rank)));
-        ranks
-            .collect::<Vec<_>>()
-            .into_iter()
-            .for_each(|rank| rank.join().unwrap());
-    });
-}
-
-/// What a guard's machine has after training is what the rank had, to the bit.
-#[test]
-fn what_guards_leave_is_the_state_of_their_ranks() {
-    let cases: [(u32, &[u32], &[&str], u32); 5] = [
-        (1, &[2, 5], &["a", "b"], 1),
-        (1, &[1, 4, 5], &["a", "b", "a"], 1),
-        (2, &[3, 5], &["a", "b", "c", "d"], 1),
-        (3, &[4, 5], &["a", "a", "b", "b", "c", "a"], 2),
-        (1, &[1, 2, 3, 5], &["a", "b", "c", "d"], 3),
-    ];
-    let text = folder();
-    let mut spec = spec(text.path(), "tie_word_embeddings = true", "");
-    let undisturbed = train(&spec, 1, &[5], 1).unwrap();
-    spec.recovery.sources = vec![RecoverySource::Local, RecoverySource::Shadow];
-    for (lanes, ends, workers, guards) in cases {
-        spec.recovery.guards = guards;
-        let memory = tempfile::tempdir().unwrap();
-        for worker in workers {
-            std::fs::create_dir_all(memory.path().join(worker)).unwrap();
-        }
-        let plan = plan(lanes, ends, workers);
-        std::fs::remove_dir_all(text.path().join("run")).unwrap();
-        // Queues with room for what a ward owns, as trainers have them, and such as make wards wait for their guards.
-        let queues = match lanes {
-            2 => narrow(),
-            _ => Options::default(),
-        };
-        let ranks = train_on(&spec, &plan, 2, Some(memory.path()), &queues).unwrap();
-        assert_eq!(essence(&ranks[0].0), essence(&undisturbed), "{workers:?}");
-        let next = Plan {
-            epoch: Epoch(2),
-            ..plan.clone()
-        };
-        let guards = rekindle_plan::guards_of(&spec, &plan).into_iter();
-        for (rank, guard) in guards.flat_map(|(rank, guards)| guards.into_iter().map(move |g| (rank, g))) {
-            let context = setup::context(start(&spec, &next, guard), Duration::from_secs(1)).unwrap();
-            let worker = memory.path().join(plan.worker_of(guard).unwrap().as_str());
-            let left = Memory::find(&worker, &context, true);
-            assert_eq!(left.guarded()[&rank], [STEPS, STEPS - 1], "{rank} of {workers:?}");
-            let state = left.at(Whose::Guarded(rank), STEPS).unwrap();
-            for ((layer, kind), bytes) in &ranks[rank.0 as usize].1 {
-                let (range, kept) = state.piece(*layer, *kind).unwrap();
-                assert_eq!(range, context.owned_by(rank, *layer));
-                assert!(kept == bytes, "{kind} of {layer} of {rank} of {workers:?}");
-            }
-            assert_eq!(left.at(Whose::Guarded(rank), 1).is_err(), STEPS > 2);
-        }
-    }
 }
