@@ -408,6 +408,7 @@ fn any_two_of_four_workers_may_be_lost_at_once_where_ranks_have_two_guards() {
                 in_memory: InMemory {
                     own: vec![5, 4],
                     guarded: wards.map(|ward| (RankId(*ward), vec![5, 4])).collect(),
+                    ..InMemory::default()
                 },
             };
             desk.report_of(name(rank), &job, 2, *rank, report);
@@ -427,7 +428,7 @@ fn any_two_of_four_workers_may_be_lost_at_once_where_ranks_have_two_guards() {
             assert_eq!(told, gone, "{lost:?}");
             let good = |(rank, from): (&RankId, &Refill)| match from {
                 Refill::Guard(guard) => keeps(guard.0, rank.0) && alive.contains(&guard.0),
-                Refill::Mean(_) => false,
+                Refill::Mean(_) | Refill::Parity(_) => false,
             };
             assert!(refills.iter().all(good), "{lost:?}: {refills:?}");
         }

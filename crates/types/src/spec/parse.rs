@@ -222,6 +222,7 @@ fn unknown_keys(table: &Table) -> Vec<Violation> {
         };
         violations.extend(unknown_keys_in(name, section));
     }
+    violations.extend(unknown_classes(table));
     violations
 }
 
@@ -241,7 +242,6 @@ fn unknown_keys_in(name: &str, section: &Table) -> Vec<Violation> {
             )),
         }
     }
-    violations.extend(unknown_classes(table));
     violations
 }
 
