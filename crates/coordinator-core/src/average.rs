@@ -13,7 +13,7 @@ use crate::begin::{best, found_at, steps_in_memory};
 use crate::durable_job::DurableJob;
 use crate::run::RankRun;
 
-/// What the `lost` ranks may be made of.
+/// What the `lost` ranks may be made of, where of the ranks in `part` others have only what those own.
 ///
 /// # Errors
 /// Why they may not.
@@ -21,8 +21,10 @@ pub(crate) fn made_of(
     job: &DurableJob,
     plan: &Plan,
     lost: &BTreeSet<RankId>,
+    part: &BTreeSet<RankId>,
 ) -> Result<BTreeMap<RankId, Vec<Share>>, AverageError> {
-    means(plan, lost, job.spec.recovery.average_weights, &job.stage_norms)
+    let weighting = job.spec.recovery.average_weights;
+    means(plan, lost, part, weighting, &job.stage_norms)
 }
 
 impl DurableJob {
@@ -44,7 +46,8 @@ pub(crate) fn made_up(job: &DurableJob, plan: &Plan, ranks: &[RankRun]) -> Optio
     let start = job.start.as_ref().map_or(0, |start| start.step);
     let at = |step: u64| {
         let (refills, lost) = found_at(job, ranks, step);
-        let means = made_of(job, plan, &lost).ok()?;
+        let part = refills.keys().copied().collect();
+        let means = made_of(job, plan, &lost, &part).ok()?;
         Some((step, (refills, means)))
     };
     let steps = steps_in_memory(job, ranks).into_iter();
@@ -76,9 +79,11 @@ fn rebuilt(job: &DurableJob, plan: &Plan, step: u64, means: &BTreeMap<RankId, Ve
         known.map_or(0, |rebuilt| rebuilt.count_from)
     };
     let new = means.iter().flat_map(|(rank, shares)| {
-        // The count is the smallest of the sources'.
+        let twin = shares.iter().all(|share| stage_of(share.rank) == stage_of(*rank));
+        // The count is the smallest of the sources'; another lane has only the moments of its own part.
         let sources = shares.iter().flat_map(|share| stage_of(share.rank));
         let count_from = match job.spec.recovery.average_moments {
+            _ if twin => step,
             Moments::Fresh => step,
             Moments::Second | Moments::Both => sources.map(began).max().unwrap_or(0),
         };

@@ -41,7 +41,7 @@ pub(crate) fn memory_lost(job: &DurableJob, plan: &Plan, lost: &BTreeSet<RankId>
         true => "",
         false => " or the source \"shadow\"",
     };
-    let no_mean = match job.makes_up().then(|| made_of(job, plan, lost)) {
+    let no_mean = match job.makes_up().then(|| made_of(job, plan, lost, &BTreeSet::new())) {
         Some(Err(why)) => format!(" (no mean either: {why})"),
         _ => String::new(),
     };

@@ -192,7 +192,8 @@ impl Coordinator {
             let worker = plan.worker_of(share.rank);
             displaced.contains(&share.rank) || !worker.is_some_and(|worker| self.remembers(job, id, worker))
         };
-        match job.makes_up().then(|| made_of(job, plan, &lost)) {
+        let part = displaced.difference(&lost).copied().collect();
+        match job.makes_up().then(|| made_of(job, plan, &lost, &part)) {
             Some(Ok(means)) if !means.values().flatten().any(gone) => None,
             _ => lost.first().copied(),
         }

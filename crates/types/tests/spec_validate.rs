@@ -224,3 +224,53 @@ fn warm_up_stable_decay_takes_its_decay() {
             .contains("training.steps = 10")
     );
 }
+
+#[test]
+fn averages_need_neighbours_or_lanes_and_a_rate_that_is_one() {
+    let of = |parallelism: &str, recovery: &str| {
+        let text = JOB.replace(
+            "[optimizer]",
+            &format!("[parallelism]\n{parallelism}\n[optimizer]"),
+        );
+        spec(&format!("{text}\n[recovery]\n{recovery}\n"))
+    };
+    let average = r#"sources = ["local", "neighbour_average", "checkpoint"]"#;
+    let good = of("pipeline = 3", average).unwrap().recovery;
+    assert!(good.rather_averages(), "it stands before checkpoint");
+    let last = r#"sources = ["local", "checkpoint", "neighbour_average"]"#;
+    assert!(!of("pipeline = 3", last).unwrap().recovery.rather_averages());
+    assert!(
+        of("pipeline = 1\ndata = 2", average).is_ok(),
+        "another lane has the weights"
+    );
+    for (parallelism, recovery, part) in [
+        (
+            "pipeline = 2\ndata = 1",
+            average.to_owned(),
+            "parallelism.pipeline",
+        ),
+        (
+            "",
+            r#"sources = ["neighbour_average"]"#.to_owned(),
+            "add \"local\"",
+        ),
+        (
+            "pipeline = 3",
+            format!("{average}\naverage_lr_factor = 0.0"),
+            "average_lr_factor",
+        ),
+        (
+            "pipeline = 3",
+            format!("{average}\naverage_lr_factor = nan"),
+            "average_lr_factor",
+        ),
+        (
+            "pipeline = 3",
+            format!("{average}\naverage_moments = \"third\""),
+            "third",
+        ),
+    ] {
+        let error = of(parallelism, &recovery).unwrap_err().to_string();
+        assert!(error.contains("recovery") && error.contains(part), "{error}");
+    }
+}

@@ -4,7 +4,9 @@
 //! is a mean of; or why there is no such mean. Stages of a plan needn't have equally many blocks: block `j` of `n` is made of the block at the
 //! same relative place of a neighbour, which with equally many is its block `j`.
 //!
-//! Deliberately absent: the ends of the pipeline. The embedding and the head have no like.
+//! Where another lane of the stage lives, its weights are the lost ones, and only what the rank alone had, moments, has to be made up.
+//!
+//! Deliberately absent: ends of the pipeline that no lane has. The embedding and the head have no like.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -14,50 +16,91 @@ use rekindle_types::{Plan, Rank, RankId, Share};
 
 use super::{AverageError, Result, Source, StageFacts, refuse_adjacent, source_of};
 
-/// What each of the `lost` ranks is a mean of: the ranks of its lane on the stages beside it. `norms` are those of the stages' last gradients;
-/// empty: not known.
+/// What each of the `lost` ranks is a mean of: another lane of its stage, whose weights are the same, or else the ranks of its lane on the stages
+/// beside it. `part` are ranks of which only what they own can be had. `norms` are those of the stages' last gradients; empty: not known.
 ///
 /// # Errors
-/// [`AverageError::NoSource`] for an end of the pipeline, or where a lane of the stage still has it; [`AverageError::Adjacent`] for stages that
-/// are next to each other.
+/// [`AverageError::NoSource`] for an end of the pipeline that no lane has; [`AverageError::Adjacent`], [`AverageError::DeadSource`] for stages next
+/// to each other.
 pub fn means(
     plan: &Plan,
     lost: &BTreeSet<RankId>,
+    part: &BTreeSet<RankId>,
     weighting: Weighting,
     norms: &[f64],
 ) -> Result<BTreeMap<RankId, Vec<Share>>> {
-    let stages: BTreeSet<u32> = lost.iter().map(|rank| plan.rank(*rank).stage).collect();
+    let twins: BTreeMap<RankId, RankId> = lost
+        .iter()
+        .filter_map(|rank| Some((*rank, twin(plan, *rank, lost, part)?)))
+        .collect();
+    let alone: BTreeSet<RankId> = lost
+        .iter()
+        .copied()
+        .filter(|rank| !twins.contains_key(rank))
+        .collect();
+    let stages: BTreeSet<u32> = alone.iter().map(|rank| plan.rank(*rank).stage).collect();
     refuse_adjacent(&stages.iter().map(|stage| *stage as usize).collect::<Vec<_>>())?;
     for stage in &stages {
-        check(plan, lost, *stage)?;
+        check(plan, &alone, *stage)?;
     }
-    let facts: Vec<StageFacts> = (0..plan.stage_count())
-        .map(|stage| StageFacts {
-            layers: Vec::new(),
-            alive: !stages.contains(&stage),
-        })
-        .collect();
-    let known: Vec<Option<f64>> = (0..plan.stage_count() as usize)
-        .map(|stage| norms.get(stage).copied().filter(|norm| norm.is_finite()))
-        .collect();
-    let mean = |rank: &RankId| {
-        let Rank { lane, stage } = plan.rank(*rank);
-        let source: Source = source_of(stage as usize, &facts, false)?;
-        let mix = source.mix(weighting, &known, 0.0)?;
-        let share = |part: &super::Part| Share {
-            rank: Rank {
-                lane,
-                stage: u32::try_from(part.stage).unwrap_or(u32::MAX),
-            }
-            .id(plan.stage_count()),
-            share: part.share,
+    let mut means = BTreeMap::new();
+    for (rank, twin) in twins {
+        let whole = Share {
+            rank: twin,
+            share: 1.0,
         };
-        Ok((*rank, mix.parts().iter().map(share).collect()))
-    };
-    lost.iter().map(mean).collect()
+        means.insert(rank, vec![whole]);
+    }
+    for rank in alone {
+        means.insert(rank, mean(plan, rank, lost, (weighting, norms))?);
+    }
+    Ok(means)
 }
 
-fn check(plan: &Plan, lost: &BTreeSet<RankId>, stage: u32) -> Result<()> {
+/// The first other lane that has all weights of a rank's stage.
+fn twin(plan: &Plan, rank: RankId, lost: &BTreeSet<RankId>, part: &BTreeSet<RankId>) -> Option<RankId> {
+    let has = |other: &RankId| !lost.contains(other) && !part.contains(other);
+    lanes_of(plan, plan.rank(rank).stage).find(has)
+}
+
+fn lanes_of(plan: &Plan, stage: u32) -> impl Iterator<Item = RankId> {
+    let stages = plan.stage_count();
+    (0..plan.lanes).map(move |lane| Rank { lane, stage }.id(stages))
+}
+
+/// A rank as a mean of the stages beside it, in its lane.
+fn mean(
+    plan: &Plan,
+    rank: RankId,
+    lost: &BTreeSet<RankId>,
+    (weighting, norms): (Weighting, &[f64]),
+) -> Result<Vec<Share>> {
+    let Rank { lane, stage } = plan.rank(rank);
+    let at = |stage: u32| Rank { lane, stage }.id(plan.stage_count());
+    let stages = 0..plan.stage_count();
+    let facts: Vec<StageFacts> = stages
+        .clone()
+        .map(|stage| StageFacts {
+            layers: Vec::new(),
+            alive: !lost.contains(&at(stage)),
+        })
+        .collect();
+    let known = |stage: u32| norms.get(stage as usize).copied().filter(|norm| norm.is_finite());
+    let known: Vec<Option<f64>> = stages.map(known).collect();
+    let source: Source = source_of(stage as usize, &facts, false)?;
+    let share = |part: &super::Part| Share {
+        rank: at(u32::try_from(part.stage).unwrap_or(u32::MAX)),
+        share: part.share,
+    };
+    Ok(source
+        .mix(weighting, &known, 0.0)?
+        .parts()
+        .iter()
+        .map(share)
+        .collect())
+}
+
+fn check(plan: &Plan, alone: &BTreeSet<RankId>, stage: u32) -> Result<()> {
     let no_source = |why| {
         Err(AverageError::NoSource {
             what: format!("stage {stage}"),
@@ -77,12 +120,9 @@ fn check(plan: &Plan, lost: &BTreeSet<RankId>, stage: u32) -> Result<()> {
     if ![stage - 1, stage + 1].into_iter().all(has_blocks) {
         return no_source("a stage beside it has no blocks");
     }
-    let lanes = (0..plan.lanes).map(|lane| Rank { lane, stage }.id(plan.stage_count()));
-    match lanes.into_iter().all(|rank| lost.contains(&rank)) {
+    match lanes_of(plan, stage).all(|rank| alone.contains(&rank)) {
         true => Ok(()),
-        false => {
-            no_source("a lane of it still has its weights, and lacks only moments that no other stage has")
-        }
+        false => no_source("a guard or a group has but a part of its weights"),
     }
 }
 
@@ -123,7 +163,13 @@ mod tests {
 
     fn of(lanes: u32, stages: u32, lost: &[u32], norms: &[f64]) -> Result<BTreeMap<RankId, Vec<Share>>> {
         let lost = lost.iter().copied().map(RankId).collect();
-        means(&plan(lanes, stages), &lost, Weighting::Norm, norms)
+        means(
+            &plan(lanes, stages),
+            &lost,
+            &BTreeSet::new(),
+            Weighting::Norm,
+            norms,
+        )
     }
 
     fn share(rank: u32, share: f64) -> Share {
@@ -144,16 +190,29 @@ mod tests {
     }
 
     #[test]
+    fn another_lane_has_the_same_weights_at_the_ends_too() {
+        let means = of(2, 3, &[0, 4], &[]).unwrap();
+        assert_eq!(means[&RankId(0)], [share(3, 1.0)]);
+        assert_eq!(means[&RankId(4)], [share(1, 1.0)]);
+        // A stage that nobody has beside a rank whose moments are gone: nothing is made of what is made up.
+        let dead = of(2, 3, &[0, 1, 4], &[]);
+        assert!(matches!(dead, Err(AverageError::DeadSource { .. })), "{dead:?}");
+    }
+
+    #[test]
     fn what_has_no_like_is_refused() {
         let no_source = |of: Result<_>| matches!(of, Err(AverageError::NoSource { .. }));
         assert!(no_source(of(1, 4, &[0], &[])));
         assert!(no_source(of(1, 4, &[3], &[])));
-        assert!(no_source(of(2, 3, &[1], &[])), "the other lane lives");
+        let part = BTreeSet::from([RankId(4)]);
+        let lost = BTreeSet::from([RankId(1)]);
+        let made = means(&plan(2, 3), &lost, &part, Weighting::Norm, &[]);
+        assert!(no_source(made), "of the other lane a guard has but a part");
         let mut narrow = plan(1, 3);
         narrow.stages = vec![0..1, 1..4, 4..6];
         let lost = BTreeSet::from([RankId(1)]);
         assert!(
-            no_source(means(&narrow, &lost, Weighting::Norm, &[])),
+            no_source(means(&narrow, &lost, &BTreeSet::new(), Weighting::Norm, &[])),
             "only the embedding"
         );
         let adjacent = Err(AverageError::Adjacent { first: 1, second: 2 });

@@ -71,12 +71,13 @@ impl JobSpec {
                     .to_owned()
             },
         );
-        let stages = self.parallelism.pipeline;
+        let (stages, lanes) = (self.parallelism.pipeline, self.parallelism.data);
+        let alone = matches!(stages, Auto::Count(0..=2)) && matches!(lanes, Auto::Count(0..=1));
         found.check(
-            !has(average) || !matches!(stages, Auto::Count(0..=2)),
+            !has(average) || !alone,
             "recovery.sources",
             || {
-                "has \"neighbour_average\", which needs a stage between two others; set parallelism.pipeline to 3 or more"
+                "has \"neighbour_average\", which needs a stage between two others or another lane; set parallelism.pipeline to 3 or more, or parallelism.data to 2"
                     .to_owned()
             },
         );

@@ -1,4 +1,5 @@
-//! Stages that nobody has the state of, made of the stages beside them before the first step of the new epoch (`rekindle_plan::average`).
+//! Stages that nobody has the state of, made of the stages beside them before the first step of the new epoch, and ranks of whose state another
+//! lane has the weights (`rekindle_plan::average`).
 //!
 //! ```text
 //!   each rank of a mean: weights of its blocks, and moments where those are blended  --State-->  the lost rank: blends, and has a state
@@ -42,17 +43,37 @@ pub struct Means<'a> {
 }
 
 impl Means<'_> {
-    /// Sends what lost ranks are made of, and makes this rank's state if it is lost.
+    /// Ranks of whose stage another lane lives get its weights. Adam counts anew in all lanes of the stage.
     ///
     /// # Errors
     /// [`TrainerError`] when a peer is lost, or what it has isn't finite.
-    pub fn run(&self, engine: &mut Engine) -> Result<(), TrainerError> {
+    pub fn of_lanes(&self, engine: &mut Engine) -> Result<(), TrainerError> {
+        self.run(engine, |rank, share| self.stage(rank) == self.stage(share.rank))?;
+        for index in self.stage(self.context.id()) {
+            if self.counts_anew(index) {
+                self.forget_moments(self.layer_at(index)?, engine)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ranks whose stage nobody has are made of the stages beside it, all lanes alike.
+    ///
+    /// # Errors
+    /// [`TrainerError`] when a peer is lost, or what it has isn't finite.
+    pub fn of_neighbours(&self, engine: &mut Engine) -> Result<(), TrainerError> {
+        self.run(engine, |rank, share| self.stage(rank) != self.stage(share.rank))
+    }
+
+    /// Sends what lost ranks are made of by such shares, and makes this rank's state if it is one of them.
+    fn run(&self, engine: &mut Engine, by: impl Fn(RankId, &Share) -> bool) -> Result<(), TrainerError> {
         let means = self.context.refills.iter();
         let means: Vec<(RankId, &[Share])> = means
             .filter_map(|(rank, refill)| match refill {
                 Refill::Mean(shares) => Some((*rank, shares.as_slice())),
                 Refill::Guard(_) | Refill::Parity(_) => None,
             })
+            .filter(|(rank, shares)| shares.iter().all(|share| by(*rank, share)))
             .collect();
         let me = self.context.id();
         let stage = |rank: &RankId| self.stage(*rank);
@@ -73,6 +94,24 @@ impl Means<'_> {
         Ok(())
     }
 
+    /// Whether the layer's Adam counts from this step on.
+    fn counts_anew(&self, index: u32) -> bool {
+        let mut all = self.context.rebuilt.iter();
+        all.any(|rebuilt| rebuilt.layer == index && rebuilt.count_from == self.step)
+    }
+
+    fn forget_moments(&self, layer: LayerId, engine: &mut Engine) -> Result<(), TrainerError> {
+        for kind in [StateKind::ExpAvg, StateKind::ExpAvgSq] {
+            let range = self.range(layer, kind);
+            if range.is_empty() {
+                continue;
+            }
+            let zero = vec![0; range.len() * size_of::<f32>()];
+            engine.set_state_bytes(layer, kind, range, &zero)?;
+        }
+        Ok(())
+    }
+
     /// The layers of a rank, as places in the pipeline.
     fn stage(&self, rank: RankId) -> Range<u32> {
         let plan = &self.context.plan;
@@ -88,9 +127,17 @@ impl Means<'_> {
             })
     }
 
-    /// What is sent of a layer.
-    fn kinds(&self) -> &'static [StateKind] {
-        match self.context.spec.recovery.average_moments {
+    /// How the moments of layer `index` start.
+    fn moments(&self, index: u32) -> Moments {
+        match self.counts_anew(index) {
+            true => Moments::Fresh,
+            false => self.context.spec.recovery.average_moments,
+        }
+    }
+
+    /// What is sent of it.
+    fn kinds(&self, index: u32) -> &'static [StateKind] {
+        match self.moments(index) {
             Moments::Fresh => &[StateKind::Weights],
             Moments::Second => &[StateKind::Weights, StateKind::ExpAvgSq],
             Moments::Both => &StateKind::ALL,
@@ -108,7 +155,10 @@ impl Means<'_> {
     /// This rank's part in layer `index` of the lost rank `rank`.
     fn give(&self, rank: RankId, index: u32, engine: &Engine) -> Result<(), TrainerError> {
         let (context, mine) = (self.context, self.stage(self.context.id()));
-        let source = like(index, &self.stage(rank), &mine, &blocks(&context.plan));
+        let source = match self.stage(rank) == mine {
+            true => Some(index),
+            false => like(index, &self.stage(rank), &mine, &blocks(&context.plan)),
+        };
         let source = source.ok_or_else(|| TrainerError::Protocol {
             what: format!(
                 "no block of {} is the like of layer {index} of {rank}",
@@ -116,7 +166,7 @@ impl Means<'_> {
             ),
         })?;
         let (source, layer) = (self.layer_at(source)?, self.layer_at(index)?);
-        for kind in self.kinds() {
+        for kind in self.kinds(index) {
             let bytes = engine.state_bytes(source, *kind, self.range(source, *kind))?;
             let payload = self.transport.pool().copy_of(&bytes).into();
             let tag = piece_tag(TagKind::State, self.step, context, (layer, *kind));
@@ -129,7 +179,7 @@ impl Means<'_> {
     fn make(&self, index: u32, shares: &[Share], engine: &mut Engine) -> Result<(), TrainerError> {
         let layer = self.layer_at(index)?;
         let take = |share: &Share, kind: StateKind| -> Result<Vec<f32>, TrainerError> {
-            if !self.kinds().contains(&kind) {
+            if !self.kinds(index).contains(&kind) {
                 return Ok(vec![0.0; self.range(layer, kind).len()]);
             }
             let tag = piece_tag(TagKind::State, self.step, self.context, (layer, kind));
@@ -158,7 +208,7 @@ impl Means<'_> {
                 share: *share,
             })
             .collect();
-        let kind = self.context.spec.recovery.average_moments;
+        let kind = self.moments(index);
         let weights = blend(&weights)?;
         let started = starting_moments(kind, self.context.owned(layer).len(), &moments)?;
         let state = [
@@ -184,7 +234,7 @@ mod tests {
     use std::sync::Arc;
 
     use rekindle_transport::{MemoryMesh, Options};
-    use rekindle_types::{DeviceId, Rank};
+    use rekindle_types::{DeviceId, Rank, Rebuilt};
 
     use super::super::context::tests::context;
     use super::super::device::Computing;
@@ -198,6 +248,20 @@ mod tests {
 
     /// Three stages of two lanes; the middle one of both is lost. Blocks 1 and 2 of 0 to 5 are on stage 0, 3 and 4 in the middle.
     fn ranks(moments: Moments) -> Vec<State> {
+        let mean = |a, b| Refill::Mean(vec![share(a, 0.25), share(b, 0.75)]);
+        let refills = [(RankId(1), mean(0, 2)), (RankId(4), mean(3, 5))];
+        refilled(moments, &refills.into(), &[])
+    }
+
+    fn share(rank: u32, share: f64) -> Share {
+        Share {
+            rank: RankId(rank),
+            share,
+        }
+    }
+
+    /// What all ranks have after the refills; those that get one have nothing before.
+    fn refilled(moments: Moments, refills: &BTreeMap<RankId, Refill>, rebuilt: &[Rebuilt]) -> Vec<State> {
         let mesh = MemoryMesh::connect(
             &context(2, 3, Rank { lane: 0, stage: 0 }).plan.job,
             rekindle_types::Epoch(1),
@@ -208,49 +272,44 @@ mod tests {
             .map(RankId)
             .zip(mesh.unwrap())
             .map(|(id, transport)| {
+                let mut context = context(2, 3, Rank::of(id, 3));
+                context.plan.stages = vec![0..3, 3..5, 5..8];
+                context.spec.recovery.average_moments = moments;
+                (context.refills, context.rebuilt) = (refills.clone(), rebuilt.to_vec());
                 std::thread::spawn(move || {
                     let transport: SharedTransport = Arc::new(transport);
-                    one(id, moments, &transport)
+                    one(&context, &transport)
                 })
             })
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     }
 
-    fn one(id: RankId, moments: Moments, transport: &SharedTransport) -> State {
-        let mut context = context(2, 3, Rank::of(id, 3));
-        context.plan.stages = vec![0..3, 3..5, 5..8];
-        context.spec.recovery.average_moments = moments;
-        let share = |rank, share| Share {
-            rank: RankId(rank),
-            share,
-        };
-        let mean = |a, b| Refill::Mean(vec![share(a, 0.25), share(b, 0.75)]);
-        context.refills = [(RankId(1), mean(0, 2)), (RankId(4), mean(3, 5))].into();
+    fn one(context: &Context, transport: &SharedTransport) -> State {
         let computing = Computing {
             device: DeviceId::Cpu,
             threads: 1,
         };
-        let mut engine = setup::engine(&context, computing, None).unwrap();
-        if context.rank.stage != 1 {
-            for (layer, kind) in held(&context) {
-                let values: Vec<f32> = values(&context, layer, kind);
-                let range = range(&context, layer, kind);
+        let mut engine = setup::engine(context, computing, None).unwrap();
+        if !context.refills.contains_key(&context.id()) {
+            for (layer, kind) in held(context) {
+                let values: Vec<f32> = values(context, layer, kind);
+                let range = range(context, layer, kind);
                 engine
                     .set_state_bytes(layer, kind, range, bytemuck::cast_slice(&values))
                     .unwrap();
             }
         }
-        Means {
-            context: &context,
+        let means = Means {
+            context,
             transport,
             step: STEP,
-        }
-        .run(&mut engine)
-        .unwrap();
+        };
+        means.of_lanes(&mut engine).unwrap();
+        means.of_neighbours(&mut engine).unwrap();
         let read = |(layer, kind)| {
             let bytes = engine
-                .state_bytes(layer, kind, range(&context, layer, kind))
+                .state_bytes(layer, kind, range(context, layer, kind))
                 .unwrap();
             let (numbers, _) = bytes.as_chunks::<4>();
             (
@@ -258,7 +317,7 @@ mod tests {
                 numbers.iter().map(|n| f32::from_ne_bytes(*n)).collect(),
             )
         };
-        held(&context).into_iter().map(read).collect()
+        held(context).into_iter().map(read).collect()
     }
 
     fn held(context: &Context) -> Vec<(LayerId, StateKind)> {
@@ -317,5 +376,32 @@ mod tests {
             assert!(moments != Moments::Both || close(&made(&states, StateKind::ExpAvg), 10.0));
             assert!(moments == Moments::Fresh || close(&made(&states, StateKind::ExpAvgSq), 20.0));
         }
+    }
+
+    #[test]
+    fn another_lane_gives_its_weights_and_adam_counts_anew_in_both() {
+        let refills = [(RankId(0), Refill::Mean(vec![share(3, 1.0)]))].into();
+        let anew = |layer| Rebuilt {
+            layer,
+            after: STEP,
+            count_from: STEP,
+        };
+        let states = refilled(Moments::Both, &refills, &[0, 1, 2].map(anew));
+        for ((layer, kind), values) in &states[0] {
+            let (twins, weights) = (&states[3][&(*layer, *kind)], *kind == StateKind::Weights);
+            assert_eq!(
+                values.iter().any(|value| *value != 0.0),
+                weights,
+                "{kind} of {layer}"
+            );
+            assert_eq!(
+                twins.iter().any(|value| *value != 0.0),
+                weights,
+                "{kind} of {layer}, the other lane"
+            );
+            assert!(!weights || values == twins, "{layer}");
+        }
+        let untouched = &states[1][&(LayerId::Block(2), StateKind::ExpAvg)];
+        assert!(untouched.iter().all(|value| *value != 0.0), "another stage");
     }
 }

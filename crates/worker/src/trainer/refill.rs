@@ -61,18 +61,21 @@ impl Refill<'_> {
             }
         }
         rebuild(self.context, self.transport, self.memory, self.step, engine)?;
-        // Lanes of a stage that nobody has make the same weights of the same neighbours.
-        let made_up = matches!(refills.get(&me), Some(From::Mean(_)));
-        if !made_up && refills.values().any(From::is_exact) {
-            self.share_weights(engine)?;
-        }
         let (context, transport, step) = (self.context, self.transport, self.step);
-        Means {
+        let means = Means {
             context,
             transport,
             step,
+        };
+        means.of_lanes(engine)?;
+        let of_my_stage = |rank: &RankId| context.plan.rank(*rank).stage == context.rank.stage;
+        if refills
+            .iter()
+            .any(|(rank, from)| from.is_exact() && of_my_stage(rank))
+        {
+            self.share_weights(engine)?;
         }
-        .run(engine)
+        means.of_neighbours(engine)
     }
 
     /// Piece number `turn` of a rank's state to that rank, which may be this one.
