@@ -14,7 +14,7 @@ use super::context::Context;
 pub struct Computing {
     /// What computes.
     pub device: DeviceId,
-    /// Threads of the processor: the device itself where that is the CPU, and what guards others' state in any case.
+    /// Threads of the processor: the device itself where that is the CPU, and what is computed beside one.
     pub threads: u32,
 }
 
@@ -64,5 +64,13 @@ impl Computing {
     /// [`TrainerError::Compute`] when there are no threads.
     pub fn cpu(self, memory: Option<Arc<dyn StateMemory>>) -> Result<AnyDevice, TrainerError> {
         Ok(Cpu::with_memory(self.threads as usize, memory)?.into())
+    }
+
+    /// The processor for work beside training: its caller's thread alone, whose priority counts then.
+    ///
+    /// # Errors
+    /// As [`Computing::cpu`].
+    pub fn beside(memory: Option<Arc<dyn StateMemory>>) -> Result<AnyDevice, TrainerError> {
+        Ok(Cpu::with_memory(1, memory)?.into())
     }
 }

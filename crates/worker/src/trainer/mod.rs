@@ -108,7 +108,7 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     let memory = in_memory(vault.as_deref(), &context);
     let local = Local::new(vault.as_deref(), &context, computing.device);
     let mut engine = setup::engine(&context, computing, local.as_ref().map(Local::memory))?;
-    let shadows = Shadows::new(vault.as_deref(), &context, computing)?;
+    let shadows = Shadows::new(vault.as_deref(), &context)?;
     let sets = parity::reserve(vault.as_deref(), &context)?;
     if local.is_some() || sets.is_some() {
         engine.reserve_whole()?;

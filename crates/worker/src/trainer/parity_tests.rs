@@ -50,7 +50,7 @@ fn one(
     let parity = Parity::start(sets, Some(folder), &context, &transport)?;
     let text = setup::text(&context)?;
     let mut trainer = Trainer {
-        shadows: Shadows::new(None, &context, computing)?,
+        shadows: Shadows::new(None, &context)?,
         context,
         transport,
         engine,

@@ -81,11 +81,11 @@ impl Shadows {
     ///
     /// # Errors
     /// [`TrainerError`] when a shadow can't be built.
-    pub fn new(folder: Option<&Path>, context: &Context, computing: Computing) -> Result<Self, TrainerError> {
+    pub fn new(folder: Option<&Path>, context: &Context) -> Result<Self, TrainerError> {
         let (mut wards, mut all) = (Vec::new(), Vec::new());
         for id in context.wards() {
             let kept = match folder {
-                Some(folder) => kept(folder, context, id, computing)?,
+                Some(folder) => kept(folder, context, id)?,
                 None => None,
             };
             wards.push(Ward {
@@ -243,12 +243,7 @@ pub fn send_gradient(
 }
 
 /// A shadow of `ward` in the worker's memory; none, and a warning, where there is no room.
-fn kept(
-    folder: &Path,
-    context: &Context,
-    ward: RankId,
-    computing: Computing,
-) -> Result<Option<Kept>, TrainerError> {
+fn kept(folder: &Path, context: &Context, ward: RankId) -> Result<Option<Kept>, TrainerError> {
     let whose = Whose::Guarded(ward);
     let made: Result<Keep, VaultError> = Keep::create(
         &whose.file(folder, context),
@@ -257,7 +252,7 @@ fn kept(
     );
     match made {
         Ok(keep) => {
-            let device = Arc::new(computing.cpu(Some(keep.memory()))?);
+            let device = Arc::new(Computing::beside(Some(keep.memory()))?);
             let mut shadow = Shadow::new(device, setup::stage_of(context, context.plan.rank(ward)))?;
             shadow.reserve_whole()?;
             Ok(Some(Kept { ward, shadow, keep }))

@@ -151,7 +151,7 @@ fn one(
         device: DeviceId::Cpu,
         threads,
     };
-    let shadows = Shadows::new(folder, &context, computing)?;
+    let shadows = Shadows::new(folder, &context)?;
     let mut engine = setup::engine(&context, computing, None)?;
     setup::fill(&mut engine, &context)?;
     let text = setup::text(&context)?;

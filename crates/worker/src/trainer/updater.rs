@@ -22,6 +22,10 @@ use rekindle_types::{LayerId, RankId};
 use super::TrainerError;
 use super::keep::Keep;
 
+/// Added to the thread's niceness.
+#[cfg(target_os = "linux")]
+const NICE: libc::c_int = 5;
+
 /// A shadow and the memory it lies in.
 pub struct Kept {
     /// Whose.
@@ -95,6 +99,7 @@ impl Updater {
         let thread = std::thread::Builder::new()
             .name("shadows".to_owned())
             .spawn(move || {
+                yield_to_others();
                 while let Ok(update) = updates.recv() {
                     let result = kept.iter_mut().try_for_each(|kept| kept.update(&update));
                     drop(update);
@@ -139,6 +144,18 @@ impl Updater {
                 what: format!("guarded state wasn't updated within {} s", patience.as_secs()),
             }),
         }
+    }
+}
+
+/// Lets this thread give way to those that train: it has until the next commit point, and they are waited for now.
+fn yield_to_others() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the calls take plain numbers, and a parameter that outlives the call and is valid as zeroes (the only value for this policy); 0
+    // means the calling thread. Their failure changes nothing but when the thread runs.
+    unsafe {
+        let _ = libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+        let parameter: libc::sched_param = std::mem::zeroed();
+        let _ = libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter);
     }
 }
 

@@ -29,7 +29,7 @@ fn a_failed_update_of_a_shadow_reaches_its_guard_at_the_next_commit_point() {
         };
         let folder = memory.path().join(rank.to_string());
         std::fs::create_dir_all(&folder).unwrap();
-        let mut shadows = Shadows::new(Some(&folder), &context, computing).unwrap();
+        let mut shadows = Shadows::new(Some(&folder), &context).unwrap();
         let mut engine = setup::engine(&context, computing, None).unwrap();
         setup::fill(&mut engine, &context).unwrap();
         let transport: SharedTransport = Arc::new(transport);
