@@ -78,12 +78,12 @@ fn what_another_lane_has_of_an_end_is_taken_from_it() {
     reaches(&run, resumed + 10);
     let all = metrics(&run);
     let loss = |step: u64| f64::from_bits(all[&step].loss);
-    // The weights are the lost ones: nothing is unlearnt.
+    // The weights are the lost ones: nothing is unlearnt, steps being as different as they are.
+    let between = (loss(resumed - 1) + loss(1)) / 2.0;
     assert!(
-        loss(resumed + 1) < 1.1 * loss(resumed - 1),
-        "{} after {}",
-        loss(resumed + 1),
-        loss(resumed - 1)
+        loss(resumed + 1) < between,
+        "{} is above {between}",
+        loss(resumed + 1)
     );
     assert_eq!(cluster.call(&["cancel", &id, "--now"]).code, 0);
 }

@@ -43,6 +43,7 @@ impl Coordinator {
             },
             restarts: job.restarts,
             budgets: crate::budget::budgets(job),
+            rebuilt: job.rebuilt.clone(),
         })
     }
 

@@ -1,7 +1,8 @@
 //! What queries return: plain copies, of durable state only (CO-1) plus the progress that isn't journalled.
 
 use rekindle_types::{
-    DeviceId, Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StepReport, WorkerId,
+    DeviceId, Epoch, Failure, JobId, JobSpec, JobState, Plan, RankId, Rebuilt, StartPoint, StepReport,
+    WorkerId,
 };
 
 use crate::{Budget, CommittedCheckpoint, Millis};
@@ -49,6 +50,8 @@ pub struct JobView {
     pub restarts: u32,
     /// How often it may be restarted, and what of that is used up.
     pub budgets: Vec<Budget>,
+    /// Layers whose state was made up: it is approximate since. Empty: it is exact.
+    pub rebuilt: Vec<Rebuilt>,
 }
 
 /// How far a rank is, as the coordinator knows.

@@ -29,6 +29,7 @@ pub(crate) fn job_status(view: &JobView, version: u64, with_spec: bool) -> JobSt
         start: view.start.clone(),
         restarts: view.restarts,
         restart_budgets: view.budgets.iter().map(restart_budget).collect(),
+        rebuilt: view.rebuilt.clone(),
         spec: with_spec.then(|| Box::new(view.spec.clone())),
     }
 }

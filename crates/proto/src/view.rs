@@ -3,8 +3,8 @@
 //! The coordinator fills them in, a client reads them out; both serialise the same way for `-o json`.
 
 use rekindle_types::{
-    DeviceId, Epoch, Failure, FailureClass, JobId, JobSpec, JobState, Plan, RankId, StartPoint, StateDigest,
-    StepReport, WorkerId,
+    DeviceId, Epoch, Failure, FailureClass, JobId, JobSpec, JobState, Plan, RankId, Rebuilt, StartPoint,
+    StateDigest, StepReport, WorkerId,
 };
 use serde::Serialize;
 
@@ -47,6 +47,9 @@ pub struct JobStatus {
     pub restarts: u32,
     /// How often it may be restarted, and what of that is used up.
     pub restart_budgets: Vec<RestartBudget>,
+    /// Layers whose state was made up by approximate recoveries, in pipeline order; empty: the state is exact.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rebuilt: Vec<Rebuilt>,
     /// The resolved job, where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spec: Option<Box<JobSpec>>,

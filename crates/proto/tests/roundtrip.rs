@@ -602,6 +602,7 @@ fn views_and_plan_reports_survive_the_wire() {
                 most: 8,
             },
         ],
+        rebuilt: vec![rebuilt(1, 4, 4), rebuilt(3, 9, 0)],
         spec: Some(Box::new(spec())),
     };
     assert_eq!(JobStatus::try_from(wire(&v1::Job::from(&job))), Ok(job));

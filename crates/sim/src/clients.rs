@@ -27,10 +27,10 @@ impl Client {
     }
 }
 
-/// A job of `stages` x `lanes` trainers.
+/// A job of `stages` x `lanes` trainers. Its blocks outweigh the head, so that every stage has some.
 fn spec(stages: u64, lanes: u64, steps: u64, save_every: u64) -> JobSpec {
     let text = format!(
-        "[job]\nname=\"sim\"\noutput=\"out\"\n[model]\nhidden_size=8\nintermediate_size=8\nnum_hidden_layers=4\n\
+        "[job]\nname=\"sim\"\noutput=\"out\"\n[model]\nhidden_size=8\nintermediate_size=512\nnum_hidden_layers=4\n\
          num_attention_heads=2\n[data]\ntrain=[\"text\"]\nseq_len=4\n[training]\nsteps={steps}\nglobal_batch=4\nmicro_batch=1\n\
          [optimizer]\nlr=0.1\n[parallelism]\npipeline={stages}\ndata={lanes}\n[checkpoint]\nevery={save_every}\n"
     );
@@ -57,6 +57,12 @@ impl World {
                 spec.recovery.sources.push(RecoverySource::Shadow);
                 let most = (stages * lanes).saturating_sub(1).clamp(1, 3);
                 spec.recovery.guards = self.rng.within(1, most) as u32;
+            }
+            // Some make up what nobody has, rather than to go back or only where there is no checkpoint.
+            if (stages > 2 || lanes > 1) && self.rng.one_in(3) {
+                let sources = &mut spec.recovery.sources;
+                let at = if self.rng.one_in(2) { 1 } else { sources.len() };
+                sources.insert(at, RecoverySource::NeighbourAverage);
             }
             self.clients.push(Client {
                 spec,

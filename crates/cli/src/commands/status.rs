@@ -108,6 +108,11 @@ fn checkpoints(job: &JobStatus) -> Vec<(&'static str, String)> {
             format!("{used} of {most}{after} without lasting progress"),
         ));
     }
+    if let Some(last) = job.rebuilt.iter().map(|rebuilt| rebuilt.after).max() {
+        let layers = job.rebuilt.len();
+        let text = format!("{layers} layers were made up of others, the last after step {last}");
+        rows.push(("approximate", text));
+    }
     let Some(status) = &job.checkpoints else {
         return rows;
     };

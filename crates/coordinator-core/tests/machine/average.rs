@@ -90,6 +90,7 @@ fn an_inner_stage_that_nobody_has_is_made_of_its_neighbours() {
     let incident = desk.machine.incidents(&job).expect("known").pop().expect("one");
     assert_eq!(incident.source, Some(StateSource::NeighbourAverage));
     assert!(!incident.exact);
+    assert_eq!(desk.view(&job).rebuilt, origin.rebuilt, "the job is marked");
 }
 
 #[test]

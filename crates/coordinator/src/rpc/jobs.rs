@@ -217,6 +217,7 @@ fn only_checked(spec: JobSpec) -> JobStatus {
         start: None,
         restarts: 0,
         restart_budgets: Vec::new(),
+        rebuilt: Vec::new(),
         spec: Some(Box::new(spec)),
     }
 }

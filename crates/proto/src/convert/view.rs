@@ -42,6 +42,7 @@ impl From<&JobStatus> for pb::Job {
             start: job.start.as_ref().map(Into::into),
             restarts: job.restarts,
             restart_budgets: job.restart_budgets.iter().map(Into::into).collect(),
+            rebuilt: job.rebuilt.iter().map(Into::into).collect(),
         }
     }
 }
@@ -75,6 +76,7 @@ impl TryFrom<pb::Job> for JobStatus {
             checkpoints: job.checkpoints.map(TryInto::try_into).transpose()?,
             start: job.start.map(TryInto::try_into).transpose()?,
             restarts: job.restarts,
+            rebuilt: super::origin::rebuilt(&job.rebuilt)?,
             restart_budgets: job
                 .restart_budgets
                 .into_iter()
