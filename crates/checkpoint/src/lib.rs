@@ -32,6 +32,7 @@ mod finish;
 pub mod format;
 mod import;
 pub mod plain;
+pub mod priority;
 pub mod reader;
 mod shard;
 mod state_error;

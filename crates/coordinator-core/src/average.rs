@@ -1,4 +1,5 @@
-//! A stage that nobody has the state of, made of the stages beside it: whether that may be, and of what (`rekindle_plan::average`).
+//! A state that nobody has, made of the stages beside it or of another lane's weights: whether that may be, and of what
+//! (`rekindle_plan::average`).
 //!
 //! Only where the job allows `neighbour_average`, and only what no memory has: an exact source is always taken first. What is made up is
 //! written down with the plan ([`Rebuilt`]): the job's state isn't the undisturbed run's from there on, and says so wherever it is told.

@@ -179,6 +179,14 @@ impl Durable {
                 start,
             } => {
                 check(plan.epoch > job.epoch(), "its epoch isn't newer than the last")?;
+                // Norms are of stages: those of other stages say nothing.
+                if job
+                    .plan
+                    .as_ref()
+                    .is_none_or(|before| before.stages != plan.stages)
+                {
+                    job.stage_norms.clear();
+                }
                 job.plan = Some(plan.clone());
                 job.members.clone_from(members);
                 job.former_members.clear();

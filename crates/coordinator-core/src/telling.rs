@@ -27,7 +27,7 @@ pub(crate) fn origin(incident: &Incident) -> String {
         ),
         (Some(StateSource::NeighbourAverage), Some(step)) => {
             format!(
-                "the state of step {step} in memory, and where nobody had it the mean of the neighbouring stages"
+                "the state of step {step} in memory, and where nobody had it that of the stages beside it or of another lane"
             )
         }
         (Some(StateSource::Checkpoint), Some(step)) => format!("the checkpoint of step {step}"),

@@ -311,7 +311,7 @@ impl fmt::Display for SurvivalReport {
                 ),
                 RecoverySource::NeighbourAverage => (
                     "neighbour_average",
-                    "an inner stage that nobody has, approximately: only the step in flight is run again",
+                    "an inner stage that nobody has, or one of which another lane has the weights, approximately",
                 ),
             };
             writeln!(
@@ -325,7 +325,9 @@ impl fmt::Display for SurvivalReport {
             BeyondMemory::Checkpoint => "the job goes back to the newest checkpoint",
             BeyondMemory::Beginning => "the job begins again: it saves no checkpoints",
             BeyondMemory::Failure => "the job fails",
-            BeyondMemory::NeighbourAverage => "an inner stage is made of those beside it (approximate)",
+            BeyondMemory::NeighbourAverage => {
+                "a stage is made of those beside it or another lane's weights (approximate), where it can be"
+            }
         };
         writeln!(
             f,

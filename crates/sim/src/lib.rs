@@ -11,7 +11,7 @@
 //!
 //! Invariant SM-10: a run depends on its configuration alone: no clock, no thread, no address, no unordered map.
 //!
-//! Deliberately absent: what trainers compute, and the bytes on the wire.
+//! Deliberately absent: what trainers compute, the bytes on the wire, and the source `parity` (jobs here don't ask for it).
 
 mod clients;
 mod config;

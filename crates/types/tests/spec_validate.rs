@@ -269,6 +269,31 @@ fn averages_need_neighbours_or_lanes_and_a_rate_that_is_one() {
             format!("{average}\naverage_moments = \"third\""),
             "third",
         ),
+        (
+            "",
+            "average_weights = \"uniform\"".to_owned(),
+            "recovery.average_weights",
+        ),
+        (
+            "",
+            "average_moments = \"both\"".to_owned(),
+            "recovery.average_moments",
+        ),
+        (
+            "",
+            "average_lr_factor = 1.2".to_owned(),
+            "recovery.average_lr_factor",
+        ),
+        (
+            "",
+            "average_lr_decay_steps = 9".to_owned(),
+            "recovery.average_lr_decay_steps",
+        ),
+        (
+            "",
+            "[recovery.parity]\nevery = 3".to_owned(),
+            "recovery.parity: is set without",
+        ),
     ] {
         let error = of(parallelism, &recovery).unwrap_err().to_string();
         assert!(error.contains("recovery") && error.contains(part), "{error}");

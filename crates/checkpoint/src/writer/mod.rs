@@ -28,7 +28,6 @@ mod files;
 mod group;
 mod local;
 mod options;
-mod priority;
 mod queue;
 mod remote;
 #[cfg(test)]

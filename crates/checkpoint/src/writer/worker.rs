@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use super::file::{Content, FileTask, Hasher, plan};
 use super::options::{Retry, WriterOptions};
-use super::priority::yield_to_others;
 use super::queue::{Job, Queue, Task};
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -218,7 +217,7 @@ impl Drop for Alive<'_> {
 /// A thread's life.
 pub(super) fn run(shared: &Shared, sink: &dyn Sink) {
     let _alive = Alive(shared);
-    yield_to_others(shared.options.nice);
+    crate::priority::yield_to_others(shared.options.nice);
     while let Some(task) = shared.next() {
         match task {
             Task::Plan(job, capture) => {

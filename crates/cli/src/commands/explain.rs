@@ -162,7 +162,7 @@ fn source(incident: &Incident) -> Option<String> {
         }
         (StateSource::NeighbourAverage, _) => {
             format!(
-                "from the workers' memory, what nobody had from the mean of the neighbouring stages, {exact}"
+                "from the workers' memory, what nobody had from the stages beside it or another lane, {exact}"
             )
         }
         (StateSource::Checkpoint, Some(url)) => format!("from the checkpoint in {url}, {exact}"),

@@ -16,6 +16,7 @@ mod parse;
 mod recovery;
 mod sections;
 mod validate;
+mod validate_recovery;
 
 pub use checkpoint::{ByteSize, Cadence, CheckpointSpec, is_checkpoint_url};
 pub use error::{SpecError, Violation};

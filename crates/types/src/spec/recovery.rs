@@ -24,7 +24,7 @@ pub enum RecoverySource {
     /// All ranks go back to the newest valid checkpoint (without one: to the beginning) and run the steps after it again. Exact.
     Checkpoint,
     /// An inner stage that nobody has the state of gets the mean of the stages beside it, and no step is run again (CheckFree, arXiv
-    /// 2506.15461). Approximate. Needs `local` for the ranks that weren't lost. Costs nothing while nothing fails. Where it stands before
+    /// 2506.15461); where another lane of it lives, that lane's weights, and only moments start anew. Approximate. Needs `local` for the ranks that weren't lost. Costs nothing while nothing fails. Where it stands before
     /// `checkpoint` in the list, it is taken rather than to go back.
     NeighbourAverage,
 }

@@ -1,13 +1,13 @@
 //! Relations between keys that make a job possible or not.
 
 use super::sections::{Auto, JobSpec, LrKind};
-use super::{RecoverySource, SpecError, Violation};
+use super::{SpecError, Violation};
 
 /// Collects violations under short names.
-struct Findings(Vec<Violation>);
+pub(super) struct Findings(Vec<Violation>);
 
 impl Findings {
-    fn check(&mut self, good: bool, field: &str, why: impl FnOnce() -> String) {
+    pub(super) fn check(&mut self, good: bool, field: &str, why: impl FnOnce() -> String) {
         if !good {
             self.0.push(Violation::new(field, why()));
         }
@@ -57,87 +57,6 @@ impl JobSpec {
         let remote = output.contains("://") && !output.starts_with("file://");
         found.check(!remote, "job.output", || {
             format!("{output:?} is not a local folder; use a path or a file:// URL")
-        });
-    }
-
-    fn check_recovery(&self, found: &mut Findings) {
-        let has = |source| self.recovery.allows(source);
-        let average = RecoverySource::NeighbourAverage;
-        found.check(
-            !has(average) || has(RecoverySource::Local),
-            "recovery.sources",
-            || {
-                "has \"neighbour_average\" without \"local\", which the ranks go on from that weren't lost; add \"local\""
-                    .to_owned()
-            },
-        );
-        let (stages, lanes) = (self.parallelism.pipeline, self.parallelism.data);
-        let alone = matches!(stages, Auto::Count(0..=2)) && matches!(lanes, Auto::Count(0..=1));
-        found.check(
-            !has(average) || !alone,
-            "recovery.sources",
-            || {
-                "has \"neighbour_average\", which needs a stage between two others or another lane; set parallelism.pipeline to 3 or more, or parallelism.data to 2"
-                    .to_owned()
-            },
-        );
-        let factor = self.recovery.average_lr_factor;
-        found.check(
-            factor.is_finite() && (0.0..=10.0).contains(&factor) && factor > 0.0,
-            "recovery.average_lr_factor",
-            || format!("{factor} must be above 0 and at most 10"),
-        );
-        for class in self.recovery.max_restarts_of.keys() {
-            found.check(
-                class.may_pass(),
-                &format!("recovery.max_restarts_of.{class}"),
-                || "a job is never restarted after that; take the line out".to_owned(),
-            );
-        }
-        found.check(
-            !has(RecoverySource::Shadow) || has(RecoverySource::Local),
-            "recovery.sources",
-            || "has \"shadow\" without \"local\", which the ranks go on from that weren't lost; add \"local\"".to_owned(),
-        );
-        let guards = self.recovery.guards;
-        found.check(guards > 0, "recovery.guards", || {
-            "must be at least 1; leave \"shadow\" out of recovery.sources for none".to_owned()
-        });
-        found.check(
-            guards <= 1 || has(RecoverySource::Shadow),
-            "recovery.guards",
-            || format!("is {guards} without \"shadow\" in recovery.sources; add \"shadow\""),
-        );
-        if let Auto::Count(stages) = self.parallelism.pipeline {
-            let lanes = match self.parallelism.data {
-                Auto::Count(lanes) => lanes,
-                Auto::Auto => 1,
-            };
-            let ranks = stages.saturating_mul(lanes);
-            found.check(guards <= 1 || guards < ranks, "recovery.guards", || {
-                format!(
-                    "is {guards}, and a rank has {} others at most in a job of {ranks}; lower it, or raise [parallelism]",
-                    ranks.saturating_sub(1)
-                )
-            });
-        }
-        found.check(
-            !has(RecoverySource::Parity) || has(RecoverySource::Local),
-            "recovery.sources",
-            || "has \"parity\" without \"local\"; add \"local\", so that a trainer that dies costs a step and not an interval".to_owned(),
-        );
-        let parity = &self.recovery.parity;
-        found.check(parity.every > 0, "recovery.parity.every", || {
-            "must be at least 1".to_owned()
-        });
-        found.check(
-            (1..=64).contains(&parity.losses),
-            "recovery.parity.losses",
-            || format!("{} is not between 1 and 64", parity.losses),
-        );
-        let (losses, group) = (parity.losses, parity.group);
-        found.check(group > losses && group <= 128, "recovery.parity.group", || {
-            format!("{group} is not more than recovery.parity.losses = {losses} and at most 128")
         });
     }
 

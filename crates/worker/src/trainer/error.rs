@@ -97,6 +97,14 @@ impl TrainerError {
         }
     }
 
+    /// What can't happen, unless Rekindle is wrong.
+    #[must_use]
+    pub fn defect(what: impl std::fmt::Display) -> Self {
+        Self::Protocol {
+            what: format!("{what} (a defect of Rekindle)"),
+        }
+    }
+
     /// The report about it. `worker` is filled in by the worker.
     #[must_use]
     pub fn failure(&self, rank: Option<RankId>) -> Failure {

@@ -114,9 +114,7 @@ impl Keep {
         elements: Range<usize>,
         bytes: &[u8],
     ) -> Result<Entry, TrainerError> {
-        let outside = || TrainerError::Protocol {
-            what: format!("{kind} of {layer} don't lie in shared memory (a defect of Rekindle)"),
-        };
+        let outside = || TrainerError::defect(format!("{kind} of {layer} don't lie in shared memory"));
         Ok(Entry {
             layer,
             kind,

@@ -8,7 +8,7 @@
 //! Who sends to whom is the coordinator's decision ([`Context::refills`]). Deliberately absent: states that nobody has ([`super::mean`]).
 
 use rekindle_transport::TagKind;
-use rekindle_types::{RankId, Refill as From};
+use rekindle_types::{RankId, Refill as Source};
 
 use super::context::{Context, SharedTransport};
 use super::lanes::Lanes;
@@ -42,12 +42,12 @@ impl Refill<'_> {
         }
         let me = self.context.id();
         let source = match refills.get(&me) {
-            Some(From::Guard(guard)) => Some(*guard),
+            Some(Source::Guard(guard)) => Some(*guard),
             _ => None,
         };
         let asks: Vec<RankId> = refills
             .iter()
-            .filter(|(_, from)| **from == From::Guard(me))
+            .filter(|(_, from)| **from == Source::Guard(me))
             .map(|(rank, _)| *rank)
             .collect();
         let ranks = asks.iter().copied().chain(source.map(|_| me));

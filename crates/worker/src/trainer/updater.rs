@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rekindle_checkpoint::priority::yield_to_others;
 use rekindle_compute::AnyDevice;
 use rekindle_model::{LayerStep, Shadow};
 use rekindle_plan::LayerRate;
@@ -23,8 +24,7 @@ use super::TrainerError;
 use super::keep::Keep;
 
 /// Added to the thread's niceness.
-#[cfg(target_os = "linux")]
-const NICE: libc::c_int = 5;
+const NICE: i32 = 5;
 
 /// A shadow and the memory it lies in.
 pub struct Kept {
@@ -99,7 +99,8 @@ impl Updater {
         let thread = std::thread::Builder::new()
             .name("shadows".to_owned())
             .spawn(move || {
-                yield_to_others();
+                // It has until the next commit point, and those that train are waited for now.
+                yield_to_others(NICE);
                 while let Ok(update) = updates.recv() {
                     let result = kept.iter_mut().try_for_each(|kept| kept.update(&update));
                     drop(update);
@@ -147,18 +148,6 @@ impl Updater {
     }
 }
 
-/// Lets this thread give way to those that train: it has until the next commit point, and they are waited for now.
-fn yield_to_others() {
-    #[cfg(target_os = "linux")]
-    // SAFETY: the calls take plain numbers, and a parameter that outlives the call and is valid as zeroes (the only value for this policy); 0
-    // means the calling thread. Their failure changes nothing but when the thread runs.
-    unsafe {
-        let _ = libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
-        let parameter: libc::sched_param = std::mem::zeroed();
-        let _ = libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter);
-    }
-}
-
 impl Drop for Updater {
     fn drop(&mut self) {
         self.work = None;
@@ -169,7 +158,5 @@ impl Drop for Updater {
 }
 
 fn gone() -> TrainerError {
-    TrainerError::Protocol {
-        what: "the thread that updates guarded state is gone (a defect of Rekindle)".to_owned(),
-    }
+    TrainerError::defect("the thread that updates guarded state is gone")
 }

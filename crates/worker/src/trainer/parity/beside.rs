@@ -78,7 +78,10 @@ impl Beside {
     fn exchange(&mut self, step: u64, parts: Vec<FrozenPart<AnyDevice>>) -> Result<(), TrainerError> {
         let members = self.sets.members().clone();
         let pieces = self.sets.pieces().to_vec();
-        let room = self.sets.room().ok_or_else(|| defect("both sets are in use"))?;
+        let room = self
+            .sets
+            .room()
+            .ok_or_else(|| TrainerError::defect("both sets are in use"))?;
         // Gone after this: the next update but one may need its memory.
         copy(parts, &pieces, room.state)?;
         room.parities.fill(0);
@@ -103,14 +106,14 @@ impl Beside {
 /// Puts the parts of a state one after the other, and lets go of them.
 fn copy(parts: Vec<FrozenPart<AnyDevice>>, pieces: &[Placed], state: &mut [u8]) -> Result<(), TrainerError> {
     if parts.len() != pieces.len() {
-        return Err(defect("the state has other parts than its set"));
+        return Err(TrainerError::defect("the state has other parts than its set"));
     }
     for (part, piece) in parts.iter().zip(pieces) {
         let bytes = part.frozen.bytes()?;
         let place = state.get_mut(piece.bytes.clone());
         let place = place.filter(|place| place.len() == bytes.len());
         place
-            .ok_or_else(|| defect("a part has another length than its place"))?
+            .ok_or_else(|| TrainerError::defect("a part has another length than its place"))?
             .copy_from_slice(bytes);
     }
     Ok(())
@@ -139,10 +142,4 @@ fn asks(group: &Group) -> Asks {
     (0..group.members())
         .map(|member| (member, group.encode(member)))
         .collect()
-}
-
-fn defect(what: &str) -> TrainerError {
-    TrainerError::Protocol {
-        what: format!("{what} (a defect of Rekindle)"),
-    }
 }

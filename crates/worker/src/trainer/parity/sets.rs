@@ -141,16 +141,15 @@ impl Sets {
     /// # Errors
     /// [`TrainerError`] when its seal or its table has no room.
     pub fn publish(&mut self, seal: &Seal) -> Result<(), TrainerError> {
-        let room = self.room().ok_or_else(|| defect("a third set"))?;
-        seal.write(room.seal)
-            .map_err(|error| defect(&error.to_string()))?;
+        let room = self.room().ok_or_else(|| TrainerError::defect("a third set"))?;
+        seal.write(room.seal).map_err(TrainerError::defect)?;
         let free = self.places.iter().position(|place| place.step.is_none());
-        let number = free.ok_or_else(|| defect("a third set"))?;
+        let number = free.ok_or_else(|| TrainerError::defect("a third set"))?;
         let entries = self.pieces.iter().map(|piece| self.entry(number, piece));
         let entries = entries.collect::<Result<Vec<_>, TrainerError>>()?;
         let more = self.lies(self.places[number].more, 0..self.bytes.1)?;
         let listed = self.arena.publish_with(seal.step, &entries, more);
-        listed.map_err(|error| defect(&error.to_string()))?;
+        listed.map_err(TrainerError::defect)?;
         self.places[number].step = Some(seal.step);
         Ok(())
     }
@@ -168,7 +167,7 @@ impl Sets {
     fn lies(&self, place: NonNull<u8>, bytes: Range<usize>) -> Result<Range<u64>, TrainerError> {
         // SAFETY: the place has so many bytes; only where they are is asked for.
         let bytes = unsafe { std::slice::from_raw_parts(place.as_ptr().add(bytes.start), bytes.len()) };
-        let outside = || defect("a set lies outside its file");
+        let outside = || TrainerError::defect("a set lies outside its file");
         self.arena.place_of(bytes).ok_or_else(outside)
     }
 
@@ -195,10 +194,4 @@ fn placed(context: &Context) -> Vec<Placed> {
         }
     };
     pieces(context, context.id()).into_iter().map(place).collect()
-}
-
-fn defect(what: &str) -> TrainerError {
-    TrainerError::Protocol {
-        what: format!("{what} (a defect of Rekindle)"),
-    }
 }

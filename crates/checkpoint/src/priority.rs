@@ -1,8 +1,8 @@
-//! How the writing threads give way to those that compute.
+//! How threads beside training (those that write, those that repeat updates) give way to those that train.
 
 /// Lowers this thread's priority, and keeps it from pushing aside who runs when it is woken (with a capture by the thread that trains, and
 /// whenever the disk is done with a request), where there are such things.
-pub(super) fn yield_to_others(nice: i32) {
+pub fn yield_to_others(nice: i32) {
     #[cfg(target_os = "linux")]
     if nice > 0 {
         // SAFETY: the calls take plain numbers, and a parameter that outlives the call and is valid as zeroes (the only value for this policy);
