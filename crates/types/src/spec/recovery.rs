@@ -119,6 +119,15 @@ impl RecoverySpec {
             false => 0,
         }
     }
+
+    /// How many workers may be lost at once with all that lies in their memory, while training goes on from that of the others.
+    #[must_use]
+    pub fn losses_at_once(&self) -> u32 {
+        let if_allowed = |source, losses| if self.allows(source) { losses } else { 0 };
+        let parity = if_allowed(RecoverySource::Parity, self.parity.losses);
+        let average = if_allowed(RecoverySource::NeighbourAverage, 1);
+        self.guards_wanted().max(parity).max(average)
+    }
 }
 
 /// `[recovery.parity]`: what counts with the source `parity`.

@@ -7,14 +7,14 @@ use rekindle_transport::{Tag, TagKind};
 use super::TrainerError;
 use super::batch::Batch;
 use super::context::Context;
-use super::report::to_rank_0;
+use super::report::sum_for;
 use super::step::Trainer;
 
 /// Tells evaluation's frames from those of the step's digest (index 0).
 const FIRST_INDEX: u32 = 1;
 
 /// Evaluates on the first sequences of the held-out text, the same ones every time (from the start again where the text has
-/// fewer than `evaluation.sequences`). Rank 0 returns the mean loss, nats a token.
+/// fewer than `evaluation.sequences`). The keepers of lines return the mean loss, nats a token.
 ///
 /// # Errors
 /// [`TrainerError`] when a peer is lost, or the loss is not a finite number.
@@ -38,7 +38,8 @@ pub fn evaluate(trainer: &mut Trainer, step: u64) -> Result<Option<f64>, Trainer
         loss = loss.add(more).ok_or(TrainerError::NonFinite { step, count: 1 })?;
     }
     let context = &trainer.context;
-    let sum = to_rank_0(context, &trainer.transport, step, FIRST_INDEX, loss.0)?;
+    let (keepers, index) = (context.line_keepers(), (step, FIRST_INDEX));
+    let sum = sum_for(&keepers, context, &trainer.transport, index, loss.0)?;
     Ok(sum.map(|sum| ExactSum(sum).mean_loss(sequences * u64::from(context.spec.data.seq_len))))
 }
 

@@ -1,5 +1,6 @@
 //! The exactness contract on whole trainers: threads instead of processes, the in-memory transport instead of TCP.
 
+mod lines;
 mod shadows;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use super::device::Computing;
 use super::left::Memory;
 use super::local::Local;
 use super::parity::{self, Parity};
+use super::reports::Reports;
 use super::shadow::{Shadows, pieces};
 use super::step::Trainer;
 use super::{TrainerError, export, setup};
@@ -157,6 +159,7 @@ fn one(
     let text = setup::text(&context)?;
     let sets = parity::reserve(folder, &context)?;
     let parity = Parity::start(sets, folder, &context, &transport)?;
+    let reports = Reports::start(folder, &context);
     let mut trainer = Trainer {
         context,
         transport,
@@ -165,7 +168,7 @@ fn one(
         saver: None,
         told: Box::new(|_| Ok(())),
         local: None,
-        reports: None,
+        reports,
         shadows,
         parity,
         last_commit: Instant::now(),
