@@ -432,7 +432,7 @@ fn any_two_of_four_workers_may_be_lost_at_once_where_ranks_have_two_guards() {
             assert_eq!(told, gone, "{lost:?}");
             let good = |(rank, from): (&RankId, &Refill)| match from {
                 Refill::Guard(guard) => keeps(guard.0, rank.0) && alive.contains(&guard.0),
-                Refill::Mean(_) | Refill::Parity(_) => false,
+                Refill::Mean(_) | Refill::Best { .. } | Refill::Parity(_) => false,
             };
             assert!(refills.iter().all(good), "{lost:?}: {refills:?}");
         }

@@ -84,6 +84,9 @@ pub struct RecoverySpec {
     /// `neighbour_average`: what the neighbours count.
     #[serde(default)]
     pub average_weights: Weighting,
+    /// `neighbour_average`: whether other shares of the neighbours are tried, too, and those with the lowest loss on a micro-batch taken.
+    #[serde(default)]
+    pub average_by_loss: bool,
     /// `neighbour_average`: how the moments start.
     #[serde(default)]
     pub average_moments: Moments,
@@ -161,6 +164,7 @@ impl Default for RecoverySpec {
             max_restarts_of: BTreeMap::new(),
             parity: ParitySpec::default(),
             average_weights: Weighting::default(),
+            average_by_loss: false,
             average_moments: Moments::default(),
             average_lr_factor: defaults::lr_factor(),
             average_lr_decay_steps: 0,
