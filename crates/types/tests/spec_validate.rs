@@ -276,6 +276,11 @@ fn averages_need_neighbours_or_lanes_and_a_rate_that_is_one() {
         ),
         (
             "",
+            "average_by_loss = true".to_owned(),
+            "recovery.average_by_loss",
+        ),
+        (
+            "",
             "average_moments = \"both\"".to_owned(),
             "recovery.average_moments",
         ),

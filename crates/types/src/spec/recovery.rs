@@ -84,6 +84,9 @@ pub struct RecoverySpec {
     /// `neighbour_average`: what the neighbours count.
     #[serde(default)]
     pub average_weights: Weighting,
+    /// `neighbour_average`: whether other shares of the neighbours are tried, too, and those with the lowest loss on a micro-batch taken.
+    #[serde(default)]
+    pub average_by_loss: bool,
     /// `neighbour_average`: how the moments start.
     #[serde(default)]
     pub average_moments: Moments,
@@ -119,6 +122,15 @@ impl RecoverySpec {
             false => 0,
         }
     }
+
+    /// How many workers may be lost at once with all that lies in their memory, while training goes on from that of the others.
+    #[must_use]
+    pub fn losses_at_once(&self) -> u32 {
+        let if_allowed = |source, losses| if self.allows(source) { losses } else { 0 };
+        let parity = if_allowed(RecoverySource::Parity, self.parity.losses);
+        let average = if_allowed(RecoverySource::NeighbourAverage, 1);
+        self.guards_wanted().max(parity).max(average)
+    }
 }
 
 /// `[recovery.parity]`: what counts with the source `parity`.
@@ -152,6 +164,7 @@ impl Default for RecoverySpec {
             max_restarts_of: BTreeMap::new(),
             parity: ParitySpec::default(),
             average_weights: Weighting::default(),
+            average_by_loss: false,
             average_moments: Moments::default(),
             average_lr_factor: defaults::lr_factor(),
             average_lr_decay_steps: 0,

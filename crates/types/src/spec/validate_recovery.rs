@@ -45,6 +45,7 @@ impl JobSpec {
                 "average_weights",
                 recovery.average_weights != Weighting::default(),
             ),
+            ("average_by_loss", recovery.average_by_loss),
             ("average_moments", recovery.average_moments != Moments::default()),
             (
                 "average_lr_factor",

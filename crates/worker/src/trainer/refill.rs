@@ -13,7 +13,7 @@ use rekindle_types::{RankId, Refill as Source};
 use super::context::{Context, SharedTransport};
 use super::lanes::Lanes;
 use super::left::{Memory, Whose};
-use super::mean::Means;
+use super::mean::{Means, Sources};
 use super::parity::rebuild;
 use super::shadow::{piece_tag, pieces};
 use super::{Engine, TrainerError};
@@ -31,14 +31,15 @@ pub struct Refill<'a> {
 }
 
 impl Refill<'_> {
-    /// Sends what other ranks need, takes what this one needs. Nothing where every rank has its own state.
+    /// Sends what other ranks need, takes what this one needs. Nothing where every rank has its own state. Returns what other shares can be tried
+    /// of ([`Means::of_neighbours`]).
     ///
     /// # Errors
     /// [`TrainerError`] when a peer is lost, or its state isn't there after all.
-    pub fn run(&self, engine: &mut Engine) -> Result<(), TrainerError> {
+    pub fn run(&self, engine: &mut Engine) -> Result<Sources, TrainerError> {
         let refills = &self.context.refills;
         if refills.is_empty() {
-            return Ok(());
+            return Ok(Sources::new());
         }
         let me = self.context.id();
         let source = match refills.get(&me) {

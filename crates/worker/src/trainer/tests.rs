@@ -1,5 +1,7 @@
 //! The exactness contract on whole trainers: threads instead of processes, the in-memory transport instead of TCP.
 
+mod choice;
+mod lines;
 mod shadows;
 
 use std::collections::BTreeMap;
@@ -16,11 +18,12 @@ use rekindle_types::{
     StepReport, WorkerId,
 };
 
-use super::context::SharedTransport;
+use super::context::{Context, SharedTransport};
 use super::device::Computing;
 use super::left::Memory;
 use super::local::Local;
 use super::parity::{self, Parity};
+use super::reports::Reports;
 use super::shadow::{Shadows, pieces};
 use super::step::Trainer;
 use super::{TrainerError, export, setup};
@@ -147,29 +150,7 @@ fn one(
     folder: Option<&Path>,
 ) -> Result<(Vec<StepReport>, Owned), TrainerError> {
     let context = setup::context(start, Duration::from_secs(60))?;
-    let computing = Computing {
-        device: DeviceId::Cpu,
-        threads,
-    };
-    let shadows = Shadows::new(folder, &context)?;
-    let mut engine = setup::engine(&context, computing, None)?;
-    setup::fill(&mut engine, &context)?;
-    let text = setup::text(&context)?;
-    let sets = parity::reserve(folder, &context)?;
-    let parity = Parity::start(sets, folder, &context, &transport)?;
-    let mut trainer = Trainer {
-        context,
-        transport,
-        engine,
-        text,
-        saver: None,
-        told: Box::new(|_| Ok(())),
-        local: None,
-        reports: None,
-        shadows,
-        parity,
-        last_commit: Instant::now(),
-    };
+    let mut trainer = made(context, transport, threads, folder)?;
     trainer.begin(&Memory::default(), false)?;
     let mut reports = Vec::new();
     for step in 1..=trainer.context.spec.training.steps {
@@ -184,6 +165,39 @@ fn one(
     };
     let owned = pieces(context, context.id()).into_iter().map(bytes).collect();
     Ok((reports, owned))
+}
+
+/// A trainer with the job's first weights.
+fn made(
+    context: Context,
+    transport: SharedTransport,
+    threads: u32,
+    folder: Option<&Path>,
+) -> Result<Trainer, TrainerError> {
+    let computing = Computing {
+        device: DeviceId::Cpu,
+        threads,
+    };
+    let shadows = Shadows::new(folder, &context)?;
+    let mut engine = setup::engine(&context, computing, None)?;
+    setup::fill(&mut engine, &context)?;
+    let text = setup::text(&context)?;
+    let sets = parity::reserve(folder, &context)?;
+    let parity = Parity::start(sets, folder, &context, &transport)?;
+    let reports = Reports::start(folder, &context);
+    Ok(Trainer {
+        context,
+        transport,
+        engine,
+        text,
+        saver: None,
+        told: Box::new(|_| Ok(())),
+        local: None,
+        reports,
+        shadows,
+        parity,
+        last_commit: Instant::now(),
+    })
 }
 
 /// What must not depend on the shape of the cluster, to the bit.
