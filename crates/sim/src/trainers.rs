@@ -1,4 +1,4 @@
-//! Trainers as scripts: load, meet, step together, finish; when one dies its peers see a broken connection.
+//! Trainers as scripts: load, meet, step together, finish; when one dies its peers see a broken connection, and halt.
 
 use rekindle_types::spec::Cadence;
 use rekindle_types::{
@@ -15,14 +15,9 @@ impl World {
         self.check_spawn(worker, &key, &start);
         let life = self.hosts[worker].life;
         let load = self.rng.within(20, 800) * self.hosts[worker].slowness;
-        let process = Process {
-            start,
-            training: false,
-            stopping: false,
-            finished: false,
-            failed: false,
-        };
-        self.hosts[worker].processes.insert(key.clone(), process);
+        self.hosts[worker]
+            .processes
+            .insert(key.clone(), Process::new(start));
         let spawned = key.clone();
         self.after(
             1,
@@ -33,6 +28,65 @@ impl World {
             },
         );
         self.after(load, Due::Loaded { worker, life, key });
+    }
+
+    /// A process goes over to another epoch. Now and then it dies of it, or doesn't get ready.
+    pub(crate) fn edits(&mut self, worker: usize, from: &TrainerKey, key: TrainerKey, start: StartTrainer) {
+        let Some(before) = self.hosts[worker].processes.remove(from) else {
+            return;
+        };
+        self.note(&format!("w{worker} edits {from} to {key}"));
+        if !before.halted || before.stopping {
+            self.violate("SM-3", format!("w{worker} edits {from}, which doesn't wait"));
+        }
+        self.check_spawn(worker, &key, &start);
+        let life = self.hosts[worker].life;
+        self.hosts[worker]
+            .processes
+            .insert(key.clone(), Process::new(start));
+        let load = self.rng.within(2, 200) * self.hosts[worker].slowness;
+        self.edits.0 += 1;
+        match (self.rng.one_in(10), self.rng.one_in(12)) {
+            (true, _) => self.die_later(worker, &key, load, 1),
+            (_, false) => return self.after(load, Due::Loaded { worker, life, key }),
+            _ => {}
+        }
+        self.edits.1 += 1;
+    }
+
+    /// A trainer gives its epoch up.
+    fn halts(&mut self, worker: usize, key: &TrainerKey, delay: u64) {
+        if let Some(process) = self.hosts[worker].processes.get_mut(key) {
+            (process.halted, process.training) = (true, false);
+        }
+        let failure = Failure {
+            class: FailureClass::Network,
+            rank: Some(key.rank),
+            worker: None,
+            message: "connection reset by a peer".to_owned(),
+        };
+        self.says_after(delay, worker, key, FromTrainer::Halted { failure });
+    }
+
+    /// A trainer is told to give its epoch up. Now and then one can't, for longer than it is waited for.
+    fn told_to_halt(&mut self, worker: usize, key: &TrainerKey) {
+        let Some(process) = self.hosts[worker].processes.get(key).cloned() else {
+            return;
+        };
+        if process.halted || process.finished || process.failed {
+            return;
+        }
+        let gang = self.gangs.entry((key.job.clone(), key.epoch)).or_default();
+        gang.broken |= !gang.complete;
+        if gang.hung == Some(key.rank) || self.rng.one_in(12) {
+            return;
+        }
+        let delay = self.rng.within(1, 300);
+        if process.training {
+            self.halts(worker, key, delay);
+        } else {
+            self.terminate(worker, key);
+        }
     }
 
     fn process(&mut self, worker: usize, life: u32, key: &TrainerKey) -> Option<&mut Process> {
@@ -108,6 +162,10 @@ impl World {
             return;
         };
         if process.stopping {
+            return;
+        }
+        if message == ToTrainer::Halt {
+            self.told_to_halt(worker, key);
             return;
         }
         if message == ToTrainer::Save {
@@ -291,9 +349,16 @@ impl World {
         let Some(process) = self.process(worker, life, key) else {
             return;
         };
-        if process.stopping || process.finished || process.failed {
+        if process.stopping || process.finished || process.failed || process.halted {
             return;
         }
+        if !self.rng.one_in(8) {
+            self.halts(worker, key, 1);
+            return;
+        }
+        let Some(process) = self.process(worker, life, key) else {
+            return;
+        };
         process.failed = true;
         let failure = Failure {
             class: FailureClass::Network,
