@@ -88,7 +88,7 @@ fn one_that_is_not_heard_to_halt_is_stopped() {
 
 #[test]
 fn one_that_stands_still_is_stopped_and_the_others_are_halted() {
-    let mut desk = Desk::new();
+    let mut desk = Desk::with(rekindle_coordinator_core::Config::default());
     let job = running(&mut desk);
     let waits = Watermark {
         step: 6,
