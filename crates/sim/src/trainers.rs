@@ -30,66 +30,7 @@ impl World {
         self.after(load, Due::Loaded { worker, life, key });
     }
 
-    /// A process goes over to another epoch. Now and then it dies of it, or doesn't get ready.
-    pub(crate) fn edits(&mut self, worker: usize, from: &TrainerKey, key: TrainerKey, start: StartTrainer) {
-        let Some(before) = self.hosts[worker].processes.remove(from) else {
-            return;
-        };
-        self.note(&format!("w{worker} edits {from} to {key}"));
-        if !before.halted || before.stopping {
-            self.violate("SM-3", format!("w{worker} edits {from}, which doesn't wait"));
-        }
-        self.check_spawn(worker, &key, &start);
-        let life = self.hosts[worker].life;
-        self.hosts[worker]
-            .processes
-            .insert(key.clone(), Process::new(start));
-        let load = self.rng.within(2, 200) * self.hosts[worker].slowness;
-        self.edits.0 += 1;
-        match (self.rng.one_in(10), self.rng.one_in(12)) {
-            (true, _) => self.die_later(worker, &key, load, 1),
-            (_, false) => return self.after(load, Due::Loaded { worker, life, key }),
-            _ => {}
-        }
-        self.edits.1 += 1;
-    }
-
-    /// A trainer gives its epoch up.
-    fn halts(&mut self, worker: usize, key: &TrainerKey, delay: u64) {
-        if let Some(process) = self.hosts[worker].processes.get_mut(key) {
-            (process.halted, process.training) = (true, false);
-        }
-        let failure = Failure {
-            class: FailureClass::Network,
-            rank: Some(key.rank),
-            worker: None,
-            message: "connection reset by a peer".to_owned(),
-        };
-        self.says_after(delay, worker, key, FromTrainer::Halted { failure });
-    }
-
-    /// A trainer is told to give its epoch up. Now and then one can't, for longer than it is waited for.
-    fn told_to_halt(&mut self, worker: usize, key: &TrainerKey) {
-        let Some(process) = self.hosts[worker].processes.get(key).cloned() else {
-            return;
-        };
-        if process.halted || process.finished || process.failed {
-            return;
-        }
-        let gang = self.gangs.entry((key.job.clone(), key.epoch)).or_default();
-        gang.broken |= !gang.complete;
-        if gang.hung == Some(key.rank) || self.rng.one_in(12) {
-            return;
-        }
-        let delay = self.rng.within(1, 300);
-        if process.training {
-            self.halts(worker, key, delay);
-        } else {
-            self.terminate(worker, key);
-        }
-    }
-
-    fn process(&mut self, worker: usize, life: u32, key: &TrainerKey) -> Option<&mut Process> {
+    pub(crate) fn process(&mut self, worker: usize, life: u32, key: &TrainerKey) -> Option<&mut Process> {
         let host = self.hosts.get_mut(worker)?;
         if host.life == life {
             host.processes.get_mut(key)
@@ -102,7 +43,7 @@ impl World {
         self.says_after(1, worker, key, message);
     }
 
-    fn says_after(&mut self, delay: u64, worker: usize, key: &TrainerKey, message: FromTrainer) {
+    pub(crate) fn says_after(&mut self, delay: u64, worker: usize, key: &TrainerKey, message: FromTrainer) {
         let life = self.hosts[worker].life;
         let key = key.clone();
         self.after(
@@ -130,7 +71,7 @@ impl World {
         self.tell_worker(worker, life, Event::FromTrainer { key, message });
     }
 
-    fn die_later(&mut self, worker: usize, key: &TrainerKey, delay: u64, code: i32) {
+    pub(crate) fn die_later(&mut self, worker: usize, key: &TrainerKey, delay: u64, code: i32) {
         let due = Due::Dies {
             worker,
             life: self.hosts[worker].life,
@@ -342,33 +283,6 @@ impl World {
             last = last.max(at - self.now + 1);
         }
         last
-    }
-
-    /// A trainer sees that a peer is gone.
-    pub(crate) fn peer_lost(&mut self, worker: usize, life: u32, key: &TrainerKey) {
-        let Some(process) = self.process(worker, life, key) else {
-            return;
-        };
-        if process.stopping || process.finished || process.failed || process.halted {
-            return;
-        }
-        if !self.rng.one_in(8) {
-            self.halts(worker, key, 1);
-            return;
-        }
-        let Some(process) = self.process(worker, life, key) else {
-            return;
-        };
-        process.failed = true;
-        let failure = Failure {
-            class: FailureClass::Network,
-            rank: Some(key.rank),
-            worker: None,
-            message: "connection reset by a peer".to_owned(),
-        };
-        self.says(worker, key, FromTrainer::Failed(failure));
-        let delay = self.rng.within(2, 100);
-        self.die_later(worker, key, delay, 1);
     }
 
     pub(crate) fn terminate(&mut self, worker: usize, key: &TrainerKey) {
