@@ -3,6 +3,7 @@
 mod average;
 mod checkpoints;
 mod desk;
+mod edits;
 mod failures;
 mod gang;
 mod hangs;
