@@ -71,7 +71,10 @@ fn a_mean_that_the_loss_decided_is_trained_on() {
     let incident = recovered(&cluster, &id, 1);
     assert_eq!(incident["source"], "neighbour_average", "{incident}");
     let decided = cluster.call(&["events", &id]).stdout;
-    assert!(decided.contains("lower loss on a micro-batch; approximate"), "{decided}");
+    assert!(
+        decided.contains("lower loss on a micro-batch; approximate"),
+        "{decided}"
+    );
     assert_eq!(cluster.call(&["wait", &id]).code, 0);
     assert_eq!(metrics(&run).len() as u64, STEPS);
     let tried = cluster.call(&["logs", &id]).stdout;

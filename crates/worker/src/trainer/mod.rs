@@ -35,6 +35,7 @@ mod reduction;
 mod refill;
 mod report;
 mod reports;
+mod room;
 mod saver;
 mod setup;
 mod shadow;
@@ -64,6 +65,7 @@ use local::Local;
 use parity::Parity;
 use pipe::Pipe;
 use reports::Reports;
+use room::Room;
 use saver::Saver;
 use shadow::Shadows;
 use step::Trainer;
@@ -89,10 +91,14 @@ pub fn trainer_main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (pipe, mut rank) = (Rc::new(pipe), None);
-    match run(&pipe, &mut rank) {
+    let (pipe, mut known) = (Rc::new(pipe), None);
+    match run(&pipe, &mut known) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let (rank, error) = match known {
+                Some((rank, room)) => (Some(rank), room.explain(error)),
+                None => (None, error),
+            };
             tracing::error!(%error, class = %error.class(), "can't go on");
             if let Err(error) = pipe.tell(&FromTrainer::Failed(error.failure(rank))) {
                 tracing::error!(%error, "can't tell the worker");
@@ -102,9 +108,11 @@ pub fn trainer_main() -> ExitCode {
     }
 }
 
-fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
+/// Says in `known` who this is and what it takes of its device, once it is told.
+fn run(pipe: &Rc<Pipe>, known: &mut Option<(RankId, Room)>) -> Result<(), TrainerError> {
     let (context, listen_host, computing, vault) = begin(pipe)?;
-    *rank = Some(context.id());
+    let room = Room::of(&context, computing);
+    *known = Some((context.id(), room.clone()));
     computing.check(&context)?;
     let memory = in_memory(vault.as_deref(), &context);
     let local = Local::new(vault.as_deref(), &context, computing.device);
@@ -156,6 +164,7 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     tell_again(pipe, &mut trainer)?;
     train(pipe, &mut trainer)?;
     export::export(&trainer)?;
+    room.tell(trainer.engine.device());
     // Says goodbye to the peers, so that they don't take the end of this process for a loss.
     drop(watch);
     drop(trainer);
