@@ -30,7 +30,7 @@ pub mod schedule;
 pub mod survival;
 
 pub use dispatch::micro_batches_of;
-pub use guard::{fewer_guards, guards, guards_of};
+pub use guard::{fewer_guards, guards, guards_of, moments_alone, twins};
 pub use interval::{SaveCosts, save_interval};
 pub use lines::{first_on_workers, line_keepers};
 pub use lr::{LayerRate, layer_rate, learning_rate};

@@ -17,6 +17,10 @@ pub enum RecoverySource {
     /// another worker. Exact. Needs `local` for the ranks that weren't lost. Costs 4 bytes per parameter and step on the network, and
     /// as much memory as `local` again.
     Shadow,
+    /// Where more lanes than one have a stage's weights, guards keep moments alone: a rank whose machine was lost gets these from a guard and the
+    /// weights from another lane. Exact. Needs `shadow`, and takes a third off its memory. Where ranks have as many guards as there are lanes,
+    /// or more, it changes nothing.
+    Replica,
     /// Groups of ranks on different workers keep parities of each other's states as of every few steps: when a few of them were lost with their
     /// memory, all ranks go back to the newest such step and run those after it again. Exact. Needs `local`. Costs that state twice over in
     /// memory with its parities, and what it takes to exchange it now and then ([`ParitySpec`]).

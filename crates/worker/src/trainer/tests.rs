@@ -159,13 +159,16 @@ fn one(
     }
     trainer.finish()?;
     export::export(&trainer)?;
+    Ok((reports, owned(&trainer)))
+}
+
+fn owned(trainer: &Trainer) -> Owned {
     let (context, engine) = (&trainer.context, &trainer.engine);
     let bytes = |(layer, kind)| {
         let bytes = engine.state_bytes(layer, kind, context.owned(layer)).unwrap();
         ((layer, kind), bytes.into_owned())
     };
-    let owned = pieces(context, context.id()).into_iter().map(bytes).collect();
-    Ok((reports, owned))
+    pieces(context, context.id()).into_iter().map(bytes).collect()
 }
 
 /// A trainer with the job's first weights.
