@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use rekindle_plan::{Slot, guards_of, twins};
-use rekindle_types::spec::RecoverySource;
+use rekindle_types::spec::{Auto, RecoverySource};
 use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, Share, WorkerId};
 
 use crate::Change;
@@ -49,7 +49,8 @@ fn move_to(plan: &mut Plan, ranks: &BTreeSet<RankId>, mut slots: Vec<Slot>) -> O
 }
 
 impl Coordinator {
-    /// Free slots and those of its own trainers that wait, without those that other jobs need back because their state lies there.
+    /// Free slots and those of its own trainers that wait, without those that other jobs need back because their state lies there; and without those
+    /// on devices that failed, if the job can do without them.
     pub(crate) fn slots_for(&self, id: &JobId) -> Vec<Slot> {
         let mut free = self.registry.free_slots();
         free.extend(self.waiting_slots(id));
@@ -64,7 +65,31 @@ impl Coordinator {
                 free.remove(at);
             }
         }
-        free
+        let sound = self.registry.sound(&free);
+        match self.can_do_with(id, &sound) {
+            true => sound,
+            false => free,
+        }
+    }
+
+    /// Whether there are as many slots as the job had or asks for, and nothing that only workers' memory has would be left behind.
+    fn can_do_with(&self, id: &JobId, slots: &[Slot]) -> bool {
+        let Some(job) = self.live.job(id) else {
+            return false;
+        };
+        let wanted = |count: Auto| match count {
+            Auto::Auto => 1,
+            Auto::Count(count) => count,
+        };
+        let parallelism = &job.spec.parallelism;
+        let asked = wanted(parallelism.pipeline).saturating_mul(wanted(parallelism.data));
+        let needs = job.plan.as_ref().map_or(asked, Plan::world);
+        let leaves_nothing = || {
+            !job.lives_in_memory()
+                || self.same_again(id, slots).is_some()
+                || self.stand_in(id, slots, GoBack::Yes).is_some()
+        };
+        slots.len() >= needs as usize && leaves_nothing()
     }
 
     /// The workers of ranks that are gone while their state may be in memory there, one entry a rank.

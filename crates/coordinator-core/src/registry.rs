@@ -64,6 +64,8 @@ pub(crate) struct Worker {
     pub(crate) held: BTreeMap<u64, (JobId, Epoch, u64)>,
     /// It was asked to leave: nothing new is placed on it.
     pub(crate) draining: bool,
+    /// Its device failed: others are preferred as long as this process has the name. Not durable: a coordinator that starts again finds out anew.
+    pub(crate) blamed: bool,
     /// What holds its slots.
     pub(crate) occupants: BTreeMap<(JobId, RankId), Occupant>,
 }
@@ -80,6 +82,7 @@ impl Worker {
             last_report: 0,
             held: BTreeMap::new(),
             draining: false,
+            blamed: false,
             occupants: BTreeMap::new(),
         }
     }
@@ -165,6 +168,19 @@ impl Registry {
     pub(crate) fn is_busy(&self, job: &JobId) -> bool {
         let all = self.workers.values().flat_map(|worker| worker.occupants.keys());
         all.filter(|(of, _)| of == job).count() > self.waiting(job).count()
+    }
+
+    /// Notes that the device of a worker failed.
+    pub(crate) fn blame(&mut self, worker: &WorkerId) {
+        if let Some(entry) = self.workers.get_mut(worker) {
+            entry.blamed = true;
+        }
+    }
+
+    /// Those of the slots that aren't on a device that failed.
+    pub(crate) fn sound(&self, slots: &[Slot]) -> Vec<Slot> {
+        let is_blamed = |slot: &&Slot| self.workers.get(&slot.worker).is_some_and(|worker| worker.blamed);
+        slots.iter().filter(|slot| !is_blamed(slot)).cloned().collect()
     }
 
     /// The workers on which trainers of `job` hold slots.

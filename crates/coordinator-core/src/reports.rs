@@ -76,6 +76,11 @@ impl Coordinator {
         if matches!(report, Report::Halted { .. }) {
             self.mark_halted(worker, &job, rank, epoch);
         }
+        if let Report::Failed(failure) = &report
+            && failure.class.blames_device()
+        {
+            self.registry.blame(worker);
+        }
         let plan = self.live.job(&job).and_then(|job| job.plan.as_ref());
         let current =
             plan.is_some_and(|plan| plan.epoch == epoch && plan.workers.get(rank.0 as usize) == Some(worker));

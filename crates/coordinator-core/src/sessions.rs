@@ -119,6 +119,7 @@ impl Coordinator {
             cut: None,
             last_report: old.as_ref().filter(|_| returns).map_or(0, |old| old.last_report),
             draining: old.as_ref().is_some_and(|old| returns && old.draining),
+            blamed: old.as_ref().is_some_and(|old| returns && old.blamed),
             held: old.filter(|_| returns).map(|old| old.held).unwrap_or_default(),
             occupants: std::collections::BTreeMap::new(),
         };

@@ -13,6 +13,7 @@
 //!
 //! Deliberately absent: moving layers between two plans (nothing migrates yet).
 
+pub mod advice;
 pub mod average;
 pub mod cost;
 pub mod cut;
@@ -21,6 +22,7 @@ pub mod guard;
 pub mod interval;
 pub mod lines;
 pub mod lr;
+pub mod memory;
 pub mod parity;
 pub mod place;
 pub mod report;
@@ -32,8 +34,9 @@ pub use guard::{fewer_guards, guards, guards_of, moments_alone, twins};
 pub use interval::{SaveCosts, save_interval};
 pub use lines::{first_on_workers, line_keepers};
 pub use lr::{LayerRate, layer_rate, learning_rate};
+pub use memory::{Memory, On, memory};
 pub use parity::parity_groups;
 pub use place::{PlaceError, Slot, place};
-pub use report::{LinkReport, PlanReport, StageReport, report};
+pub use report::{LinkReport, PlanReport, StageMemory, StageReport, report};
 pub use schedule::{Op, program};
 pub use survival::{BeyondMemory, ParityReport, SourceReport, SurvivalReport, survival};

@@ -1,5 +1,7 @@
 //! From a job and the free trainer slots to a plan.
 
+use std::ops::Range;
+
 use rekindle_types::spec::Auto;
 use rekindle_types::{Epoch, JobId, JobSpec, Plan, WorkerId};
 
@@ -63,8 +65,7 @@ pub fn place(job: &JobId, epoch: Epoch, spec: &JobSpec, free: &[Slot]) -> Result
     if needed > slots {
         return Err(PlaceError::NotEnoughWorkers { needed, free: slots });
     }
-    let cuts =
-        minimax(&layer_costs(spec), stages as usize).ok_or(PlaceError::TooManyStages { stages, layers })?;
+    let cuts = cut_into(spec, stages).ok_or(PlaceError::TooManyStages { stages, layers })?;
     Ok(Plan {
         job: job.clone(),
         epoch,
@@ -72,6 +73,11 @@ pub fn place(job: &JobId, epoch: Epoch, spec: &JobSpec, free: &[Slot]) -> Result
         stages: cuts,
         workers: spread(free, needed as usize),
     })
+}
+
+/// The layers of each of so many stages; none where there are fewer layers.
+pub(crate) fn cut_into(spec: &JobSpec, stages: u32) -> Option<Vec<Range<u32>>> {
+    minimax(&layer_costs(spec), stages as usize)
 }
 
 /// Operations of each layer in a step, per token. An embedding costs a little, so that it isn't cut off alone for nothing.

@@ -25,6 +25,12 @@ pub enum TrainerError {
         /// What it can't do, and what to do.
         what: String,
     },
+    /// The device has less memory than this rank takes.
+    #[error("{what}")]
+    OutOfMemory {
+        /// What is wanted for what, what there is, and what to do.
+        what: String,
+    },
     /// A peer was lost, late, or broke the protocol.
     #[error(transparent)]
     Transport(#[from] rekindle_transport::TransportError),
@@ -83,10 +89,9 @@ impl TrainerError {
     pub fn class(&self) -> FailureClass {
         match self {
             Self::Data(_) => FailureClass::DataError,
-            // Another process, on this worker or on another one, starts afresh.
-            Self::Model(EngineError::Compute(ComputeError::Lost { .. }))
-            | Self::Compute(ComputeError::Lost { .. }) => FailureClass::WorkerCrash,
-            Self::Model(_) | Self::Compute(_) | Self::Device { .. } => FailureClass::ConfigInvalid,
+            Self::Model(EngineError::Compute(error)) | Self::Compute(error) => of_device(error),
+            Self::OutOfMemory { .. } => FailureClass::OomDevice,
+            Self::Model(_) | Self::Device { .. } => FailureClass::ConfigInvalid,
             Self::Transport(_) => FailureClass::Network,
             Self::HuggingFace(_) => FailureClass::OutputError,
             Self::Checkpoint(error) if is_damaged(error) => FailureClass::CheckpointCorrupt,
@@ -127,6 +132,17 @@ impl TrainerError {
     }
 }
 
+/// The class of what a device says.
+fn of_device(error: &ComputeError) -> FailureClass {
+    match error {
+        // Another process, on this worker or on another one, starts afresh.
+        ComputeError::Lost { .. } => FailureClass::WorkerCrash,
+        ComputeError::Faulty { .. } => FailureClass::GpuXid,
+        ComputeError::OutOfMemory { .. } => FailureClass::OomDevice,
+        _ => FailureClass::ConfigInvalid,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +151,8 @@ mod tests {
     fn a_lost_device_is_a_crash_that_recovery_takes_up_and_a_refused_one_is_not() {
         let lost = || ComputeError::Lost { what: "gone".into() };
         let refused = ComputeError::Device { what: "no".into() };
+        let faulty = ComputeError::Faulty { what: "ECC".into() };
+        assert_eq!(TrainerError::from(faulty).class(), FailureClass::GpuXid);
         assert_eq!(TrainerError::from(lost()).class(), FailureClass::WorkerCrash);
         let inside = TrainerError::from(EngineError::from(lost()));
         assert_eq!(inside.class(), FailureClass::WorkerCrash);

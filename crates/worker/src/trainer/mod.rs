@@ -39,6 +39,7 @@ mod reduction;
 mod refill;
 mod report;
 mod reports;
+mod room;
 mod saver;
 mod setup;
 mod shadow;
@@ -69,6 +70,7 @@ use local::Local;
 use parity::Parity;
 use pipe::Pipe;
 use reports::Reports;
+use room::Room;
 use saver::Saver;
 use shadow::Shadows;
 use standing::Standing;
@@ -95,10 +97,14 @@ pub fn trainer_main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (pipe, mut rank) = (Rc::new(pipe), None);
-    match run(&pipe, &mut rank) {
+    let (pipe, mut known) = (Rc::new(pipe), None);
+    match run(&pipe, &mut known) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let (rank, error) = match known {
+                Some((rank, room)) => (Some(rank), room.explain(error)),
+                None => (None, error),
+            };
             tracing::error!(%error, class = %error.class(), "can't go on");
             if let Err(error) = pipe.tell(&FromTrainer::Failed(error.failure(rank))) {
                 tracing::error!(%error, "can't tell the worker");
@@ -108,12 +114,14 @@ pub fn trainer_main() -> ExitCode {
     }
 }
 
-fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
+/// Says in `known` who this is and what it takes of its device, once it is told.
+fn run(pipe: &Rc<Pipe>, known: &mut Option<(RankId, Room)>) -> Result<(), TrainerError> {
     let (mut context, mut standing) = begin(pipe)?;
-    *rank = Some(context.id());
+    *known = Some((context.id(), Room::of(&context, standing.computing)));
     standing.computing.check(&context)?;
     while epoch(pipe, context, &mut standing)? == End::Halted {
         context = standing.next(pipe)?;
+        *known = Some((context.id(), Room::of(&context, standing.computing)));
     }
     pipe.tell(&FromTrainer::Finished)
 }
@@ -177,7 +185,10 @@ fn epoch(pipe: &Rc<Pipe>, context: Context, standing: &mut Standing) -> Result<E
     let through = steps(pipe, &mut trainer, memory, save);
     pipe.over();
     let end = match through {
-        Ok(()) => End::Through,
+        Ok(()) => {
+            Room::of(&trainer.context, computing).tell(trainer.engine.device());
+            End::Through
+        }
         Err(error) if error.gives_up() => {
             tracing::warn!(%error, "gives this epoch up");
             trainer.transport.abort(&error.to_string());

@@ -2,6 +2,7 @@
 
 mod choice;
 mod lines;
+mod memory;
 mod shadows;
 
 use std::collections::BTreeMap;
