@@ -9,6 +9,7 @@ mod device;
 mod driver;
 pub mod kernels;
 pub mod library;
+pub mod nccl;
 pub mod nvrtc;
 mod raw;
 pub mod survey;
