@@ -31,6 +31,7 @@
 //! Deliberately absent: reconnecting (a broken link is the coordinator's business: it makes a new plan under
 //! a new epoch), encryption, discovery of addresses, asynchronous code (trainers are threads that compute).
 
+mod apart;
 mod buffer;
 pub mod collective;
 pub mod conformance;
@@ -42,6 +43,7 @@ mod hub;
 mod identity;
 mod inbox;
 pub mod memory;
+pub mod nccl;
 mod options;
 mod outbox;
 mod payload;

@@ -5,8 +5,8 @@
 //! | bytes  | what |
 //! |--------|------|
 //! | 0..4   | magic `RKF1` |
-//! | 4      | frame type: 0 data, 1 goodbye, 2 abort |
-//! | 5      | tag kind ([`TagKind`]'s code); 0 unless data |
+//! | 4      | frame type: 0 data, 1 goodbye, 2 abort, 3 data whose payload goes apart, 4 ready |
+//! | 5      | tag kind ([`TagKind`]'s code); 0 unless data or data apart |
 //! | 6      | flags: bit 0 = the payload checksum is present; the others are 0 |
 //! | 7      | 0 |
 //! | 8..16  | job hash: xxh3-64 of the job id, seed 0 |
@@ -43,6 +43,10 @@ pub enum FrameType {
     Goodbye,
     /// The sender gave up; the payload is its reason as UTF-8 text.
     Abort,
+    /// A tagged payload that doesn't follow: it goes another way than the connection, once the receiver is ready for it.
+    Apart(Tag),
+    /// The sender is ready for the oldest payload apart that it hasn't said this of.
+    Ready,
 }
 
 /// A frame header's content.
@@ -80,6 +84,26 @@ fn get<const N: usize>(bytes: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
     out
 }
 
+fn put_tag(out: &mut [u8; HEADER_BYTES], tag: Tag, code: u8) -> u8 {
+    out[5] = tag.kind.code();
+    put(out, 24, tag.step.to_le_bytes());
+    put(out, 32, tag.index.to_le_bytes());
+    put(out, 36, tag.part.to_le_bytes());
+    code
+}
+
+fn get_tag(bytes: &[u8; HEADER_BYTES]) -> Result<Tag, ProtocolError> {
+    let kind = TagKind::from_code(bytes[5]).ok_or(ProtocolError::Malformed {
+        why: "unknown tag kind",
+    })?;
+    Ok(Tag {
+        kind,
+        step: u64::from_le_bytes(get(bytes, 24)),
+        index: u32::from_le_bytes(get(bytes, 32)),
+        part: u32::from_le_bytes(get(bytes, 36)),
+    })
+}
+
 impl Header {
     /// The header's bytes.
     #[must_use]
@@ -87,15 +111,11 @@ impl Header {
         let mut out = [0; HEADER_BYTES];
         put(&mut out, 0, MAGIC);
         out[4] = match self.frame {
-            FrameType::Data(tag) => {
-                out[5] = tag.kind.code();
-                put(&mut out, 24, tag.step.to_le_bytes());
-                put(&mut out, 32, tag.index.to_le_bytes());
-                put(&mut out, 36, tag.part.to_le_bytes());
-                0
-            }
+            FrameType::Data(tag) => put_tag(&mut out, tag, 0),
             FrameType::Goodbye => 1,
             FrameType::Abort => 2,
+            FrameType::Apart(tag) => put_tag(&mut out, tag, 3),
+            FrameType::Ready => 4,
         };
         put(&mut out, 8, self.job_hash.to_le_bytes());
         put(&mut out, 16, self.epoch.0.to_le_bytes());
@@ -147,19 +167,11 @@ impl Header {
 
     fn decode_type(bytes: &[u8; HEADER_BYTES]) -> Result<FrameType, ProtocolError> {
         match bytes[4] {
-            0 => {
-                let kind = TagKind::from_code(bytes[5]).ok_or(ProtocolError::Malformed {
-                    why: "unknown tag kind",
-                })?;
-                Ok(FrameType::Data(Tag {
-                    kind,
-                    step: u64::from_le_bytes(get(bytes, 24)),
-                    index: u32::from_le_bytes(get(bytes, 32)),
-                    part: u32::from_le_bytes(get(bytes, 36)),
-                }))
-            }
+            0 => get_tag(bytes).map(FrameType::Data),
             1 => Ok(FrameType::Goodbye),
             2 => Ok(FrameType::Abort),
+            3 => get_tag(bytes).map(FrameType::Apart),
+            4 => Ok(FrameType::Ready),
             _ => Err(ProtocolError::Malformed {
                 why: "unknown frame type",
             }),

@@ -9,17 +9,22 @@
 //! socket with unread bytes would reset the connection and could destroy our last frames on their way.
 
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::SockRef;
 
+use super::reader::Glance;
 use super::{reader, writer};
 use crate::error::End;
 use crate::hub::{Carrier, Link};
 use crate::wire::{FrameType, MAX_REASON_BYTES};
 use crate::{Deadline, TransportError};
+
+/// How long a thread that was told to end is waited for.
+const STUCK: Duration = Duration::from_secs(30);
 
 /// All connections of one rank.
 #[derive(Default)]
@@ -71,6 +76,21 @@ impl Connection {
     fn is_finished(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
     }
+
+    /// Sockets are shut down and what goes apart is stopped by now, so the threads end; one that is stuck inside somebody else's library is
+    /// left behind.
+    fn join(&mut self) {
+        let until = Deadline::after(STUCK);
+        for thread in self.threads.drain(..) {
+            while !thread.is_finished() && until.remaining().is_some() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            match thread.is_finished() {
+                true => drop(thread.join()),
+                false => tracing::error!(peer = %self.link.peer(), "a connection's thread doesn't end"),
+            }
+        }
+    }
 }
 
 /// Fails only when the other end is already gone.
@@ -91,19 +111,45 @@ fn say_abort(link: &Link, stream: &TcpStream, reason: &str) {
     drop(SockRef::from(stream).send_with_flags(&bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL));
 }
 
+/// Which of `events` a socket has, without waiting; an error or a hang-up counts as any.
+fn has(stream: &TcpStream, events: libc::c_short) -> bool {
+    let mut asked = libc::pollfd {
+        fd: stream.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    // SAFETY: one descriptor, open as long as the stream is borrowed; doesn't wait.
+    let answered = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    answered > 0 && asked.revents != 0
+}
+
+impl Glance for &TcpStream {
+    fn hung_up(&self) -> bool {
+        has(self, libc::POLLRDHUP)
+    }
+
+    fn readable(&self) -> bool {
+        has(self, libc::POLLIN)
+    }
+}
+
 fn run_reader(link: &Link, stream: &TcpStream) {
-    let end = reader::read_all(link, stream);
+    let end = reader::read_all(link, stream, &stream);
     tracing::debug!(me = %link.gate.me, peer = %link.peer(), ?end, "connection ended");
     let writing = link.end(&end);
-    if let (End::Protocol(error), false) = (&end, writing) {
-        say_abort(
-            link,
-            stream,
-            &format!("{} broke the protocol: {error}", link.peer()),
-        );
+    if !matches!(end, End::Closed) {
+        link.stop_apart();
+    }
+    let reason = match &end {
+        End::Protocol(error) => Some(format!("{} broke the protocol: {error}", link.peer())),
+        End::Nccl(detail) => Some(format!("NCCL with {}: {detail}", link.peer())),
+        _ => None,
+    };
+    if let (Some(reason), false) = (&reason, writing) {
+        say_abort(link, stream, reason);
     }
     half_close(stream);
-    if matches!(end, End::Protocol(_)) {
+    if reason.is_some() {
         // What follows has no meaning, but must be taken so that the peer gets our reason; it stops once it
         // has it.
         drop(std::io::copy(&mut &*stream, &mut std::io::sink()));
@@ -111,12 +157,13 @@ fn run_reader(link: &Link, stream: &TcpStream) {
 }
 
 fn run_writer(link: &Link, stream: &TcpStream) {
-    match writer::write_all(link, stream) {
+    match writer::write_all(link, stream, &stream) {
         Ok(true) => half_close(stream),
         Ok(false) => {}
         Err(error) => {
             // The reader says how the connection ended, it may still find the peer's reason.
             link.outbox.end(End::Reset(error.to_string()));
+            link.stop_apart();
             half_close(stream);
         }
     }
@@ -130,6 +177,7 @@ impl Carrier for Connections {
                 say_abort(&connection.link, &connection.stream, reason);
             }
             half_close(&connection.stream);
+            connection.link.stop_apart();
         }
     }
 
@@ -140,11 +188,10 @@ impl Carrier for Connections {
             }
             if !connection.is_finished() {
                 connection.link.end(&End::Closed);
+                connection.link.stop_apart();
                 drop(connection.stream.shutdown(Shutdown::Both));
             }
-            for thread in connection.threads.drain(..) {
-                drop(thread.join());
-            }
+            connection.join();
         }
     }
 }

@@ -104,7 +104,11 @@ impl Nccl {
         if bytes > piece.bytes() {
             return Code::INVALID_ARGUMENT;
         }
-        let call = if receive { self.library.recv } else { self.library.send };
+        let call = if receive {
+            self.library.recv
+        } else {
+            self.library.send
+        };
         self.on(comm, |raw, stream, using| {
             using.push(piece.clone());
             // SAFETY: the communicator lives and no other thread calls it; the memory has `bytes`, and is kept until the stream is idle or,
