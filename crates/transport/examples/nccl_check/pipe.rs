@@ -36,18 +36,15 @@ impl Drop for Ranks {
 }
 
 /// Starts the ranks, passes rounds on until all have ended, and prints what rank 0 says about a step. Whether none of those failed.
-pub fn lead(ranks: u32, devices: &[i32]) -> Result<bool, Error> {
+pub fn lead(ranks: u32, mebibytes: u32, devices: &[i32]) -> Result<bool, Error> {
     let mut children = Ranks(Vec::new());
     let mut lines = Vec::new();
     for rank in 0..ranks {
         let device = devices[rank as usize % devices.len()];
         let mut command = Command::new(std::env::current_exe()?);
-        command.args([
-            "rank".to_owned(),
-            rank.to_string(),
-            ranks.to_string(),
-            device.to_string(),
-        ]);
+        command.arg("rank");
+        command.args([rank, ranks].map(|n| n.to_string()));
+        command.args([device.to_string(), mebibytes.to_string()]);
         if devices.len() < ranks as usize {
             // Few blocks each: those of ranks that share a device must fit on it together.
             command.envs([

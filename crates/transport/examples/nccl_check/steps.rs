@@ -15,16 +15,16 @@ use super::pipe::round;
 
 type Outcome = Result<String, Box<dyn std::error::Error>>;
 
-const BYTES: usize = 64 << 20;
-
 struct Rank {
     calls: Arc<dyn Calls>,
     me: RankId,
     ranks: u32,
+    /// Bytes of a transfer.
+    bytes: usize,
 }
 
 /// Does all steps as a rank.
-pub fn run(rank: u32, ranks: u32, device: u32) -> ExitCode {
+pub fn run(rank: u32, ranks: u32, device: u32, mebibytes: u32) -> ExitCode {
     let calls: Arc<dyn Calls> = match Nccl::open(i32::try_from(device).unwrap_or(0)) {
         Ok(nccl) => Arc::new(nccl),
         Err(error) => {
@@ -36,6 +36,7 @@ pub fn run(rank: u32, ranks: u32, device: u32) -> ExitCode {
         calls,
         me: RankId(rank),
         ranks,
+        bytes: (mebibytes.max(1) as usize) << 20,
     };
     me.step("meet", 2, Rank::meet_and_finish);
     me.step("transfer", 2, Rank::transfer);
@@ -143,25 +144,26 @@ impl Rank {
         from: RankId,
         to: RankId,
     ) -> Result<f64, Box<dyn std::error::Error>> {
-        let piece = self.calls.memory(BYTES)?;
-        let sent: Vec<u8> = (0..BYTES).map(|i| (i % 251) as u8).collect();
+        let bytes = self.bytes;
+        let piece = self.calls.memory(bytes)?;
+        let sent: Vec<u8> = (0..bytes).map(|i| (i % 251) as u8).collect();
         let mut began = Instant::now();
         for turn in 0..5 {
             if self.me == from {
                 if turn == 0 {
                     group.communicator().copy_in(&piece, &sent)?;
                 }
-                group.send(&piece, BYTES, to)?;
+                group.send(&piece, bytes, to)?;
             } else if self.me == to {
-                group.recv(&piece, BYTES, from)?;
+                group.recv(&piece, bytes, from)?;
             }
             if turn == 0 {
                 began = Instant::now();
             }
         }
-        let rate = 4.0 * BYTES as f64 / began.elapsed().as_secs_f64() / 1e9;
+        let rate = 4.0 * bytes as f64 / began.elapsed().as_secs_f64() / 1e9;
         if self.me == to {
-            let mut got = vec![0; BYTES];
+            let mut got = vec![0; bytes];
             group.communicator().copy_out(&piece, &mut got)?;
             if got != sent {
                 return Err("the bytes that came aren't those that were sent".into());
@@ -191,7 +193,7 @@ impl Rank {
             ..options()
         };
         group.communicator().set_options(&quick);
-        let hung = group.send(&self.calls.memory(BYTES)?, BYTES, on);
+        let hung = group.send(&self.calls.memory(self.bytes)?, self.bytes, on);
         group.communicator().set_options(&options());
         match hung {
             Err(Fault::Hung { .. }) => Ok(()),
@@ -313,7 +315,7 @@ impl Rank {
             let (peers, links) = (BTreeMap::from([(peer, address)]), BTreeSet::from([peer]));
             let deadline = Deadline::after(Duration::from_secs(60));
             let transport = endpoint.connect(member, &peers, &links, &Options::default(), deadline)?;
-            rates.push(both_ways(&transport, peer)?);
+            rates.push(both_ways(&transport, peer, self.bytes / 4)?);
         }
         Ok(format!(
             "(from host to host, both ways at once: TCP {:.2} GB/s, NCCL {:.2} GB/s)",
@@ -322,19 +324,22 @@ impl Rank {
     }
 }
 
-fn both_ways(transport: &dyn Transport, peer: RankId) -> Result<f64, Box<dyn std::error::Error>> {
-    const FRAME: usize = 16 << 20;
+fn both_ways(
+    transport: &dyn Transport,
+    peer: RankId,
+    frame_bytes: usize,
+) -> Result<f64, Box<dyn std::error::Error>> {
     const FRAMES: u32 = 16;
     let tag = |i| Tag::new(TagKind::Activation, 0, i);
     let deadline = Deadline::after(Duration::from_secs(60));
     let mut began = Instant::now();
     for i in 0..=FRAMES {
         let mark = u64::from(i) << 32 | u64::from(transport.rank().0);
-        transport.send(peer, tag(i), Payload::vec(vec![mark; FRAME / 8]), deadline)?;
+        transport.send(peer, tag(i), Payload::vec(vec![mark; frame_bytes / 8]), deadline)?;
         let frame = transport.recv(peer, tag(i), deadline)?;
         let expected = u64::from(i) << 32 | u64::from(peer.0);
         if !frame
-            .slice_of::<u64>(FRAME / 8)?
+            .slice_of::<u64>(frame_bytes / 8)?
             .iter()
             .all(|&word| word == expected)
         {
@@ -344,5 +349,5 @@ fn both_ways(transport: &dyn Transport, peer: RankId) -> Result<f64, Box<dyn std
             began = Instant::now();
         }
     }
-    Ok(2.0 * f64::from(FRAMES) * FRAME as f64 / began.elapsed().as_secs_f64() / 1e9)
+    Ok(2.0 * f64::from(FRAMES) * frame_bytes as f64 / began.elapsed().as_secs_f64() / 1e9)
 }

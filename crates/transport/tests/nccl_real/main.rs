@@ -1,8 +1,11 @@
-//! The NCCL transport over the real NCCL, with a device for each rank: NCCL refuses two ranks of one process on one device. What fewer
-//! devices can show is in `examples/nccl_check`, which has a process for each rank.
+//! The NCCL transport over the bindings of the real NCCL, with a device for each rank: NCCL refuses two ranks of one process on one device. What
+//! fewer devices can show is in `examples/nccl_check`, which has a process for each rank.
 //!
-//! Where NCCL or devices are missing this says that it did not run; with REKINDLE_REQUIRE_NCCL=1 that is a failure.
+//! Where NCCL or devices are missing this says that it did not run; with REKINDLE_REQUIRE_NCCL=1 that is a failure. The bindings themselves are
+//! run everywhere: `stand_in.c` has the functions of CUDA's driver and of NCCL that they call, and both this test and the example run over it.
 #![allow(clippy::unwrap_used, clippy::panic)]
+
+mod stand_in;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,11 +23,11 @@ const RANKS: usize = 5;
 
 /// NCCL on as many devices as the checks need.
 fn devices() -> Option<Vec<Arc<dyn Calls>>> {
-    let opened: Result<Vec<_>, String> = match survey().usable() {
-        usable if usable.len() < RANKS => Err(format!("{} usable devices, {RANKS} are needed", usable.len())),
-        usable => usable[..RANKS]
+    let opened: Result<Vec<_>, String> = match survey().devices {
+        devices if devices.len() < RANKS => Err(format!("{} devices, {RANKS} are needed", devices.len())),
+        devices => devices[..RANKS]
             .iter()
-            .map(|&device| match Nccl::open(device) {
+            .map(|device| match Nccl::open(device.ordinal) {
                 Ok(nccl) => Ok(Arc::new(nccl) as Arc<dyn Calls>),
                 Err(error) => Err(error.to_string()),
             })
