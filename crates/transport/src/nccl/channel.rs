@@ -1,6 +1,8 @@
 //! The way of a link's payloads through NCCL: two communicators of two ranks, one for each direction, so that neither waits for the other.
 //!
-//! Payloads come from the host's memory and go there, through a piece of the device's memory, in chunks. Both ends cut alike.
+//! Payloads come from the host's memory and go there, through a piece of the device's memory, in chunks. Both ends cut alike. The pieces are
+//! had before anything moves and freed after: the driver may wait for all of a device's work before it frees, and so for a transfer that
+//! waits for this very thread.
 //!
 //! Deliberately absent: payloads in the device's memory; two chunks at once.
 
@@ -18,20 +20,19 @@ use crate::apart::Apart;
 use crate::error::End;
 
 /// Bytes of the device's memory for each direction; both ends must have the same.
-pub(crate) const CHUNK: usize = 16 << 20;
+pub(crate) const CHUNK: usize = 8 << 20;
 
 /// One direction.
 struct Way {
     communicator: Communicator,
     peer: u32,
-    piece: Option<Piece>,
+    piece: Piece,
     /// Payloads carried since the communicator stands.
     carried: u64,
 }
 
 /// One end of a link's way.
 pub(crate) struct Channel {
-    calls: Arc<dyn Calls>,
     /// Says which communicators these are: both ends have the same number, and no others.
     birth: u64,
     out: Mutex<Way>,
@@ -53,7 +54,7 @@ impl Channel {
             Ok(Way {
                 communicator: Communicator::meet(calls, 2, rank, id, options)?,
                 peer: 1 - rank,
-                piece: None,
+                piece: calls.memory(CHUNK)?,
                 carried: 0,
             })
         };
@@ -62,7 +63,6 @@ impl Channel {
         let (a, b) = (way(of_first)?, way(of_second)?);
         let (out, into) = if first { (a, b) } else { (b, a) };
         Ok(Self {
-            calls: Arc::clone(calls),
             birth,
             out: Mutex::new(out),
             into: Mutex::new(into),
@@ -116,18 +116,14 @@ impl Way {
     /// Does `each` with every chunk of a payload. After a fault the communicator is aborted, which frees the peer, too.
     fn carry(
         &mut self,
-        calls: &dyn Calls,
         bytes: usize,
         mut each: impl FnMut(&mut Communicator, &Piece, u32, std::ops::Range<usize>) -> Result<(), Fault>,
     ) -> Result<(), End> {
-        let mut all = || {
-            let piece = self.room(calls, bytes.min(CHUNK))?;
-            (0..bytes).step_by(CHUNK).try_for_each(|from| {
-                let range = from..bytes.min(from + CHUNK);
-                each(&mut self.communicator, &piece, self.peer, range)
-            })
-        };
-        match all() {
+        let all = (0..bytes).step_by(CHUNK).try_for_each(|from| {
+            let range = from..bytes.min(from + CHUNK);
+            each(&mut self.communicator, &self.piece, self.peer, range)
+        });
+        match all {
             Ok(()) => {
                 self.carried += 1;
                 Ok(())
@@ -138,23 +134,12 @@ impl Way {
             }
         }
     }
-
-    /// Memory of the device for `bytes`, kept for the next payload.
-    fn room(&mut self, calls: &dyn Calls, bytes: usize) -> Result<Piece, Fault> {
-        match &self.piece {
-            Some(piece) if piece.bytes() >= bytes => Ok(piece.clone()),
-            _ => {
-                let piece = calls.memory(bytes.next_power_of_two().min(CHUNK))?;
-                Ok(self.piece.insert(piece).clone())
-            }
-        }
-    }
 }
 
 impl Apart for Channel {
     fn send(&self, payload: &[u8], hung_up: &mut dyn FnMut() -> bool) -> Result<(), End> {
         let mut way = lock(&self.out);
-        way.carry(&*self.calls, payload.len(), |communicator, piece, peer, range| {
+        way.carry(payload.len(), |communicator, piece, peer, range| {
             communicator.copy_in(piece, &payload[range.clone()])?;
             let watch = &mut Watch {
                 stop: &self.stop,
@@ -166,7 +151,7 @@ impl Apart for Channel {
 
     fn receive(&self, into: &mut [u8], hung_up: &mut dyn FnMut() -> bool) -> Result<(), End> {
         let mut way = lock(&self.into);
-        way.carry(&*self.calls, into.len(), |communicator, piece, peer, range| {
+        way.carry(into.len(), |communicator, piece, peer, range| {
             let watch = &mut Watch {
                 stop: &self.stop,
                 hung_up: &mut *hung_up,
