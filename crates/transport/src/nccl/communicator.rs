@@ -162,6 +162,7 @@ impl Communicator {
         watch: &mut Watch<'_>,
     ) -> Result<(), Fault> {
         self.allow(Act::Use, "ncclSend")?;
+        self.still_well("ncclSend")?;
         let code = self.calls.send(self.comm, from, bytes, peer);
         self.transfer("ncclSend", code, bytes, watch)
     }
@@ -174,6 +175,7 @@ impl Communicator {
         watch: &mut Watch<'_>,
     ) -> Result<(), Fault> {
         self.allow(Act::Use, "ncclRecv")?;
+        self.still_well("ncclRecv")?;
         let code = self.calls.recv(self.comm, into, bytes, peer);
         self.transfer("ncclRecv", code, bytes, watch)
     }
@@ -206,6 +208,17 @@ impl Communicator {
         self.heard(Act::Use, call, code)?;
         let idle = |calls: &dyn Calls, comm: Comm| calls.idle(comm);
         self.wait(call, self.options.bound(bytes), watch, &idle)
+    }
+
+    /// Something may have gone wrong since anybody looked.
+    fn still_well(&mut self, call: &'static str) -> Result<(), Fault> {
+        match self.calls.state(self.comm) {
+            Code::SUCCESS => Ok(()),
+            code => {
+                self.life = Life::Failed;
+                Err(self.failed(call, code))
+            }
+        }
     }
 
     pub(super) fn heard(&mut self, act: Act, call: &'static str, code: Code) -> Result<(), Fault> {

@@ -6,3 +6,4 @@ mod faults;
 mod groups;
 mod kept;
 mod simulated;
+mod storms;

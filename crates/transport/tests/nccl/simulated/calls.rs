@@ -23,11 +23,16 @@ impl Process {
     /// As `enter`, for a call on a communicator that must be at rest.
     fn at_rest(&self, call: &'static str, comm: Comm) -> (MutexGuard<'_, World>, Option<Code>) {
         let (mut world, planted) = self.enter(call);
-        let wrong = wrong(world.member(comm));
+        let member = world.member(comm);
+        if member.error != Code::SUCCESS && !member.told && !member.ended {
+            // Nobody could know.
+            member.told = true;
+            let code = member.error;
+            return (world, Some(code));
+        }
+        let wrong = wrong(member);
         if let Some(wrong) = wrong {
-            world
-                .violations
-                .push(format!("{call} on {comm:?}, which is {wrong}"));
+            world.violation(self.number, format!("{call} on {comm:?}, which is {wrong}"));
         }
         (world, planted.or(wrong.map(|_| Code::INVALID_USAGE)))
     }
@@ -84,9 +89,7 @@ impl Process {
     fn idle_for(&self, what: &str, comm: Comm) -> Result<()> {
         let mut world = self.cluster.lock();
         if !world.member(comm).ops.is_empty() || world.member(comm).ended {
-            world
-                .violations
-                .push(format!("{what} while a transfer is under way"));
+            world.violation(self.number, format!("{what} while a transfer is under way"));
         }
         Ok(())
     }
@@ -190,6 +193,7 @@ impl Calls for Process {
             member.error = code;
         }
         if member.error != Code::SUCCESS {
+            member.told = true;
             return member.error;
         }
         if member.waiting.is_some() {
@@ -245,9 +249,10 @@ impl Calls for Process {
         if let Some(clique) = world.member(comm).clique
             && world.is_broken(clique)
         {
-            world
-                .violations
-                .push(format!("finalize on {comm:?}, whose peer is gone: it would hang"));
+            world.violation(
+                self.number,
+                format!("finalize on {comm:?}, whose peer is gone: it would hang"),
+            );
         }
         let member = world.member(comm);
         (member.finalized, member.lag) = (true, 2);
@@ -257,9 +262,7 @@ impl Calls for Process {
     fn destroy(&self, comm: Comm) -> Code {
         let (mut world, refused) = self.at_rest("destroy", comm);
         if !world.member(comm).finalized {
-            world
-                .violations
-                .push(format!("destroy on {comm:?}, which isn't finalized"));
+            world.violation(self.number, format!("destroy on {comm:?}, which isn't finalized"));
         }
         world.member(comm).ended = true;
         refused.unwrap_or(Code::SUCCESS)
@@ -271,7 +274,7 @@ impl Calls for Process {
         }
         let (mut world, planted) = self.enter("abort");
         if std::mem::replace(&mut world.member(comm).ended, true) && !world.frozen.contains(&self.number) {
-            world.violations.push(format!("abort on {comm:?}, which is gone"));
+            world.violation(self.number, format!("abort on {comm:?}, which is gone"));
         }
         world.member(comm).ops.clear();
         planted.unwrap_or(Code::SUCCESS)

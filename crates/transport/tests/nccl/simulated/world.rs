@@ -46,6 +46,8 @@ pub struct Member {
     pub waiting: Option<Key>,
     pub lag: u32,
     pub error: Code,
+    /// Its process has heard of the error.
+    pub told: bool,
     pub ops: VecDeque<Op>,
     pub finalized: bool,
     pub ended: bool,
@@ -63,6 +65,7 @@ pub struct World {
     gathering: BTreeMap<Key, (u32, Vec<Comer>)>,
     pub grow_ids: BTreeMap<[u8; 128], Key>,
     pub frozen: BTreeSet<u32>,
+    dead: BTreeSet<u32>,
     pub stuck: BTreeSet<u32>,
     pub planted: BTreeMap<(u32, &'static str), Code>,
     pub calls: BTreeMap<&'static str, usize>,
@@ -96,6 +99,7 @@ impl World {
             waiting: None,
             lag: LAG,
             error: Code::SUCCESS,
+            told: false,
             ops: VecDeque::new(),
             finalized: false,
             ended: false,
@@ -183,6 +187,7 @@ impl World {
 
     pub fn die(&mut self, process: u32, told: bool) {
         self.frozen.insert(process);
+        self.dead.insert(process);
         let own: Vec<_> = self
             .members
             .iter()
@@ -196,6 +201,13 @@ impl World {
             } else if told && member.clique.is_some_and(|c| cliques.contains(&c)) {
                 member.error = Code::REMOTE;
             }
+        }
+    }
+
+    /// Notes a call that may deadlock. What a process does after its death, in this one process, doesn't count.
+    pub fn violation(&mut self, process: u32, what: String) {
+        if !self.dead.contains(&process) {
+            self.violations.push(what);
         }
     }
 
