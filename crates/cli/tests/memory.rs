@@ -4,11 +4,14 @@
 
 mod common;
 
-use common::machines::{assert_undisturbed, folders, home, kept, lose_machine, recovered, start};
+use common::machines::{
+    assert_undisturbed, fall_behind, folders, home, kept, lose_machine, recovered, start,
+};
 use common::{Job, metrics, reaches, signal, until};
 
 const LOCAL: &str = r#"["local"]"#;
 const SHADOW: &str = r#"["local", "shadow"]"#;
+const REPLICA: &str = r#"["local", "shadow", "replica"]"#;
 const TWO_GUARDS: &str = "[\"local\", \"shadow\"]\nguards = 2";
 
 #[test]
@@ -117,8 +120,8 @@ fn a_machine_that_takes_its_state_with_it_costs_no_committed_step() {
     reaches(&run, 20);
     assert_eq!(
         kept(memory.path(), &id),
-        7,
-        "its own and one that it guards on each worker, and rank 0's reports"
+        8,
+        "its own and one that it guards on each worker, and the reports on two"
     );
     lose_machine(&mut cluster, home(memory.path(), &id, 1));
     let incident = recovered(&cluster, &id, 1);
@@ -128,7 +131,7 @@ fn a_machine_that_takes_its_state_with_it_costs_no_committed_step() {
     reaches(&run, reached + 2);
     assert_eq!(
         kept(memory.path(), &id),
-        7,
+        8,
         "what older epochs left is gone: {:?}",
         folders(memory.path(), &id)
     );
@@ -153,8 +156,8 @@ fn two_machines_lost_at_once_cost_no_committed_step_where_ranks_have_two_guards(
     reaches(&run, 20);
     assert_eq!(
         kept(memory.path(), &id),
-        13,
-        "its own and two that it guards on each worker, and rank 0's reports"
+        15,
+        "its own and two that it guards on each worker, and the reports on three"
     );
     // Rank 1 and the first of its guards: the second has both.
     let lost = [1, 2].map(|rank| home(memory.path(), &id, rank));
@@ -182,19 +185,21 @@ fn lanes_and_tied_ends_survive_machine_after_machine() {
     );
     let mut cluster = start(folder.path(), 7, memory.path());
     let run = folder.path().join("lanes");
-    let job = || {
-        let job = Job {
-            tied: true,
-            ..Job::new(STEPS)
-        };
-        job.over(2, 2).recovering(SHADOW)
+    let job = || Job {
+        tied: true,
+        ..Job::new(STEPS)
     };
-    let id = cluster.submit(&job().write(folder.path(), "lanes"));
-    // Rank 0 reports the steps; rank 1 guards it and is the last stage; rank 3 is the other lane's.
+    let lanes = job().over(2, 2).recovering(REPLICA);
+    let id = cluster.submit(&lanes.write(folder.path(), "lanes"));
+    // Rank 0 reports the steps, and isn't heard for a while before it is lost; rank 1 guards it and is the last stage; rank 3 is the other lane's.
     for (n, rank) in [0, 1, 3].into_iter().enumerate() {
         let reached = metrics(&run).pop_last().map_or(0, |(step, _)| step);
         reaches(&run, reached + 20);
-        lose_machine(&mut cluster, home(memory.path(), &id, rank));
+        let lost = home(memory.path(), &id, rank);
+        if rank == 0 {
+            fall_behind(&cluster, lost.0, memory.path(), &id, &run, 5);
+        }
+        lose_machine(&mut cluster, lost);
         let incident = recovered(&cluster, &id, n + 1);
         assert_eq!(incident["source"], "shadow", "{incident}");
         assert!(incident["steps_again"].as_u64().unwrap() <= 1, "{incident}");

@@ -160,8 +160,11 @@ impl Coordinator {
         let (starting, output) = (known.state == JobState::Starting, known.spec.job.output.clone());
         let (after_step, reached) = (known.started_after(), known.reached);
         if step.step <= after_step {
-            // A step of an epoch before, told again because its report may have been lost with a worker.
-            if reached.is_none_or(|reached| step.step > reached) {
+            // A step of an epoch before, told again by every worker that has its line, because the report may have been lost with one.
+            let Some(run) = self.runs.get_mut(job) else { return };
+            let written = reached.max(run.told_again);
+            if written.is_none_or(|written| step.step > written) {
+                run.told_again = Some(step.step);
                 self.write_step(job, output, step);
             }
             return;

@@ -62,6 +62,8 @@ pub(crate) struct Run {
     pub(crate) goal_by: Mono,
     /// The last committed step.
     pub(crate) last_step: Option<StepReport>,
+    /// The newest step of an epoch before whose report came only in this one.
+    pub(crate) told_again: Option<u64>,
     /// Durations of the newest steps, milliseconds.
     recent: VecDeque<Millis>,
     /// When the last step was heard of.
@@ -107,6 +109,7 @@ impl Run {
             goal: Goal::Start,
             goal_by: now + config.start_limit,
             last_step: None,
+            told_again: None,
             recent: VecDeque::new(),
             step_heard: None,
             since: now,

@@ -19,6 +19,7 @@ pub mod cut;
 pub mod dispatch;
 pub mod guard;
 pub mod interval;
+pub mod lines;
 pub mod lr;
 pub mod parity;
 pub mod place;
@@ -27,8 +28,9 @@ pub mod schedule;
 pub mod survival;
 
 pub use dispatch::micro_batches_of;
-pub use guard::{fewer_guards, guards, guards_of};
+pub use guard::{fewer_guards, guards, guards_of, moments_alone, twins};
 pub use interval::{SaveCosts, save_interval};
+pub use lines::{first_on_workers, line_keepers};
 pub use lr::{LayerRate, layer_rate, learning_rate};
 pub use parity::parity_groups;
 pub use place::{PlaceError, Slot, place};

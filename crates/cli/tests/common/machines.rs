@@ -67,6 +67,32 @@ pub fn home(memory: &Path, id: &str, rank: u32) -> (usize, PathBuf) {
     (number.parse::<usize>().unwrap() - 1, folder)
 }
 
+/// Stops a worker, so that it passes on nothing, until another machine has lines of steps that the run's metrics lack `behind` of.
+pub fn fall_behind(cluster: &Cluster, worker: usize, memory: &Path, id: &str, run: &Path, behind: u64) {
+    signal(cluster.workers[worker].pid(), "STOP");
+    let own = format!("-w{}", worker + 1);
+    let newest = |path: PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let lines = text.lines().rev();
+        let line = |line| {
+            Some(
+                serde_json::from_str::<Value>(line).ok()?["step"]
+                    .as_u64()
+                    .unwrap(),
+            )
+        };
+        lines.filter_map(line).next()
+    };
+    until("steps that nobody hears of", || {
+        let others = folders(memory, id).into_iter();
+        let others = others.filter(|(folder, _)| !folder.display().to_string().ends_with(&own));
+        let files = others.flat_map(|(folder, names)| names.into_iter().map(move |name| folder.join(name)));
+        let lines = files.filter(|path| path.display().to_string().contains("+steps+e"));
+        let told = metrics(run).pop_last().map_or(0, |(step, _)| step);
+        (lines.filter_map(newest).max()? >= told + behind).then_some(())
+    });
+}
+
 /// A machine is lost: its worker, and all that lay in its memory. It doesn't come back.
 pub fn lose_machine(cluster: &mut Cluster, (worker, folder): (usize, PathBuf)) {
     signal(cluster.workers[worker].pid(), "KILL");

@@ -14,7 +14,7 @@ same_values!(
     RecoverySource,
     RecoverySource,
     "source",
-    [Local, Shadow, Parity, Checkpoint, NeighbourAverage]
+    [Local, Shadow, Replica, Parity, Checkpoint, NeighbourAverage]
 );
 same_values!(
     BeyondMemory,

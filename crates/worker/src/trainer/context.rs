@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rekindle_plan::{LayerRate, layer_rate, micro_batches_of, parity_groups};
+use rekindle_plan::{
+    LayerRate, first_on_workers, layer_rate, line_keepers, micro_batches_of, moments_alone, parity_groups,
+};
 use rekindle_transport::{Deadline, Transport};
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
@@ -91,6 +93,24 @@ impl Context {
         let me = self.id();
         let mine = move |(_, guards): &(&RankId, &Vec<RankId>)| guards.contains(&me);
         self.guards.iter().filter(mine).map(|(rank, _)| *rank)
+    }
+
+    /// Whether guards have no weights, which other lanes have.
+    #[must_use]
+    pub fn guards_keep_moments_alone(&self) -> bool {
+        moments_alone(&self.spec, &self.plan)
+    }
+
+    /// The ranks that keep the steps' lines, rank 0 first.
+    #[must_use]
+    pub fn line_keepers(&self) -> Vec<RankId> {
+        line_keepers(&self.spec, &self.plan)
+    }
+
+    /// Whether this is the rank that sees to the lines in its worker's memory.
+    #[must_use]
+    pub fn is_first_on_worker(&self) -> bool {
+        first_on_workers(&self.plan).contains(&self.id())
     }
 
     /// The sets that a rank's state is taken out of, or worked out from.
@@ -206,12 +226,13 @@ impl Context {
     /// Every rank this one exchanges frames with.
     #[must_use]
     pub fn links(&self) -> std::collections::BTreeSet<RankId> {
-        let everyone_meets_rank_0: Vec<RankId> = if self.id().0 == 0 {
+        let me = self.id();
+        let keepers = self.line_keepers();
+        let everyone_meets_keepers: Vec<RankId> = if keepers.contains(&me) {
             self.plan.ranks().collect()
         } else {
-            vec![RankId(0)]
+            keepers
         };
-        let me = self.id();
         let gives_or_takes = |(rank, refill): (&RankId, &Refill)| {
             let pairs = refill.senders().into_iter().map(|sender| (*rank, sender));
             let both = pairs.flat_map(|(rank, sender)| [(rank, sender), (sender, rank)]);
@@ -227,7 +248,7 @@ impl Context {
             .chain(refills)
             .chain(self.in_groups())
             .chain(self.other_lanes().map(|(_, id)| id))
-            .chain(everyone_meets_rank_0)
+            .chain(everyone_meets_keepers)
             .filter(|id| *id != me)
             .collect()
     }

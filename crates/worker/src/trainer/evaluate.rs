@@ -7,14 +7,14 @@ use rekindle_transport::{Tag, TagKind};
 use super::TrainerError;
 use super::batch::Batch;
 use super::context::Context;
-use super::report::to_rank_0;
+use super::report::sum_for;
 use super::step::Trainer;
 
 /// Tells evaluation's frames from those of the step's digest (index 0).
 const FIRST_INDEX: u32 = 1;
 
 /// Evaluates on the first sequences of the held-out text, the same ones every time (from the start again where the text has
-/// fewer than `evaluation.sequences`). Rank 0 returns the mean loss, nats a token.
+/// fewer than `evaluation.sequences`). The keepers of lines return the mean loss, nats a token.
 ///
 /// # Errors
 /// [`TrainerError`] when a peer is lost, or the loss is not a finite number.
@@ -33,12 +33,14 @@ pub fn evaluate(trainer: &mut Trainer, step: u64) -> Result<Option<f64>, Trainer
     };
     let mut loss = ExactSum::default();
     for m in own {
-        let more = forward(trainer, &batch, step, m)?;
+        let tag = Tag::new(TagKind::Eval, step, m).with_part(1);
+        let more = forward(trainer, &batch, m, tag)?;
         trainer.context.progress.pass();
         loss = loss.add(more).ok_or(TrainerError::NonFinite { step, count: 1 })?;
     }
     let context = &trainer.context;
-    let sum = to_rank_0(context, &trainer.transport, step, FIRST_INDEX, loss.0)?;
+    let (keepers, index) = (context.line_keepers(), (step, FIRST_INDEX));
+    let sum = sum_for(&keepers, context, &trainer.transport, index, loss.0)?;
     Ok(sum.map(|sum| ExactSum(sum).mean_loss(sequences * u64::from(context.spec.data.seq_len))))
 }
 
@@ -50,14 +52,18 @@ fn count(context: &Context) -> u32 {
     }
 }
 
-fn forward(trainer: &mut Trainer, batch: &Batch, step: u64, m: u32) -> Result<ExactSum, TrainerError> {
+/// Takes micro-batch `m` through this rank's stage of its lane, forward only, in frames of this tag. The last stage returns the loss summed over
+/// tokens, others 0.
+///
+/// # Errors
+/// [`TrainerError`] when a peer is lost; [`TrainerError::NonFinite`] when the loss is not a finite number.
+pub fn forward(trainer: &mut Trainer, batch: &Batch, m: u32, tag: Tag) -> Result<ExactSum, TrainerError> {
     let Trainer {
         context,
         transport,
         engine,
         ..
     } = trainer;
-    let tag = Tag::new(TagKind::Eval, step, m).with_part(1);
     let targets = if context.is_last_stage() {
         Some(batch.targets(m)?)
     } else {
@@ -80,6 +86,7 @@ fn forward(trainer: &mut Trainer, batch: &Batch, step: u64, m: u32) -> Result<Ex
             what: "the last stage gave activations instead of a loss".to_owned(),
         }),
         (StageOutput::Loss { sum }, _) => {
+            let step = tag.step;
             ExactSum::of_loss(sum).ok_or(TrainerError::NonFinite { step, count: 1 })
         }
     }

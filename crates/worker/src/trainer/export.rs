@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use rekindle_checkpoint::{finish, write_shard};
 use rekindle_model::StateKind;
-use rekindle_types::LayerId;
+use rekindle_types::{LayerId, RankId};
 
 use super::TrainerError;
 use super::context::Context;
-use super::report::to_rank_0;
+use super::report::sum_for;
 use super::step::Trainer;
 
 /// Tells this exchange from the digest (0) and the evaluation (1) of the last step.
@@ -33,7 +33,7 @@ pub fn export(trainer: &Trainer) -> Result<(), TrainerError> {
         write_shard(&folder, context.rank.stage, stages, &parts, &context.spec.model)?;
     }
     let last = context.spec.training.steps;
-    if to_rank_0(context, &trainer.transport, last, INDEX, 1)?.is_some() {
+    if sum_for(&[RankId(0)], context, &trainer.transport, (last, INDEX), 1)?.is_some() {
         finish(&folder, stages, &context.spec.model, &context.spec.data.tokenizer)?;
         tracing::info!(folder = %folder.display(), "exported the model");
     }

@@ -12,6 +12,7 @@
 
 mod batch;
 mod cadence;
+mod choose;
 mod commit;
 mod connect;
 mod context;
@@ -136,9 +137,7 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     let parity = Parity::start(sets, vault.as_deref(), &context, &transport)?;
     let to_worker = Rc::clone(pipe);
     let goes_on = local.is_some() || !context.guards.is_empty() || parity.is_some();
-    let keeps_reports = goes_on && context.id() == RankId(0);
-    let folder = vault.as_deref().filter(|_| keeps_reports);
-    let reports = folder.map(|folder| Reports::new(folder, &context));
+    let reports = Reports::start(vault.as_deref().filter(|_| goes_on), &context);
     let mut trainer = Trainer {
         context,
         transport,
@@ -154,9 +153,7 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     };
     trainer.begin(&memory, save)?;
     drop(memory);
-    if let Some(folder) = folder {
-        tell_again(pipe, &mut trainer, folder)?;
-    }
+    tell_again(pipe, &mut trainer)?;
     train(pipe, &mut trainer)?;
     export::export(&trainer)?;
     // Says goodbye to the peers, so that they don't take the end of this process for a loss.
@@ -166,16 +163,11 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
 }
 
 /// Reports that the worker of a dead rank 0 may never have passed on.
-fn tell_again(pipe: &Pipe, trainer: &mut Trainer, folder: &Path) -> Result<(), TrainerError> {
-    let context = &trainer.context;
-    if let (Some(reports), Some(step)) = (&mut trainer.reports, context.memory_step) {
-        for report in reports::left(folder, context, step) {
-            reports.keep(&report);
-            pipe.tell(&FromTrainer::Step(report))?;
-        }
-    }
-    reports::forget_older(folder, context);
-    Ok(())
+fn tell_again(pipe: &Pipe, trainer: &mut Trainer) -> Result<(), TrainerError> {
+    let reports = trainer.reports.iter_mut();
+    let left = reports.flat_map(|reports| reports.take_over(&trainer.context));
+    left.map(FromTrainer::Step)
+        .try_for_each(|report| pipe.tell(&report))
 }
 
 /// What trainers of this job that died left in the worker's memory.
@@ -203,7 +195,7 @@ fn load_state(
         Some(Refill::Parity(parities)) => {
             tracing::info!(epoch = %parities.epoch, "goes back to its group's exchange");
         }
-        Some(Refill::Mean(shares)) => {
+        Some(Refill::Mean(shares) | Refill::Best { best_of: shares }) => {
             tracing::warn!(?shares, "its state is lost: takes a mean of its neighbours'")
         }
     }

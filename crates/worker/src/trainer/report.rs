@@ -1,4 +1,4 @@
-//! What rank 0 tells about a step, and the sums it needs for that.
+//! What is told about a step, and the sums that need others for that.
 
 use rekindle_transport::{Tag, TagKind};
 use rekindle_types::{RankId, StepReport};
@@ -48,24 +48,26 @@ fn hex(digest: u128) -> String {
     format!("{digest:032x}")
 }
 
-/// Adds one number of every rank, wrapping, on rank 0, without anybody waiting for rank 0. `index` tells sums of a step apart.
+/// Adds one number of every rank, wrapping, on each of `receivers`, without anybody waiting for them. `index` tells sums of a step apart.
 ///
 /// # Errors
 /// [`TrainerError::Transport`] when a rank is lost.
-pub fn to_rank_0(
+pub fn sum_for(
+    receivers: &[RankId],
     context: &Context,
     transport: &SharedTransport,
-    step: u64,
-    index: u32,
+    (step, index): (u64, u32),
     own: i128,
 ) -> Result<Option<i128>, TrainerError> {
-    let tag = Tag::new(TagKind::Eval, step, index);
-    if context.id() != RankId(0) {
-        transport.send_slice(RankId(0), tag, &[own], context.deadline())?;
+    let (me, tag) = (context.id(), Tag::new(TagKind::Eval, step, index));
+    for receiver in receivers.iter().filter(|rank| **rank != me) {
+        transport.send_slice(*receiver, tag, &[own], context.deadline())?;
+    }
+    if !receivers.contains(&me) {
         return Ok(None);
     }
     let mut sum = own;
-    for rank in context.plan.ranks().skip(1) {
+    for rank in context.plan.ranks().filter(|rank| *rank != me) {
         let mut word = [0_i128];
         transport.recv_into(rank, tag, &mut word, context.deadline())?;
         sum = sum.wrapping_add(word[0]);

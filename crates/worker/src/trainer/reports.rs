@@ -1,11 +1,16 @@
-//! The newest reports of rank 0's steps, where a successor finds them: what a killed worker never passed on is told again.
+//! The newest steps' reports, where a successor finds them: what a killed worker or a lost machine never passed on is told again.
 //!
 //! ```text
-//!   step s: its report is written here, then its state is kept, then it is told    so whoever goes on from s has its report
+//!   step s: its report is written here, then its state is kept, then rank 0 tells it    so whoever goes on from s has its report
 //!   successor: reports up to the step it goes on from are told again; the coordinator writes those it never heard of
 //! ```
 //!
-//! Lines of JSON in a file of the worker's folder, [`MOST`] at least and twice as many at most.
+//! Keepers ([`rekindle_plan::line_keepers`]) write them: rank 0, and ranks on other workers, for when rank 0's machine is lost. On every worker that
+//! has some, whoever wrote them, its first rank takes them over. Lines of JSON in a file of the worker's folder, [`MOST`] at least and twice as many at
+//! most.
+//!
+//! Invariant
+//! - WK-12 Where a keeper's state of a step is in memory, the step's report is, too.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,45 +26,77 @@ use super::left::prefix;
 const MOST: usize = 256;
 const OLD: &str = ".old";
 
-/// Keeps reports.
+/// The reports in a worker's memory.
 pub struct Reports {
+    folder: PathBuf,
     path: PathBuf,
+    /// Whether this rank adds those of its own steps.
+    adds: bool,
+    /// Made with the first report.
     file: Option<File>,
     lines: usize,
 }
 
 impl Reports {
-    /// Starts an empty file for this epoch's reports.
+    /// None where another rank sees to the reports in this worker's memory.
     #[must_use]
-    pub fn new(folder: &Path, context: &Context) -> Self {
+    pub fn start(folder: Option<&Path>, context: &Context) -> Option<Self> {
+        let folder = folder.filter(|_| context.is_first_on_worker())?;
         let path = folder.join(format!("{}{}", start(context), context.plan.epoch.0));
-        let file = create(&path);
-        let lines = 0;
-        Self { path, file, lines }
+        Some(Self {
+            folder: folder.to_owned(),
+            adds: context.line_keepers().contains(&context.id()),
+            file: None,
+            path,
+            lines: 0,
+        })
+    }
+
+    /// Takes over what trainers of older epochs kept: the newest reports up to the step that this one goes on from in memory, in order of
+    /// steps. Those of an epoch that went back to a checkpoint are of no use.
+    #[must_use]
+    pub fn take_over(&mut self, context: &Context) -> Vec<StepReport> {
+        let found = context.memory_step.map(|step| left(&self.folder, context, step));
+        let found = found.unwrap_or_default();
+        found.iter().for_each(|report| self.keep(report));
+        forget_older(&self.folder, context);
+        found
+    }
+
+    /// Keeps the report of a step that was committed, if that is this rank's part.
+    pub fn committed(&mut self, report: &StepReport) {
+        if self.adds {
+            self.keep(report);
+        }
     }
 
     /// Keeps one. When that fails, which is logged, nothing more is kept.
-    pub fn keep(&mut self, report: &StepReport) {
-        if self.lines == MOST && self.file.is_some() {
-            self.lines = 0;
-            self.file = match std::fs::rename(&self.path, old(&self.path)) {
-                Ok(()) => create(&self.path),
-                Err(error) => gone(&self.path, &error),
-            };
+    fn keep(&mut self, report: &StepReport) {
+        if let Err(error) = self.write(report) {
+            tracing::warn!(%error, path = %self.path.display(), "reports of steps aren't kept any more");
+            self.adds = false;
         }
-        let Some(file) = &mut self.file else { return };
-        let mut line = serde_json::to_vec(report).unwrap_or_default();
+    }
+
+    fn write(&mut self, report: &StepReport) -> std::io::Result<()> {
+        let mut line = serde_json::to_vec(report)?;
         line.push(b'\n');
-        match file.write_all(&line) {
-            Ok(()) => self.lines += 1,
-            Err(error) => self.file = gone(&self.path, &error),
+        if self.lines == MOST {
+            std::fs::rename(&self.path, old(&self.path))?;
+            (self.file, self.lines) = (None, 0);
         }
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(File::create(&self.path)?),
+        };
+        file.write_all(&line)?;
+        self.lines += 1;
+        Ok(())
     }
 }
 
 /// The newest reports up to `step` that trainers of older epochs kept, in order of steps.
-#[must_use]
-pub fn left(folder: &Path, context: &Context, step: u64) -> Vec<StepReport> {
+fn left(folder: &Path, context: &Context, step: u64) -> Vec<StepReport> {
     let mut all = BTreeMap::new();
     for path in older(folder, context) {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
@@ -78,7 +115,7 @@ pub fn left(folder: &Path, context: &Context, step: u64) -> Vec<StepReport> {
 }
 
 /// Removes what trainers of older epochs kept.
-pub fn forget_older(folder: &Path, context: &Context) {
+fn forget_older(folder: &Path, context: &Context) {
     for path in older(folder, context) {
         if let Err(error) = std::fs::remove_file(&path) {
             tracing::warn!(%error, path = %path.display(), "an old trainer's reports can't be removed");
@@ -111,15 +148,6 @@ fn old(path: &Path) -> PathBuf {
     name.into()
 }
 
-fn create(path: &Path) -> Option<File> {
-    File::create(path).map_or_else(|error| gone(path, &error), Some)
-}
-
-fn gone(path: &Path, error: &std::io::Error) -> Option<File> {
-    tracing::warn!(%error, path = %path.display(), "reports of steps aren't kept");
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,25 +169,72 @@ mod tests {
         }
     }
 
+    fn context_of(epoch: u64, rank: u32) -> Context {
+        let rank = rekindle_types::Rank { lane: 0, stage: rank };
+        let mut context = context(1, 3, rank);
+        context.plan.epoch = rekindle_types::Epoch(epoch);
+        let name = |name: &str| rekindle_types::WorkerId::new(name).unwrap();
+        context.plan.workers = ["a", "b", "c"].map(name).to_vec();
+        context.spec.recovery.sources = vec![rekindle_types::spec::RecoverySource::Local];
+        context.memory_step = Some(u64::MAX);
+        context
+    }
+
+    fn started(folder: &Path, context: &Context) -> Reports {
+        Reports::start(Some(folder), context).unwrap()
+    }
+
+    fn steps(found: &[StepReport]) -> Vec<u64> {
+        found.iter().map(|report| report.step).collect()
+    }
+
     #[test]
     fn a_successor_finds_the_newest_reports_up_to_its_step_and_no_torn_one() {
         let folder = tempfile::tempdir().unwrap();
-        let mut context = context(1, 1, rekindle_types::Rank { lane: 0, stage: 0 });
-        let mut reports = Reports::new(folder.path(), &context);
+        let mut context = context_of(1, 0);
+        let mut reports = started(folder.path(), &context);
         let last = 2 * MOST as u64 + 10;
-        (1..=last).for_each(|step| reports.keep(&report(step)));
+        (1..=last).for_each(|step| reports.committed(&report(step)));
         write!(reports.file.as_mut().unwrap(), "{{\"step\":{}", last + 1).unwrap();
-        let steps = |context: &Context, step| -> Vec<u64> {
-            let found = left(folder.path(), context, step);
-            found.iter().map(|report| report.step).collect()
-        };
-        assert!(steps(&context, last).is_empty(), "its own epoch's");
+        assert!(left(folder.path(), &context, last).is_empty(), "its own epoch's");
         context.plan.epoch = context.plan.epoch.next();
-        let found = steps(&context, last + 1);
+        let found = steps(&left(folder.path(), &context, last + 1));
         assert_eq!((found.len(), found.last()), (MOST, Some(&last)));
         assert!(found.is_sorted());
-        assert_eq!(steps(&context, last - 3).last(), Some(&(last - 3)));
-        forget_older(folder.path(), &context);
-        assert!(steps(&context, last).is_empty());
+        context.memory_step = Some(last - 3);
+        let mut successor = started(folder.path(), &context);
+        assert_eq!(steps(&successor.take_over(&context)).last(), Some(&(last - 3)));
+        assert!(
+            left(folder.path(), &context, last).is_empty(),
+            "there is a newer file"
+        );
+        // Whoever comes after that one has them from it, and none after its step.
+        let next = context_of(3, 0);
+        let found = steps(&started(folder.path(), &next).take_over(&next));
+        assert_eq!((found.len(), found.last()), (MOST, Some(&(last - 3))));
+    }
+
+    #[test]
+    fn a_rank_that_adds_none_hands_on_what_it_found_unless_the_job_went_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = context_of(1, 0);
+        started(folder.path(), &first).committed(&report(4));
+        for epoch in [2, 3] {
+            let mut context = context_of(epoch, 2);
+            let mut other = started(folder.path(), &context);
+            assert_eq!(steps(&other.take_over(&context)), [4]);
+            other.committed(&report(5));
+            context.plan.epoch = context.plan.epoch.next();
+            assert_eq!(
+                steps(&left(folder.path(), &context, 9)),
+                [4],
+                "the step was somebody else's to keep"
+            );
+        }
+        let mut back = context_of(4, 2);
+        back.memory_step = None;
+        assert!(started(folder.path(), &back).take_over(&back).is_empty());
+        let next = context_of(5, 2);
+        assert!(left(folder.path(), &next, 9).is_empty());
     }
 }

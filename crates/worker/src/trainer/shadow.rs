@@ -66,6 +66,13 @@ pub fn pieces(context: &Context, rank: RankId) -> Vec<(LayerId, StateKind)> {
         .collect()
 }
 
+/// What of that its guards keep: where other lanes have the weights, moments alone.
+pub fn guarded_pieces(context: &Context, rank: RankId) -> Vec<(LayerId, StateKind)> {
+    let mut all = pieces(context, rank);
+    all.retain(|(_, kind)| *kind != StateKind::Weights || !context.guards_keep_moments_alone());
+    all
+}
+
 /// The tag of a piece of a rank's state.
 pub fn piece_tag(kind: TagKind, step: u64, context: &Context, (layer, of): (LayerId, StateKind)) -> Tag {
     let part = match of {
@@ -114,8 +121,9 @@ impl Shadows {
         engine: &Engine,
         step: u64,
     ) -> Result<(), TrainerError> {
-        let own = pieces(context, context.id());
-        let theirs: Vec<_> = self.wards.iter().map(|ward| pieces(context, ward.id)).collect();
+        let own = guarded_pieces(context, context.id());
+        let wards = self.wards.iter();
+        let theirs: Vec<_> = wards.map(|ward| guarded_pieces(context, ward.id)).collect();
         let most = theirs.iter().map(Vec::len).max().unwrap_or(0).max(own.len());
         for turn in 0..most {
             if let (false, Some(&(layer, kind))) = (context.own_guards().is_empty(), own.get(turn)) {
@@ -253,7 +261,8 @@ fn kept(folder: &Path, context: &Context, ward: RankId) -> Result<Option<Kept>, 
     match made {
         Ok(keep) => {
             let device = Arc::new(Computing::beside(Some(keep.memory()))?);
-            let mut shadow = Shadow::new(device, setup::stage_of(context, context.plan.rank(ward)))?;
+            let stage = setup::stage_of(context, context.plan.rank(ward));
+            let mut shadow = Shadow::new(device, stage, !context.guards_keep_moments_alone())?;
             shadow.reserve_whole()?;
             Ok(Some(Kept { ward, shadow, keep }))
         }
@@ -264,9 +273,8 @@ fn kept(folder: &Path, context: &Context, ward: RankId) -> Result<Option<Kept>, 
     }
 }
 
-/// Bytes that what a rank owns and as many spare buffers take.
+/// Bytes that what is kept of a rank and as many spare buffers take.
 fn room(context: &Context, rank: RankId) -> u64 {
-    let owned = |layer| pages(context.owned_by(rank, layer).len());
-    let layers = context.owned_layers(rank).into_iter();
-    2 * 3 * layers.map(owned).sum::<u64>()
+    let kept = |(layer, _)| pages(context.owned_by(rank, layer).len());
+    2 * guarded_pieces(context, rank).into_iter().map(kept).sum::<u64>()
 }

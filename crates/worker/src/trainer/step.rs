@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   tokens -> 1F1B, gradients over lanes (and ends of a tied matrix) and to the guard -> those of the wards -> sums of all ranks = COMMIT POINT
-//!          -> AdamW on the own shard -> weights over lanes -> report (rank 0) -> state kept in shared memory -> the next step
+//!          -> AdamW on the own shard -> weights over lanes -> report -> state kept in shared memory -> the next step
 //!          -> AdamW on the wards' shards, on another thread, until the next commit point
 //! ```
 
@@ -11,9 +11,10 @@ use std::time::Instant;
 use rekindle_model::ExactSum;
 use rekindle_plan::learning_rate;
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{LayerId, StepReport};
+use rekindle_types::{LayerId, RankId, StepReport};
 
 use super::batch::Batch;
+use super::choose::choose;
 use super::commit::{Sums, clip_factor};
 use super::context::{Context, SharedTransport};
 use super::lanes::Lanes;
@@ -23,7 +24,7 @@ use super::parity::Parity;
 use super::pipeline::Pipeline;
 use super::reduction::Reduction;
 use super::refill::Refill;
-use super::report::{Measured, to_rank_0};
+use super::report::{Measured, sum_for};
 use super::reports::Reports;
 use super::saver::Saver;
 use super::setup::Text;
@@ -48,7 +49,7 @@ pub struct Trainer {
     pub told: Told,
     /// Keeps its state where a successor finds it, if the job wants that.
     pub local: Option<Local>,
-    /// Keeps rank 0's reports there, too.
+    /// Keeps the newest reports there, too, if this rank does that for its worker.
     pub reports: Option<Reports>,
     /// Its guard's and its wards' part.
     pub shadows: Shadows,
@@ -74,11 +75,13 @@ impl Trainer {
                 memory,
                 step,
             };
-            refill.run(&mut self.engine)?;
+            let sources = refill.run(&mut self.engine)?;
             let tied = Tied { context, transport };
             tied.send_weights(&self.engine, step)?;
             tied.take_weights(&mut self.engine, step)?;
+            choose(self, &sources)?;
         }
+        let (context, transport) = (&self.context, &self.transport);
         if let Some(local) = &mut self.local {
             local.keep(step, &self.engine)?;
             local.forget_older(context);
@@ -147,15 +150,15 @@ impl Trainer {
             state_digest,
             val_loss,
         };
-        let report = (self.context.id().0 == 0).then(|| measured.report(&self.context));
-        if let (Some(reports), Some(report)) = (&mut self.reports, &report) {
-            reports.keep(report);
+        let report = measured.report(&self.context);
+        if let Some(reports) = &mut self.reports {
+            reports.committed(&report);
         }
         // After its report, so that whoever goes on from this state can tell of it.
         if let Some(local) = &mut self.local {
             local.keep(step, &self.engine)?;
         }
-        Ok(report)
+        Ok((self.context.id() == RankId(0)).then_some(report))
     }
 
     /// After the last step: the wards' states of it are published.
@@ -269,13 +272,14 @@ impl Trainer {
         super::evaluate::evaluate(self, step)
     }
 
-    /// On digest steps: the whole state's digest on rank 0, none elsewhere.
+    /// On digest steps: the whole state's digest on the keepers of lines, none elsewhere.
     fn digest_if_due(&self, step: u64) -> Result<Option<u128>, TrainerError> {
         if !self.context.is_due(step, self.context.spec.training.digest_every) {
             return Ok(None);
         }
         let own = self.engine.digest()?.0;
-        let words = to_rank_0(&self.context, &self.transport, step, 0, own.cast_signed())?;
+        let (context, keepers) = (&self.context, self.context.line_keepers());
+        let words = sum_for(&keepers, context, &self.transport, (step, 0), own.cast_signed())?;
         Ok(words.map(i128::cast_unsigned))
     }
 }

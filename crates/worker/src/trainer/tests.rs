@@ -1,5 +1,7 @@
 //! The exactness contract on whole trainers: threads instead of processes, the in-memory transport instead of TCP.
 
+mod choice;
+mod lines;
 mod shadows;
 
 use std::collections::BTreeMap;
@@ -16,11 +18,12 @@ use rekindle_types::{
     StepReport, WorkerId,
 };
 
-use super::context::SharedTransport;
+use super::context::{Context, SharedTransport};
 use super::device::Computing;
 use super::left::Memory;
 use super::local::Local;
 use super::parity::{self, Parity};
+use super::reports::Reports;
 use super::shadow::{Shadows, pieces};
 use super::step::Trainer;
 use super::{TrainerError, export, setup};
@@ -147,6 +150,33 @@ fn one(
     folder: Option<&Path>,
 ) -> Result<(Vec<StepReport>, Owned), TrainerError> {
     let context = setup::context(start, Duration::from_secs(60))?;
+    let mut trainer = made(context, transport, threads, folder)?;
+    trainer.begin(&Memory::default(), false)?;
+    let mut reports = Vec::new();
+    for step in 1..=trainer.context.spec.training.steps {
+        reports.extend(trainer.step(step, false)?);
+    }
+    trainer.finish()?;
+    export::export(&trainer)?;
+    Ok((reports, owned(&trainer)))
+}
+
+fn owned(trainer: &Trainer) -> Owned {
+    let (context, engine) = (&trainer.context, &trainer.engine);
+    let bytes = |(layer, kind)| {
+        let bytes = engine.state_bytes(layer, kind, context.owned(layer)).unwrap();
+        ((layer, kind), bytes.into_owned())
+    };
+    pieces(context, context.id()).into_iter().map(bytes).collect()
+}
+
+/// A trainer with the job's first weights.
+fn made(
+    context: Context,
+    transport: SharedTransport,
+    threads: u32,
+    folder: Option<&Path>,
+) -> Result<Trainer, TrainerError> {
     let computing = Computing {
         device: DeviceId::Cpu,
         threads,
@@ -157,7 +187,8 @@ fn one(
     let text = setup::text(&context)?;
     let sets = parity::reserve(folder, &context)?;
     let parity = Parity::start(sets, folder, &context, &transport)?;
-    let mut trainer = Trainer {
+    let reports = Reports::start(folder, &context);
+    Ok(Trainer {
         context,
         transport,
         engine,
@@ -165,25 +196,11 @@ fn one(
         saver: None,
         told: Box::new(|_| Ok(())),
         local: None,
-        reports: None,
+        reports,
         shadows,
         parity,
         last_commit: Instant::now(),
-    };
-    trainer.begin(&Memory::default(), false)?;
-    let mut reports = Vec::new();
-    for step in 1..=trainer.context.spec.training.steps {
-        reports.extend(trainer.step(step, false)?);
-    }
-    trainer.finish()?;
-    export::export(&trainer)?;
-    let (context, engine) = (&trainer.context, &trainer.engine);
-    let bytes = |(layer, kind)| {
-        let bytes = engine.state_bytes(layer, kind, context.owned(layer)).unwrap();
-        ((layer, kind), bytes.into_owned())
-    };
-    let owned = pieces(context, context.id()).into_iter().map(bytes).collect();
-    Ok((reports, owned))
+    })
 }
 
 /// What must not depend on the shape of the cluster, to the bit.
