@@ -176,7 +176,13 @@ mod tests {
         ] {
             assert_eq!(mine(other), Answer::Make(IDS), "{other:?}");
         }
-        assert_eq!(answer(&offer(23_203, None), 23_203, Some(HELD)), Answer::Make);
+        let nothing = offer(23_203, None);
+        assert_eq!(
+            answer(&nothing, 23_203, Some(HELD), || Ok(IDS)),
+            Answer::Make(IDS)
+        );
+        let none = answer(&nothing, 23_203, None, || Err("no network".to_owned()));
+        assert_eq!(none, Answer::Neither("no network".to_owned()));
     }
 
     #[test]
