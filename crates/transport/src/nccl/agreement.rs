@@ -36,6 +36,10 @@ pub(crate) struct Offer {
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each link of a plan, for a moment"
+)]
 pub(crate) enum Answer {
     /// New communicators under these ids: the first for what the first end sends.
     Make([UniqueId; 2]),
