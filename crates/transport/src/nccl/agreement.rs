@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!  first (the lower rank)                         second
-//!  Offer: version, what it holds, ids    ──>      compares with its own
-//!                                        <──      Answer: make, keep, or neither and why
-//!      both make communicators, or take up those they hold
-//!  Ready, or why not                     <──>     Ready, or why not
+//!  Offer: version, what it holds    ──>      compares with its own
+//!                                   <──      Answer: keep, make under these ids, or neither and why
+//!      both take up communicators that they hold, or make new ones
+//!  Ready, or why not                <──>     Ready, or why not
 //! ```
+//!
+//! Ids are made by the answering end, and only where they are needed: NCCL listens for those that come under each until the process ends.
 //!
 //! In and out: values and their bytes. Bytes that make no sense are an error, which names what.
 
@@ -30,23 +32,30 @@ pub(crate) struct Offer {
     /// NCCL's version; 0 without NCCL.
     pub(crate) version: i32,
     pub(crate) held: Option<Held>,
-    /// To meet under anew.
-    pub(crate) ids: [UniqueId; 2],
 }
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each link of a plan, for a moment"
+)]
 pub(crate) enum Answer {
-    /// Communicators under the offered ids.
-    Make,
+    /// New communicators under these ids: the first for what the first end sends.
+    Make([UniqueId; 2]),
     /// Those that both hold.
     Keep,
     /// Nothing: TCP.
     Neither(String),
 }
 
-/// The second end's decision.
-pub(crate) fn answer(offer: &Offer, version: i32, held: Option<Held>) -> Answer {
+/// The second end's decision. `ids` are asked for where they are needed, and give a reason where there can't be any.
+pub(crate) fn answer(
+    offer: &Offer,
+    version: i32,
+    held: Option<Held>,
+    ids: impl FnOnce() -> Result<[UniqueId; 2], String>,
+) -> Answer {
     let neither = |why: &str| Answer::Neither(why.to_owned());
     if version == 0 {
         return neither("the higher rank has no NCCL");
@@ -67,7 +76,7 @@ pub(crate) fn answer(offer: &Offer, version: i32, held: Option<Held>) -> Answer 
     });
     match offer.held {
         Some(theirs) if turned == Some(theirs) => Answer::Keep,
-        _ => Answer::Make,
+        _ => ids().map_or_else(Answer::Neither, Answer::Make),
     }
 }
 
@@ -76,7 +85,7 @@ pub(crate) fn birth(ids: &[UniqueId; 2]) -> u64 {
     xxh3_64(&[ids[0].0, ids[1].0].concat())
 }
 
-const HEAD: usize = 4 + 1 + 3 * 8;
+const OFFER_BYTES: usize = 4 + 1 + 3 * 8;
 
 impl Offer {
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -90,16 +99,13 @@ impl Offer {
         for number in [held.birth, held.sent, held.received] {
             out.extend(number.to_le_bytes());
         }
-        out.extend(self.ids.iter().flat_map(|id| id.0));
         out
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
-        let long = bytes.len() == HEAD + 256;
-        let (head, ids) = bytes
-            .split_at_checked(HEAD)
-            .filter(|_| long)
-            .ok_or("an offer of NCCL has another length")?;
+        let head: &[u8; OFFER_BYTES] = bytes
+            .try_into()
+            .map_err(|_| "an offer of NCCL has another length")?;
         let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| head[at + i]));
         let held = match head[4] {
             0 => None,
@@ -113,7 +119,6 @@ impl Offer {
         Ok(Self {
             version: i32::from_le_bytes(std::array::from_fn(|i| head[i])),
             held,
-            ids: [0, 128].map(|from| UniqueId(std::array::from_fn(|i| ids[from + i]))),
         })
     }
 }
@@ -121,7 +126,7 @@ impl Offer {
 impl Answer {
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Make => vec![0],
+            Self::Make(ids) => [&[0], &ids[0].0[..], &ids[1].0].concat(),
             Self::Keep => vec![1],
             Self::Neither(why) => [&[2], why.as_bytes()].concat(),
         }
@@ -129,7 +134,9 @@ impl Answer {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
         match bytes {
-            [0] => Ok(Self::Make),
+            [0, ids @ ..] if ids.len() == 256 => Ok(Self::Make(
+                [0, 128].map(|from| UniqueId(std::array::from_fn(|i| ids[from + i]))),
+            )),
             [1] => Ok(Self::Keep),
             [2, why @ ..] => Ok(Self::Neither(String::from_utf8_lossy(why).into_owned())),
             _ => Err("an answer about NCCL is none of the three"),
@@ -142,12 +149,10 @@ mod tests {
     use super::*;
 
     fn offer(version: i32, held: Option<Held>) -> Offer {
-        Offer {
-            version,
-            held,
-            ids: [UniqueId([1; 128]), UniqueId([2; 128])],
-        }
+        Offer { version, held }
     }
+
+    const IDS: [UniqueId; 2] = [UniqueId([1; 128]), UniqueId([2; 128])];
 
     const HELD: Held = Held {
         birth: 7,
@@ -157,7 +162,7 @@ mod tests {
 
     #[test]
     fn what_both_hold_at_rest_with_the_same_past_is_kept() {
-        let mine = |held| answer(&offer(23_203, Some(HELD)), 23_203, held);
+        let mine = |held| answer(&offer(23_203, Some(HELD)), 23_203, held, || Ok(IDS));
         let turned = Held {
             sent: 5,
             received: 3,
@@ -173,15 +178,21 @@ mod tests {
                 ..turned
             }),
         ] {
-            assert_eq!(mine(other), Answer::Make, "{other:?}");
+            assert_eq!(mine(other), Answer::Make(IDS), "{other:?}");
         }
-        assert_eq!(answer(&offer(23_203, None), 23_203, Some(HELD)), Answer::Make);
+        let nothing = offer(23_203, None);
+        assert_eq!(
+            answer(&nothing, 23_203, Some(HELD), || Ok(IDS)),
+            Answer::Make(IDS)
+        );
+        let none = answer(&nothing, 23_203, None, || Err("no network".to_owned()));
+        assert_eq!(none, Answer::Neither("no network".to_owned()));
     }
 
     #[test]
     fn without_nccl_at_one_end_or_with_two_versions_it_is_tcp() {
         for (first, second) in [(0, 0), (0, 23_203), (23_203, 0), (23_203, 23_007)] {
-            let Answer::Neither(why) = answer(&offer(first, None), second, None) else {
+            let Answer::Neither(why) = answer(&offer(first, None), second, None, || Ok(IDS)) else {
                 panic!("{first} and {second} agreed");
             };
             assert!(why.contains("NCCL"), "{why}");
@@ -200,15 +211,16 @@ mod tests {
             let wrong = [&bytes[..4], &[2], &bytes[5..]].concat();
             assert!(Offer::decode(&wrong).is_err());
         }
-        for answer in [Answer::Make, Answer::Keep, Answer::Neither("so".into())] {
+        for answer in [Answer::Make(IDS), Answer::Keep, Answer::Neither("so".into())] {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
         }
-        assert!(Answer::decode(&[]).is_err() && Answer::decode(&[1, 1]).is_err());
+        for nonsense in [&[][..], &[0], &[1, 1], &[3]] {
+            assert!(Answer::decode(nonsense).is_err(), "{nonsense:?}");
+        }
     }
 
     #[test]
     fn other_ids_are_another_birth() {
-        let ids = offer(1, None).ids;
-        assert_ne!(birth(&ids), birth(&[ids[1], ids[0]]));
+        assert_ne!(birth(&IDS), birth(&[IDS[1], IDS[0]]));
     }
 }

@@ -145,25 +145,28 @@ impl NcclEndpoint {
         linked: &TcpTransport,
         links: &BTreeSet<RankId>,
         deadline: Deadline,
-    ) -> Result<BTreeMap<RankId, (Answer, [UniqueId; 2])>, TransportError> {
+    ) -> Result<BTreeMap<RankId, Answer>, TransportError> {
         let me = linked.rank();
-        let mut plans = BTreeMap::new();
-        for &peer in links.iter().filter(|&&peer| me < peer) {
-            let offer = self.offer(peer);
-            let bytes = offer.encode();
-            (linked as &dyn Transport).send_slice(peer, OFFER, &bytes, deadline)?;
-            plans.insert(peer, (Answer::Make, offer.ids));
+        let (lower, higher): (Vec<_>, Vec<_>) = links.iter().copied().partition(|&peer| peer < me);
+        for &peer in &higher {
+            let offer = Offer {
+                version: self.version(),
+                held: self.held(peer),
+            };
+            (linked as &dyn Transport).send_slice(peer, OFFER, &offer.encode(), deadline)?;
         }
-        for &peer in links.iter().filter(|&&peer| peer < me) {
+        let mut plans = BTreeMap::new();
+        for peer in lower {
             let frame = linked.recv(peer, OFFER, deadline)?;
             let offer = Offer::decode(frame.bytes()).map_err(|why| nonsense(peer, why))?;
-            let answer = answer(&offer, self.version(), self.held(peer));
+            let answer = answer(&offer, self.version(), self.held(peer), || self.ids());
             (linked as &dyn Transport).send_slice(peer, ANSWER, &answer.encode(), deadline)?;
-            plans.insert(peer, (answer, offer.ids));
+            plans.insert(peer, answer);
         }
-        for (&peer, (plan, _)) in plans.range_mut(me..) {
+        for peer in higher {
             let frame = linked.recv(peer, ANSWER, deadline)?;
-            *plan = Answer::decode(frame.bytes()).map_err(|why| nonsense(peer, why))?;
+            let answer = Answer::decode(frame.bytes()).map_err(|why| nonsense(peer, why))?;
+            plans.insert(peer, answer);
         }
         Ok(plans)
     }
@@ -172,31 +175,22 @@ impl NcclEndpoint {
         self.kept.lock().get(&peer)?.held()
     }
 
-    fn offer(&self, peer: RankId) -> Offer {
-        let nothing = Offer {
-            version: 0,
-            held: None,
-            ids: [UniqueId([0; 128]); 2],
+    /// To meet under anew.
+    fn ids(&self) -> Result<[UniqueId; 2], String> {
+        let calls = self.calls.as_ref().ok_or("there is no NCCL")?;
+        let id = || {
+            calls
+                .unique_id()
+                .map_err(|code| format!("ncclGetUniqueId gave {}", calls.explain(code)))
         };
-        let Some(calls) = &self.calls else { return nothing };
-        match (calls.unique_id(), calls.unique_id()) {
-            (Ok(a), Ok(b)) => Offer {
-                version: calls.version(),
-                held: self.held(peer),
-                ids: [a, b],
-            },
-            (Err(code), _) | (_, Err(code)) => {
-                tracing::warn!(%peer, why = calls.explain(code), "NCCL gives no id to meet under");
-                nothing
-            }
-        }
+        Ok([id()?, id()?])
     }
 
     /// Makes the channels, all at once, and hears from each peer whether it could. A link gets its channel before its peer may use it.
     fn stand(
         &self,
         linked: &TcpTransport,
-        plans: BTreeMap<RankId, (Answer, [UniqueId; 2])>,
+        plans: BTreeMap<RankId, Answer>,
         deadline: Deadline,
     ) -> Result<Channels, TransportError> {
         let mut channels = Channels {
@@ -205,8 +199,8 @@ impl NcclEndpoint {
         };
         let mut failed = BTreeMap::new();
         let mut meant = BTreeSet::new();
-        for (peer, (answer, ids)) in plans {
-            match self.begin(peer, linked.rank() < peer, answer, &ids) {
+        for (peer, answer) in plans {
+            match self.begin(peer, linked.rank() < peer, answer) {
                 Ok(channel) => drop((meant.insert(peer), channels.all.insert(peer, channel))),
                 Err((why, told)) => {
                     failed.insert(peer, why);
@@ -243,13 +237,7 @@ impl NcclEndpoint {
     }
 
     /// A channel, perhaps not standing yet; or why there is none, and whether the peer knows that already.
-    fn begin(
-        &self,
-        peer: RankId,
-        first: bool,
-        answer: Answer,
-        ids: &[UniqueId; 2],
-    ) -> Result<Arc<Channel>, (String, bool)> {
+    fn begin(&self, peer: RankId, first: bool, answer: Answer) -> Result<Arc<Channel>, (String, bool)> {
         let kept = self.kept.lock().remove(&peer);
         let calls = self.calls.as_ref();
         match (answer, calls, kept) {
@@ -261,9 +249,9 @@ impl NcclEndpoint {
                 kept.take_up();
                 Ok(kept)
             }
-            (Answer::Make, Some(calls), kept) => {
+            (Answer::Make(ids), Some(calls), kept) => {
                 self.kept.abort_all(kept);
-                Channel::meet(calls, birth(ids), ids, first, &self.options)
+                Channel::meet(calls, birth(&ids), &ids, first, &self.options)
                     .map(Arc::new)
                     .map_err(|fault: Fault| (fault.to_string(), false))
             }

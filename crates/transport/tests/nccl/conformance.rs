@@ -86,8 +86,8 @@ impl Harness for Simulated {
             to: RankId(1),
         };
         stream.write_all(&hello.encode()).unwrap();
-        // Without NCCL: version 0, holds nothing, no ids.
-        let offer = [0_u8; 285];
+        // Without NCCL: version 0, holds nothing.
+        let offer = [0_u8; 29];
         let header = Header {
             frame: FrameType::Data(Tag::new(TagKind::Pair, 0, 0)),
             job_hash: member(0, 2).job_hash(),

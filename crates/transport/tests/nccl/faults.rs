@@ -252,7 +252,7 @@ fn where_one_end_fails_to_meet_both_use_tcp() {
         (0, "init", Code::SYSTEM),
         (1, "init", Code::CUDA),
         (1, "state", Code(99)),
-        (0, "unique_id", Code::SYSTEM),
+        (1, "unique_id", Code::SYSTEM),
     ] {
         let cluster = Cluster::default();
         let options = NcclOptions {
