@@ -1,6 +1,6 @@
 //! A job that lost a part: whether it may go on, and from when on it is placed again (CO-8).
 //!
-//! All its trainers are stopped; it waits in state RECOVERING for the slots it had, for a while; then it goes on with what is there,
+//! All its trainers give the epoch up ([`crate::edits`]); it waits in state RECOVERING for the slots it had, for a while; then it goes on with what is there,
 //! under a new epoch, every rank from the same step: one that all have in memory, or the newest valid checkpoint.
 
 use std::collections::BTreeSet;
@@ -49,10 +49,11 @@ fn move_to(plan: &mut Plan, ranks: &BTreeSet<RankId>, mut slots: Vec<Slot>) -> O
 }
 
 impl Coordinator {
-    /// Free slots, without those that other jobs need back because their state lies there; and without those on devices that failed, if the job
-    /// can do without them.
+    /// Free slots and those of its own trainers that wait, without those that other jobs need back because their state lies there; and without those
+    /// on devices that failed, if the job can do without them.
     pub(crate) fn slots_for(&self, id: &JobId) -> Vec<Slot> {
         let mut free = self.registry.free_slots();
+        free.extend(self.waiting_slots(id));
         for worker in self
             .live
             .jobs()
@@ -149,6 +150,7 @@ impl Coordinator {
         self.regroups
             .insert(id.clone(), self.mono() + self.config.regroup);
         let reason = format!("the job starts again: {}", crate::notes::told(&failure));
+        let verdict = failure.clone();
         self.record(Change::Requeued {
             job: id.clone(),
             epoch,
@@ -158,7 +160,7 @@ impl Coordinator {
             stage_norms: last_step.map(|step| step.stage_norms).unwrap_or_default(),
         });
         self.forget_saves(id);
-        self.stop_holders(id, &reason);
+        self.halt_holders(id, &verdict, &reason);
     }
 
     /// The plan a recovering job had, if every one of its workers has room for its ranks: they may have the state in memory.
@@ -261,14 +263,14 @@ impl Coordinator {
         Some(plan)
     }
 
-    /// What a recovering job waits for before it is placed: its old trainers to be gone (or their worker lost), and for a while as
+    /// What a recovering job waits for before it is placed: its old trainers to wait or be gone (or their worker lost), and for a while as
     /// many slots as it had.
     pub(crate) fn regroups(&self, id: &JobId, free: &[Slot]) -> Option<&'static str> {
         if self.state_of(id) != Some(JobState::Recovering) {
             return None;
         }
-        if !self.registry.holders(id).is_empty() {
-            return Some("waits for its trainers to stop");
+        if self.registry.is_busy(id) {
+            return Some("waits for its trainers to halt or stop");
         }
         let by = *self.regroups.get(id)?;
         let job = self.live.job(id)?;

@@ -17,6 +17,32 @@ pub(crate) struct Occupant {
     pub(crate) epoch: Epoch,
     /// When it was last told to stop.
     pub(crate) told_stop: Option<Mono>,
+    /// When it was told to give its epoch up.
+    pub(crate) told_halt: Option<Mono>,
+    /// It has given its epoch up, and waits for the next one.
+    pub(crate) halted: bool,
+}
+
+impl Occupant {
+    pub(crate) fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            told_stop: None,
+            told_halt: None,
+            halted: false,
+        }
+    }
+
+    /// Whether it can go over to another epoch.
+    pub(crate) fn waits(&self) -> bool {
+        self.halted && self.told_stop.is_none()
+    }
+
+    /// When it was told to halt, if nothing was heard since.
+    pub(crate) fn halt_unanswered(&self) -> Option<Mono> {
+        self.told_halt
+            .filter(|_| !self.halted && self.told_stop.is_none())
+    }
 }
 
 /// A worker.
@@ -125,6 +151,23 @@ impl Registry {
             }
         }
         slots
+    }
+
+    /// The trainers of `job` that wait for its next epoch, where that can be told them.
+    pub(crate) fn waiting<'a>(&'a self, job: &'a JobId) -> impl Iterator<Item = (&'a WorkerId, RankId)> + 'a {
+        let hears = |worker: &&Worker| worker.session.is_some() && !worker.draining;
+        let workers = self.workers.iter().filter(move |(_, worker)| hears(worker));
+        workers.flat_map(move |(name, worker)| {
+            let of = worker.occupants.iter().filter(move |((of, _), _)| of == job);
+            of.filter(|(_, occupant)| occupant.waits())
+                .map(move |((_, rank), _)| (name, *rank))
+        })
+    }
+
+    /// Whether trainers of `job` live that don't wait for its next epoch.
+    pub(crate) fn is_busy(&self, job: &JobId) -> bool {
+        let all = self.workers.values().flat_map(|worker| worker.occupants.keys());
+        all.filter(|(of, _)| of == job).count() > self.waiting(job).count()
     }
 
     /// Notes that the device of a worker failed.

@@ -133,10 +133,7 @@ impl Coordinator {
             plan.epoch == trainer.epoch && plan.workers.get(trainer.rank.0 as usize) == Some(worker)
         });
         if let Some(entry) = self.registry.workers.get_mut(worker) {
-            let occupant = Occupant {
-                epoch: trainer.epoch,
-                told_stop: None,
-            };
+            let occupant = Occupant::new(trainer.epoch);
             entry
                 .occupants
                 .insert((trainer.job.clone(), trainer.rank), occupant);

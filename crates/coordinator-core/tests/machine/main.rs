@@ -4,6 +4,7 @@ mod average;
 mod checkpoints;
 mod desk;
 mod devices;
+mod edits;
 mod failures;
 mod gang;
 mod hangs;

@@ -2,6 +2,7 @@
 
 use rekindle_compute::ComputeError;
 use rekindle_model::EngineError;
+use rekindle_transport::TransportError;
 use rekindle_types::{Failure, FailureClass, RankId};
 
 use super::load::is_damaged;
@@ -99,6 +100,15 @@ impl TrainerError {
             Self::Store(_) | Self::NotSaved { .. } => FailureClass::CheckpointIo,
             Self::NonFinite { .. } | Self::Average(_) => FailureClass::NumericNan,
             Self::Protocol { .. } | Self::Pipe(_) => FailureClass::Internal,
+        }
+    }
+
+    /// Whether the epoch can't go on for want of its peers, or was ended from outside: nothing is wrong with this process.
+    #[must_use]
+    pub fn gives_up(&self) -> bool {
+        match self {
+            Self::Transport(error) => error.is_peer_loss() || matches!(error, TransportError::Aborted { .. }),
+            _ => false,
         }
     }
 
