@@ -138,11 +138,7 @@ pub fn memory(spec: &JobSpec, plan: &Plan, rank: Rank, on: On) -> Memory {
             Dtype::Bf16 => stage.weights(FLOAT_BYTES / 2),
         },
         gradients: stage.weights(stage.sum),
-        moments: 2 * stage
-            .owned
-            .iter()
-            .map(|numel| stage.buffer(*numel, FLOAT_BYTES))
-            .sum::<u64>(),
+        moments: stage.moments(),
         activations: stage.in_flight * stage.slot(stage.blocks),
         scratch: stage.scratch(),
         spares: stage.spares(),

@@ -16,7 +16,7 @@ pub(super) struct StageShape<'a> {
     /// Elements of each layer here, a mirror last.
     held: Vec<u64>,
     /// Elements of each layer that this rank owns, a mirror left out.
-    pub owned: Vec<u64>,
+    owned: Vec<u64>,
     pub blocks: u64,
     embed: bool,
     head: bool,
@@ -113,9 +113,12 @@ impl<'a> StageShape<'a> {
         u64::from(self.spec.model.vocab_size)
     }
 
-    /// Bytes that the device gives for a buffer.
+    /// Bytes that the device gives for a buffer. Where places are aligned an empty one takes a place, too.
     pub fn buffer(&self, elements: u64, bytes: u64) -> u64 {
-        (elements * bytes).next_multiple_of(self.sizes.alignment)
+        let least = u64::from(self.sizes.alignment > 1);
+        (elements * bytes)
+            .max(least)
+            .next_multiple_of(self.sizes.alignment)
     }
 
     /// A buffer of activations.
@@ -131,6 +134,13 @@ impl<'a> StageShape<'a> {
     /// A buffer of `bytes` an element for each layer here.
     pub fn weights(&self, bytes: u64) -> u64 {
         self.held.iter().map(|numel| self.buffer(*numel, bytes)).sum()
+    }
+
+    /// Both moments of what is owned, for a mirror empty ones.
+    pub fn moments(&self) -> u64 {
+        let none = std::iter::repeat_n(&0, self.held.len() - self.owned.len());
+        let owned = self.owned.iter().chain(none);
+        2 * owned.map(|numel| self.wide(*numel)).sum::<u64>()
     }
 
     /// One block's activations but its input.
@@ -171,9 +181,9 @@ impl<'a> StageShape<'a> {
         let gradient = block(hidden * wide.max(self.query()))
             .max(head(vocab * hidden))
             .max(hidden);
-        let streams = 2 + u64::from(self.head);
         let tables = u64::from(self.spec.data.seq_len) * u64::from(self.spec.model.head_dim) / 2;
-        streams * self.acts(rows * hidden)
+        2 * self.acts(rows * hidden)
+            + self.acts(head(rows * hidden))
             + self.acts(block(rows * narrow))
             + self.acts(block(rows * wide))
             + self.acts(head(self.logit_rows() * vocab))
