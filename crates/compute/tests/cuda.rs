@@ -343,3 +343,25 @@ fn wrong_operands_are_named() {
     let error = Cuda::open(99, Precision::F32).err().unwrap();
     assert!(error.to_string().contains("99"), "{error}");
 }
+
+#[test]
+fn buffers_come_out_of_what_is_reserved_and_beside_it_when_that_is_full() {
+    let Some(cuda) = cuda(Precision::F32) else { return };
+    let opened = cuda.handed_out();
+    let all = cuda.memory().unwrap().1;
+    let error = cuda.reserve(all + 1, 0).unwrap_err();
+    assert!(matches!(error, ComputeError::OutOfMemory { .. }), "{error:?}");
+    cuda.reserve(8 << 20, 2 << 20).unwrap();
+    let free = cuda.memory().unwrap().0;
+    let six = |cuda: &Cuda| filled(cuda, &vec![1.5; 3 << 19]);
+    let a = six(&cuda);
+    assert_eq!((cuda.memory().unwrap().0, cuda.beside_reserved()), (free, 0));
+    assert_eq!(cuda.handed_out().now - opened.now, 8 << 20);
+    let b = six(&cuda);
+    assert_eq!(cuda.beside_reserved(), 6 << 20);
+    drop(a);
+    let c = six(&cuda);
+    assert_eq!(cuda.beside_reserved(), 6 << 20, "the place is used again");
+    assert!(read(&cuda, &b).iter().chain(&read(&cuda, &c)).all(|x| *x == 1.5));
+    assert_eq!(cuda.handed_out().peak - opened.now, 14 << 20);
+}

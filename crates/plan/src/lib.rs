@@ -1,4 +1,5 @@
-//! Planning as pure functions: layer cut, placement, guards and groups, pipeline schedule, micro-batch dispatch, learning rate, how often to save, cost figures.
+//! Planning as pure functions: layer cut, placement, guards and groups, pipeline schedule, micro-batch dispatch, learning rate, how often to save, figures of
+//! cost and memory.
 //!
 //! ```text
 //!   JobSpec + free slots --place--> Plan --program--> what each rank does in a step

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::cost::{FLOAT_BYTES, parameters, step_flops, work_flops};
 use crate::dispatch::micro_batches_of;
 use crate::guard::guards_of;
-use crate::memory::{Memory, On, memory};
+use crate::memory::{Memory, On, memory, write_table};
 use crate::schedule::bubble_share;
 use crate::survival::{SurvivalReport, survival};
 
@@ -277,10 +277,10 @@ impl fmt::Display for PlanReport {
         }
         let on_cpu: Option<Vec<Memory>> = self.stages.iter().map(|s| s.memory.cpu).collect();
         if let Some(on_cpu) = on_cpu {
-            memories(f, "MiB on a CPU", &on_cpu)?;
+            write_table(f, "MiB on a CPU", &on_cpu)?;
         }
         let on_cuda: Vec<Memory> = self.stages.iter().map(|s| s.memory.cuda).collect();
-        memories(f, "MiB on CUDA", &on_cuda)?;
+        write_table(f, "MiB on CUDA", &on_cuda)?;
         if !self.links.is_empty() {
             writeln!(f, "\n{:<30}{:<34}{:>14}", "bytes a step", "between", "")?;
         }
@@ -295,28 +295,6 @@ impl fmt::Display for PlanReport {
         }
         write!(f, "\n{}", self.recovery)
     }
-}
-
-/// What the trainers of the stages take, by use; uses that take nothing anywhere are left out.
-fn memories(f: &mut fmt::Formatter<'_>, title: &str, stages: &[Memory]) -> fmt::Result {
-    let is_used = |n: usize| stages.iter().any(|stage| stage.uses()[n].1 > 0);
-    let figure = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
-    let columns: Vec<usize> = (0..Memory::default().uses().len())
-        .filter(|n| is_used(*n))
-        .collect();
-    write!(f, "\n{title:<14}")?;
-    for n in &columns {
-        write!(f, "{:>13}", Memory::default().uses()[*n].0)?;
-    }
-    writeln!(f, "{:>13}", "sum")?;
-    for (stage, memory) in stages.iter().enumerate() {
-        write!(f, "{:<14}", format!("stage {stage}"))?;
-        for n in &columns {
-            write!(f, "{:>13}", figure(memory.uses()[*n].1))?;
-        }
-        writeln!(f, "{:>13}", figure(memory.total()))?;
-    }
-    Ok(())
 }
 
 pub(crate) fn mib(bytes: u64) -> String {

@@ -16,6 +16,7 @@ mod operands;
 mod ops;
 mod pool;
 mod rope;
+mod scratch;
 mod spares;
 mod stream;
 mod sums;
@@ -56,7 +57,7 @@ use crate::{Float, Result};
 pub struct Cpu<F> {
     pool: pool::Pool,
     spares: Arc<spares::Spares<F>>,
-    scratch: attention::Scratch<F>,
+    scratch: scratch::Scratch<F>,
     tally: Arc<Tally>,
     meter: meter::Meter,
     element: PhantomData<F>,
@@ -80,7 +81,7 @@ impl<F: Float> Cpu<F> {
         Ok(Self {
             pool: pool::Pool::new(threads)?,
             spares: Arc::new(spares::Spares::new(memory, Arc::clone(&tally))),
-            scratch: attention::Scratch::new(&tally),
+            scratch: scratch::Scratch::new(&tally),
             tally,
             meter: meter::Meter::default(),
             element: PhantomData,

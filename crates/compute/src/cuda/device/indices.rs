@@ -35,7 +35,7 @@ impl CudaIndices {
         self.values.clear();
         self.values.extend_from_slice(values);
         self.groups.get_mut().unwrap_or_else(PoisonError::into_inner).made = false;
-        self.there.send(stream, values)
+        self.there.send(stream, values, values.len())
     }
 
     /// The address of the first one.
@@ -52,8 +52,9 @@ impl CudaIndices {
                 .flat_map(|&(token, first, count)| [token, first as u32, count as u32])
                 .collect();
             held.count = groups.len();
-            held.rows.send(stream, &rows)?;
-            held.groups.send(stream, &flat)?;
+            held.rows.send(stream, &rows, rows.len())?;
+            // Room for as many groups as there can be, so that it never grows: a place that is given back leaves a gap.
+            held.groups.send(stream, &flat, 3 * self.values.len())?;
             held.made = true;
         }
         Ok(Grouped {
@@ -73,7 +74,8 @@ impl Upload {
         self.0.as_ref().map_or(0, |(_, memory, _)| memory.at())
     }
 
-    fn send(&mut self, stream: &Stream, words: &[u32]) -> Result<()> {
+    /// Sends words to a place that has room for at least so many.
+    fn send(&mut self, stream: &Stream, words: &[u32], room: usize) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(words);
         if let Some((host, device, copied)) = &mut self.0
             && host.len() >= bytes.len()
@@ -83,9 +85,10 @@ impl Upload {
             stream.copy_in_later(device.at(), host, bytes.len())?;
             return stream.record(copied);
         }
-        let mut host = Pinned::new(stream.context(), bytes.len())?;
-        let device = Memory::new(stream.context(), bytes.len())?;
-        host.slice_mut().copy_from_slice(bytes);
+        let room = bytes.len().max(room * size_of::<u32>());
+        let mut host = Pinned::new(stream.context(), room)?;
+        let device = Memory::new(stream.context(), room)?;
+        host.slice_mut()[..bytes.len()].copy_from_slice(bytes);
         stream.copy_in_later(device.at(), &host, bytes.len())?;
         let copied = stream.event()?;
         // What was there before goes after the copy into the new place was given; the driver waits for its users.

@@ -1,182 +1,33 @@
-//! What a rank takes of its device's memory, by what it is for.
-//!
-//! In: a job, its plan, a rank, a kind of device. Out: bytes. The buffers are those that the stage engine allocates (`Stage::new`, `Slots`, `Scratch`
-//! in `rekindle-model`), one by one, and the work space of the device's operations; a test in `rekindle-worker` trains and holds the sum against
-//! what the device counted.
-//!
-//! The figures of a CUDA device are derived from the code in the same way, from the device's own sizes ([`Sizes`], compared with the device's by
-//! a test). What was never held against a GPU: these figures. What isn't in them: a context, code, and what cuBLASLt takes by itself.
-//!
-//! Deliberately absent: memory of the host. Shadows, parities and what goes from rank to rank lie there (see [`crate::survival`]), the copies that
-//! a CUDA device makes of frozen state, too.
+//! The buffers of a stage, one by one.
 
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{BLOCK, Dtype, JobSpec, LayerId, Numerics, Plan, Rank, Recompute, shard_range};
-use serde::Serialize;
 
+use super::{On, Sizes};
 use crate::cost::{FLOAT_BYTES, parameters};
 use crate::dispatch::micro_batches_of;
 use crate::guard::guards_of;
 
-/// A kind of device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum On {
-    /// The processor, with so many threads that compute.
-    Cpu {
-        /// Threads.
-        threads: u32,
-    },
-    /// A CUDA device.
-    Cuda,
-}
-
-/// Sizes that a kind of device goes by; see `rekindle_compute::sizes`, which a test compares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sizes {
-    /// Every buffer takes a multiple of so many bytes.
-    pub alignment: u64,
-    /// About how many logits are worked on at once.
-    pub logits_at_once: u64,
-    /// The backward pass of a norm keeps one partial sum for so many rows.
-    pub norm_rows: u64,
-    /// Rows of a tile of attention that is worked on in memory.
-    pub attention_tile: u64,
-    /// Columns of what is packed inside attention come in multiples of this.
-    pub vector: u64,
-    /// Bytes that the library of matrix products is given.
-    pub workspace: u64,
-    /// The shared work space grows in steps of so many bytes.
-    pub space_step: u64,
-}
-
-impl Sizes {
-    /// Those of the CPU device.
-    pub const CPU: Self = Self {
-        alignment: 1,
-        logits_at_once: 1 << 21,
-        norm_rows: 64,
-        attention_tile: 32,
-        vector: 16,
-        workspace: 0,
-        space_step: 0,
-    };
-    /// Those of the CUDA device.
-    pub const CUDA: Self = Self {
-        alignment: 256,
-        logits_at_once: 1 << 28,
-        norm_rows: 8,
-        attention_tile: 0,
-        vector: 0,
-        workspace: 32 << 20,
-        space_step: 1 << 20,
-    };
-
-    /// Of a kind of device.
-    #[must_use]
-    pub fn of(on: On) -> Self {
-        match on {
-            On::Cpu { .. } => Self::CPU,
-            On::Cuda => Self::CUDA,
-        }
-    }
-}
-
-/// Bytes of a device's memory by use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Memory {
-    /// Weights in single precision, a copy of a tied matrix included.
-    pub weights: u64,
-    /// Their rounded copies, with `dtype = "bf16"`.
-    pub rounded: u64,
-    /// Gradient sums.
-    pub gradients: u64,
-    /// Adam's moments of what the rank owns.
-    pub moments: u64,
-    /// What micro-batches in flight keep for their backward passes.
-    pub activations: u64,
-    /// What one pass works in: the block at work, logits, the largest gradient of a matrix; and evaluation's activations.
-    pub scratch: u64,
-    /// Buffers that updates go on in while the state before them is held (on a CPU; a CUDA device copies that to the host).
-    pub spares: u64,
-    /// Work space of operations and of the library of matrix products.
-    pub workspace: u64,
-}
-
-impl Memory {
-    /// All of it.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.uses().into_iter().map(|(_, bytes)| bytes).sum()
-    }
-
-    /// By use, with the words for it.
-    #[must_use]
-    pub fn uses(&self) -> [(&'static str, u64); 8] {
-        [
-            ("weights", self.weights),
-            ("rounded", self.rounded),
-            ("gradients", self.gradients),
-            ("moments", self.moments),
-            ("activations", self.activations),
-            ("scratch", self.scratch),
-            ("spares", self.spares),
-            ("work space", self.workspace),
-        ]
-    }
-}
-
-/// What `rank` of `plan` takes on a device of this kind.
-#[must_use]
-pub fn memory(spec: &JobSpec, plan: &Plan, rank: Rank, on: On) -> Memory {
-    let stage = StageShape::of(spec, plan, rank, on);
-    Memory {
-        weights: stage.weights(FLOAT_BYTES),
-        rounded: match spec.training.dtype {
-            Dtype::F32 => 0,
-            Dtype::Bf16 => stage.weights(FLOAT_BYTES / 2),
-        },
-        gradients: stage.weights(stage.sum),
-        moments: 2 * stage
-            .owned
-            .iter()
-            .map(|numel| stage.buffer(*numel, FLOAT_BYTES))
-            .sum::<u64>(),
-        activations: stage.in_flight * stage.slot(stage.blocks),
-        scratch: stage.scratch(),
-        spares: stage.spares(),
-        workspace: match on {
-            On::Cpu { threads } => stage.beside_operands(threads),
-            On::Cuda => stage.sizes.workspace + stage.space(),
-        },
-    }
-}
-
-/// What of [`Memory::workspace`] the operations of a CUDA device share, bytes.
-#[must_use]
-pub fn shared_space(spec: &JobSpec, plan: &Plan, rank: Rank) -> u64 {
-    StageShape::of(spec, plan, rank, On::Cuda).space()
-}
-
 /// A stage of a lane, in numbers.
-struct StageShape<'a> {
+pub(super) struct StageShape<'a> {
     spec: &'a JobSpec,
-    sizes: Sizes,
+    pub sizes: Sizes,
     on: On,
     /// Elements of each layer here, a mirror last.
     held: Vec<u64>,
     /// Elements of each layer that this rank owns, a mirror left out.
     owned: Vec<u64>,
-    blocks: u64,
+    pub blocks: u64,
     embed: bool,
     head: bool,
     /// Micro-batches in flight.
-    in_flight: u64,
+    pub in_flight: u64,
     /// Tokens of a micro-batch.
     rows: u64,
     /// Bytes of an activation.
     activation: u64,
     /// Bytes of a gradient sum.
-    sum: u64,
+    pub sum: u64,
     /// The largest range of sums that another rank's is added to, elements.
     joined: u64,
     /// It sends mean gradients to guards.
@@ -184,7 +35,7 @@ struct StageShape<'a> {
 }
 
 impl<'a> StageShape<'a> {
-    fn of(spec: &'a JobSpec, plan: &Plan, rank: Rank, on: On) -> Self {
+    pub fn of(spec: &'a JobSpec, plan: &Plan, rank: Rank, on: On) -> Self {
         let cut = plan.stages.get(rank.stage as usize).cloned().unwrap_or(0..0);
         let layers: Vec<LayerId> = spec
             .model
@@ -262,9 +113,12 @@ impl<'a> StageShape<'a> {
         u64::from(self.spec.model.vocab_size)
     }
 
-    /// Bytes that the device gives for a buffer.
-    fn buffer(&self, elements: u64, bytes: u64) -> u64 {
-        (elements * bytes).next_multiple_of(self.sizes.alignment)
+    /// Bytes that the device gives for a buffer. Where places are aligned an empty one takes a place, too.
+    pub fn buffer(&self, elements: u64, bytes: u64) -> u64 {
+        let least = u64::from(self.sizes.alignment > 1);
+        (elements * bytes)
+            .max(least)
+            .next_multiple_of(self.sizes.alignment)
     }
 
     /// A buffer of activations.
@@ -278,8 +132,15 @@ impl<'a> StageShape<'a> {
     }
 
     /// A buffer of `bytes` an element for each layer here.
-    fn weights(&self, bytes: u64) -> u64 {
+    pub fn weights(&self, bytes: u64) -> u64 {
         self.held.iter().map(|numel| self.buffer(*numel, bytes)).sum()
+    }
+
+    /// Both moments of what is owned, for a mirror empty ones.
+    pub fn moments(&self) -> u64 {
+        let none = std::iter::repeat_n(&0, self.held.len() - self.owned.len());
+        let owned = self.owned.iter().chain(none);
+        2 * owned.map(|numel| self.wide(*numel)).sum::<u64>()
     }
 
     /// One block's activations but its input.
@@ -291,7 +152,7 @@ impl<'a> StageShape<'a> {
 
     /// One micro-batch's activations, of so many blocks: their inputs, what else they keep, the gradient that runs back, token ids. On a CUDA
     /// device rows are grouped by token for the embedding's gradient, too.
-    fn slot(&self, blocks: u64) -> u64 {
+    pub fn slot(&self, blocks: u64) -> u64 {
         let kept = match self.spec.training.recompute {
             Recompute::None => blocks * self.block(),
             Recompute::Block => 0,
@@ -312,7 +173,7 @@ impl<'a> StageShape<'a> {
             .min(self.rows)
     }
 
-    fn scratch(&self) -> u64 {
+    pub fn scratch(&self) -> u64 {
         let (rows, hidden, vocab) = (self.rows, self.hidden(), self.vocab());
         let block = |n: u64| if self.blocks > 0 { n } else { 0 };
         let head = |n: u64| if self.head { n } else { 0 };
@@ -320,9 +181,9 @@ impl<'a> StageShape<'a> {
         let gradient = block(hidden * wide.max(self.query()))
             .max(head(vocab * hidden))
             .max(hidden);
-        let streams = 2 + u64::from(self.head);
         let tables = u64::from(self.spec.data.seq_len) * u64::from(self.spec.model.head_dim) / 2;
-        streams * self.acts(rows * hidden)
+        2 * self.acts(rows * hidden)
+            + self.acts(head(rows * hidden))
             + self.acts(block(rows * narrow))
             + self.acts(block(rows * wide))
             + self.acts(head(self.logit_rows() * vocab))
@@ -358,7 +219,7 @@ impl<'a> StageShape<'a> {
 
     /// One spare for every buffer that an update replaces, where the last state is kept in memory; and what of the checkpoints' pool whole
     /// layers fill, the last ones first.
-    fn spares(&self) -> u64 {
+    pub fn spares(&self) -> u64 {
         if self.on == On::Cuda {
             return 0;
         }
@@ -384,7 +245,7 @@ impl<'a> StageShape<'a> {
 
     /// What a CPU's operations take beside their operands: packed heads and tiles of scores for each thread that attends, and a norm's
     /// partial sums.
-    fn beside_operands(&self, threads: u32) -> u64 {
+    pub fn beside_operands(&self, threads: u32) -> u64 {
         let model = &self.spec.model;
         let tasks = u64::from(self.spec.training.micro_batch) * u64::from(model.num_key_value_heads);
         let (tile, dim) = (
@@ -409,7 +270,7 @@ impl<'a> StageShape<'a> {
     }
 
     /// The largest work space that an operation of a CUDA device asks for.
-    fn space(&self) -> u64 {
+    pub fn space(&self) -> u64 {
         let lse = FLOAT_BYTES * self.rows * self.heads() * self.blocks.min(1);
         let losses = if self.head { 8 * self.logit_rows() } else { 0 };
         // Activations are widened on their way to the host, and the other way.
