@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rekindle_plan::end_guards_of;
 use rekindle_types::clock::Mono;
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
@@ -37,12 +38,16 @@ pub(crate) enum Search {
 
 /// Why a job can't go on whose state only workers had: that of the `lost` ranks is gone.
 pub(crate) fn memory_lost(job: &DurableJob, plan: &Plan, lost: &BTreeSet<RankId>) -> String {
-    let or_shadow = match job.is_shadowed() || job.keeps_parities() {
+    let (swaps, ends) = (job.spec.recovery.swaps(), end_guards_of(&job.spec, plan));
+    let or_shadow = match job.is_shadowed() || job.keeps_parities() || swaps {
         true => "",
         false => " or the source \"shadow\"",
     };
     let no_mean = match job.makes_up().then(|| made_of(job, plan, lost, &BTreeSet::new())) {
         Some(Err(why)) => format!(" (no mean either: {why})"),
+        Some(Ok(means)) if means.keys().any(|rank| ends.contains_key(rank)) => {
+            " (nor are the embedding or head of an end with the stage beside it)".to_owned()
+        }
         _ => String::new(),
     };
     format!(
@@ -55,8 +60,17 @@ fn numbered(ranks: &[RankRun]) -> impl Iterator<Item = (RankId, &RankRun)> {
     (0..).map(RankId).zip(ranks)
 }
 
-/// A rank whose worker has the state of `rank` at a step that `wanted` allows, which a guard left there.
-fn keeper(ranks: &[RankRun], rank: RankId, wanted: impl Fn(&u64) -> bool) -> Option<RankId> {
+/// A rank whose worker has the state of `rank` at a step that `wanted` allows, which a guard left there. None in a job that swaps, whose
+/// guards keep but the embedding or the head.
+fn keeper(
+    job: &DurableJob,
+    ranks: &[RankRun],
+    rank: RankId,
+    wanted: impl Fn(&u64) -> bool,
+) -> Option<RankId> {
+    if job.spec.recovery.swaps() {
+        return None;
+    }
     let has = |other: &RankRun| {
         let steps = other.in_memory.guarded.get(&rank);
         steps.is_some_and(|steps| steps.iter().any(&wanted))
@@ -78,7 +92,7 @@ pub(crate) fn found_at(
 ) -> (BTreeMap<RankId, Refill>, BTreeSet<RankId>) {
     let (mut refills, mut lost) = (BTreeMap::new(), BTreeSet::new());
     for (rank, _) in numbered(ranks).filter(|(_, run)| !run.in_memory.own.contains(&step)) {
-        let guard = keeper(ranks, rank, |held| *held == step).map(Refill::Guard);
+        let guard = keeper(job, ranks, rank, |held| *held == step).map(Refill::Guard);
         match guard.or_else(|| in_sets(job, ranks, rank, step).map(Refill::Parity)) {
             Some(refill) => drop(refills.insert(rank, refill)),
             None => drop(lost.insert(rank)),
@@ -124,7 +138,7 @@ fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<(u64, BTreeMap
 fn forgotten(job: &DurableJob, ranks: &[RankRun]) -> BTreeSet<RankId> {
     let lost = |(rank, run): &(RankId, &RankRun)| {
         run.in_memory.own.is_empty()
-            && keeper(ranks, *rank, |_| true).is_none()
+            && keeper(job, ranks, *rank, |_| true).is_none()
             && !parity::steps(ranks).any(|step| in_sets(job, ranks, *rank, step).is_some())
     };
     numbered(ranks).filter(lost).map(|(rank, _)| rank).collect()

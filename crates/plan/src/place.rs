@@ -1,5 +1,7 @@
 //! From a job and the free trainer slots to a plan.
 
+use std::ops::Range;
+
 use rekindle_types::spec::Auto;
 use rekindle_types::{Epoch, JobId, JobSpec, Plan, WorkerId};
 
@@ -63,8 +65,7 @@ pub fn place(job: &JobId, epoch: Epoch, spec: &JobSpec, free: &[Slot]) -> Result
     if needed > slots {
         return Err(PlaceError::NotEnoughWorkers { needed, free: slots });
     }
-    let cuts =
-        minimax(&layer_costs(spec), stages as usize).ok_or(PlaceError::TooManyStages { stages, layers })?;
+    let cuts = cut(spec, stages).ok_or(PlaceError::TooManyStages { stages, layers })?;
     Ok(Plan {
         job: job.clone(),
         epoch,
@@ -72,6 +73,27 @@ pub fn place(job: &JobId, epoch: Epoch, spec: &JobSpec, free: &[Slot]) -> Result
         stages: cuts,
         workers: spread(free, needed as usize),
     })
+}
+
+/// The layers of each stage. With swapped micro-batches every stage has blocks: embedding and head go with the block beside them.
+fn cut(spec: &JobSpec, stages: u32) -> Option<Vec<Range<u32>>> {
+    let costs = layer_costs(spec);
+    if !spec.recovery.swaps() {
+        return minimax(&costs, stages as usize);
+    }
+    let [embed, blocks @ .., head] = costs.as_slice() else {
+        return None;
+    };
+    let mut blocks = blocks.to_vec();
+    *blocks.first_mut()? += embed;
+    *blocks.last_mut()? += head;
+    let (last, cuts) = (blocks.len() as u32, minimax(&blocks, stages as usize)?);
+    let layers = |cut: Range<u32>| {
+        let start = if cut.start == 0 { 0 } else { cut.start + 1 };
+        let end = if cut.end == last { last + 2 } else { cut.end + 1 };
+        start..end
+    };
+    Some(cuts.into_iter().map(layers).collect())
 }
 
 /// Operations of each layer in a step, per token. An embedding costs a little, so that it isn't cut off alone for nothing.

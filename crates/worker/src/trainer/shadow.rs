@@ -18,6 +18,9 @@
 //! Shadows lie in shared memory and are updated by the processor, also where the ranks compute on CUDA devices: AdamW has the same bits on both.
 //! A rank on such a device keeps no state of its own there ([`super::local`]), so that its guards' are the only ones that outlive it.
 //!
+//! In a job that swaps micro-batches only the ends of the pipeline have guards, for the embedding and the head alone
+//! ([`Context::guarded_layers`]).
+//!
 //! Where the worker has no memory for a shadow, it is said in the log, and what the ward sends is dropped.
 
 use std::path::{Path, PathBuf};
@@ -39,7 +42,7 @@ use super::{Engine, TrainerError, setup};
 /// A rank that this one guards.
 struct Ward {
     id: RankId,
-    /// What it owns something of, in pipeline order.
+    /// What is kept of it, in pipeline order.
     layers: Vec<LayerId>,
     /// Whether there is memory for it.
     is_kept: bool,
@@ -60,7 +63,7 @@ pub struct Shadows {
 
 /// What is sent of a rank's state, in order.
 pub fn pieces(context: &Context, rank: RankId) -> Vec<(LayerId, StateKind)> {
-    let layers = context.owned_layers(rank).into_iter();
+    let layers = context.guarded_layers(rank).into_iter();
     layers
         .flat_map(|layer| StateKind::ALL.map(|kind| (layer, kind)))
         .collect()
@@ -90,7 +93,7 @@ impl Shadows {
             };
             wards.push(Ward {
                 id,
-                layers: context.owned_layers(id),
+                layers: context.guarded_layers(id),
                 is_kept: kept.is_some(),
             });
             all.extend(kept);
@@ -223,7 +226,7 @@ fn to_guards(
     Ok(())
 }
 
-/// The guards get the mean gradient of what this rank owns of `layer`. Nothing where it has none.
+/// The guards get the mean gradient of what this rank owns of `layer`. Nothing where it has none, or they don't keep that layer.
 ///
 /// # Errors
 /// [`TrainerError`] when a guard is lost.
@@ -233,7 +236,7 @@ pub fn send_gradient(
     sums: &mut GradientSums<AnyDevice>,
     (step, layer): (u64, LayerId),
 ) -> Result<(), TrainerError> {
-    if context.own_guards().is_empty() {
+    if context.own_guards().is_empty() || !context.is_guarded(layer) {
         return Ok(());
     }
     let mut gradient = transport.pool().take(4 * context.owned(layer).len());
@@ -253,7 +256,7 @@ fn kept(folder: &Path, context: &Context, ward: RankId) -> Result<Option<Kept>, 
     match made {
         Ok(keep) => {
             let device = Arc::new(Computing::beside(Some(keep.memory()))?);
-            let mut shadow = Shadow::new(device, setup::stage_of(context, context.plan.rank(ward)))?;
+            let mut shadow = Shadow::new(device, setup::guarded_stage_of(context, context.plan.rank(ward)))?;
             shadow.reserve_whole()?;
             Ok(Some(Kept { ward, shadow, keep }))
         }
@@ -267,6 +270,6 @@ fn kept(folder: &Path, context: &Context, ward: RankId) -> Result<Option<Kept>, 
 /// Bytes that what a rank owns and as many spare buffers take.
 fn room(context: &Context, rank: RankId) -> u64 {
     let owned = |layer| pages(context.owned_by(rank, layer).len());
-    let layers = context.owned_layers(rank).into_iter();
+    let layers = context.guarded_layers(rank).into_iter();
     2 * 3 * layers.map(owned).sum::<u64>()
 }

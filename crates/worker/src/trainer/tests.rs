@@ -1,7 +1,9 @@
 //! The exactness contract on whole trainers: threads instead of processes, the in-memory transport instead of TCP.
 
+mod ends;
 mod lines;
 mod shadows;
+mod swap;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -148,6 +150,23 @@ fn one(
     threads: u32,
     folder: Option<&Path>,
 ) -> Result<(Vec<StepReport>, Owned), TrainerError> {
+    let (reports, trainer) = trained(start, transport, threads, folder)?;
+    let (context, engine) = (&trainer.context, &trainer.engine);
+    let bytes = |(layer, kind)| {
+        let bytes = engine.state_bytes(layer, kind, context.owned(layer)).unwrap();
+        ((layer, kind), bytes.into_owned())
+    };
+    let owned = pieces(context, context.id()).into_iter().map(bytes).collect();
+    Ok((reports, owned))
+}
+
+/// A trainer after its last step.
+fn trained(
+    start: StartTrainer,
+    transport: SharedTransport,
+    threads: u32,
+    folder: Option<&Path>,
+) -> Result<(Vec<StepReport>, Trainer), TrainerError> {
     let context = setup::context(start, Duration::from_secs(60))?;
     let computing = Computing {
         device: DeviceId::Cpu,
@@ -180,13 +199,7 @@ fn one(
     }
     trainer.finish()?;
     export::export(&trainer)?;
-    let (context, engine) = (&trainer.context, &trainer.engine);
-    let bytes = |(layer, kind)| {
-        let bytes = engine.state_bytes(layer, kind, context.owned(layer)).unwrap();
-        ((layer, kind), bytes.into_owned())
-    };
-    let owned = pieces(context, context.id()).into_iter().map(bytes).collect();
-    Ok((reports, owned))
+    Ok((reports, trainer))
 }
 
 /// What must not depend on the shape of the cluster, to the bit.
