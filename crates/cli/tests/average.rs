@@ -53,6 +53,34 @@ fn an_inner_stage_that_nobody_has_is_made_of_its_neighbours_and_an_end_is_not() 
     }
 }
 
+/// With `average_by_loss` the trainers try several means, and training goes on with the best.
+#[test]
+fn a_mean_that_the_loss_decided_is_trained_on() {
+    const STEPS: u64 = 400;
+    let (folder, memory) = (
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir_in("/dev/shm").unwrap(),
+    );
+    let mut cluster = start(folder.path(), 4, memory.path());
+    let run = folder.path().join("chosen");
+    let sources = format!("{AVERAGE}\naverage_by_loss = true");
+    let job = Job::new(STEPS).over(3, 1).recovering(&sources);
+    let id = cluster.submit(&job.write(folder.path(), "chosen"));
+    reaches(&run, 30);
+    lose_machine(&mut cluster, home(memory.path(), &id, 1));
+    let incident = recovered(&cluster, &id, 1);
+    assert_eq!(incident["source"], "neighbour_average", "{incident}");
+    let decided = cluster.call(&["events", &id]).stdout;
+    assert!(
+        decided.contains("lower loss on a micro-batch; approximate"),
+        "{decided}"
+    );
+    assert_eq!(cluster.call(&["wait", &id]).code, 0);
+    assert_eq!(metrics(&run).len() as u64, STEPS);
+    let tried = cluster.call(&["logs", &id]).stdout;
+    assert!(tried.contains("has the lowest loss"), "{tried}");
+}
+
 /// A machine of one lane is lost with the first stage: the other lane has its weights.
 #[test]
 fn what_another_lane_has_of_an_end_is_taken_from_it() {

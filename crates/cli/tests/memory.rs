@@ -11,6 +11,7 @@ use common::{Job, metrics, reaches, signal, until};
 
 const LOCAL: &str = r#"["local"]"#;
 const SHADOW: &str = r#"["local", "shadow"]"#;
+const REPLICA: &str = r#"["local", "shadow", "replica"]"#;
 const TWO_GUARDS: &str = "[\"local\", \"shadow\"]\nguards = 2";
 
 #[test]
@@ -184,14 +185,12 @@ fn lanes_and_tied_ends_survive_machine_after_machine() {
     );
     let mut cluster = start(folder.path(), 7, memory.path());
     let run = folder.path().join("lanes");
-    let job = || {
-        let job = Job {
-            tied: true,
-            ..Job::new(STEPS)
-        };
-        job.over(2, 2).recovering(SHADOW)
+    let job = || Job {
+        tied: true,
+        ..Job::new(STEPS)
     };
-    let id = cluster.submit(&job().write(folder.path(), "lanes"));
+    let lanes = job().over(2, 2).recovering(REPLICA);
+    let id = cluster.submit(&lanes.write(folder.path(), "lanes"));
     // Rank 0 reports the steps, and isn't heard for a while before it is lost; rank 1 guards it and is the last stage; rank 3 is the other lane's.
     for (n, rank) in [0, 1, 3].into_iter().enumerate() {
         let reached = metrics(&run).pop_last().map_or(0, |(step, _)| step);

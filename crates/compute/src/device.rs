@@ -367,7 +367,8 @@ pub trait Device: Send + Sync + Sized + 'static {
         parts: &[AdamPart],
         hashing: Option<Hashing<'_>>,
     ) -> Result<bool>;
-    /// [`Device::adamw`] with another rank's [`Device::mean`] (`step.tokens` is ignored). A device may lose the sign of a zero.
+    /// [`Device::adamw`] with another rank's [`Device::mean`] (`step.tokens` is ignored). A device may lose the sign of a zero. With an empty
+    /// range of weights the moments alone, which don't depend on them.
     fn adamw_with(
         &self,
         target: AdamTarget<'_, Self::Buffer>,
@@ -376,11 +377,7 @@ pub trait Device: Send + Sync + Sized + 'static {
         step: &AdamStep,
         parts: &[AdamPart],
     ) -> Result<()> {
-        let (all, step) = (0..gradient.len(), AdamStep { tokens: 1, ..*step });
-        let mut sums = self.alloc_sums(SumKind::Float, all.end)?;
-        self.add_sums_bytes(&mut sums, all.clone(), bytemuck::cast_slice(gradient))?;
-        self.adamw(target, source, &mut sums, all, &step, parts, None)
-            .map(drop)
+        crate::adam::with_floats(self, (target, source), gradient, step, parts)
     }
 
     /// Holds on to what the elements are now, whatever is written to the buffer later. Copies nothing on the caller's time. Until the

@@ -76,11 +76,11 @@ pub(crate) fn made_up(job: &DurableJob, plan: &Plan, ranks: &[RankRun]) -> Optio
     let all: Vec<_> = steps.filter(|step| *step > start).filter_map(at).collect();
     let (step, (mut refills, means)) = best(job, &all)?;
     let rebuilt = rebuilt(job, plan, step, &means);
-    refills.extend(
-        means
-            .into_iter()
-            .map(|(rank, shares)| (rank, Refill::Mean(shares))),
-    );
+    let refill = |shares: Vec<Share>| match job.spec.recovery.average_by_loss && shares.len() > 1 {
+        true => Refill::Best { best_of: shares },
+        false => Refill::Mean(shares),
+    };
+    refills.extend(means.into_iter().map(|(rank, shares)| (rank, refill(shares))));
     Some(Origin {
         step: Some(step),
         refills,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rekindle_plan::end_guards_of;
+use rekindle_plan::{end_guards_of, twins};
 use rekindle_types::clock::Mono;
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
@@ -78,6 +78,15 @@ fn keeper(
     numbered(ranks).find(|(_, other)| has(other)).map(|(id, _)| id)
 }
 
+/// Whether another lane of its stage has the weights of `step`.
+fn has_twin(job: &DurableJob, ranks: &[RankRun], rank: RankId, step: u64) -> bool {
+    let has = |twin: RankId| {
+        let twin = ranks.get(twin.0 as usize);
+        twin.is_some_and(|run| run.in_memory.own.contains(&step))
+    };
+    job.plan.as_ref().is_some_and(|plan| twins(plan, rank).any(has))
+}
+
 /// The ranks that don't have the state of `step` in their own worker's memory, and who has it. None: a rank's is nowhere.
 fn senders(job: &DurableJob, ranks: &[RankRun], step: u64) -> Option<BTreeMap<RankId, Refill>> {
     let (refills, lost) = found_at(job, ranks, step);
@@ -92,7 +101,9 @@ pub(crate) fn found_at(
 ) -> (BTreeMap<RankId, Refill>, BTreeSet<RankId>) {
     let (mut refills, mut lost) = (BTreeMap::new(), BTreeSet::new());
     for (rank, _) in numbered(ranks).filter(|(_, run)| !run.in_memory.own.contains(&step)) {
-        let guard = keeper(job, ranks, rank, |held| *held == step).map(Refill::Guard);
+        let whole = !job.guards_keep_moments_alone() || has_twin(job, ranks, rank, step);
+        let guard = keeper(job, ranks, rank, |held| *held == step).filter(|_| whole);
+        let guard = guard.map(Refill::Guard);
         match guard.or_else(|| in_sets(job, ranks, rank, step).map(Refill::Parity)) {
             Some(refill) => drop(refills.insert(rank, refill)),
             None => drop(lost.insert(rank)),
@@ -134,14 +145,12 @@ fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<(u64, BTreeMap
     best(job, &all)
 }
 
-/// The ranks whose state is nowhere.
+/// The ranks whose state is nowhere, at no step.
 fn forgotten(job: &DurableJob, ranks: &[RankRun]) -> BTreeSet<RankId> {
-    let lost = |(rank, run): &(RankId, &RankRun)| {
-        run.in_memory.own.is_empty()
-            && keeper(job, ranks, *rank, |_| true).is_none()
-            && !parity::steps(ranks).any(|step| in_sets(job, ranks, *rank, step).is_some())
-    };
-    numbered(ranks).filter(lost).map(|(rank, _)| rank).collect()
+    let all = numbered(ranks).map(|(rank, _)| rank).collect();
+    let steps = steps_in_memory(job, ranks).into_iter();
+    let lost = steps.map(|step| found_at(job, ranks, step).1);
+    lost.fold(all, |all: BTreeSet<RankId>, lost| &all & &lost)
 }
 
 impl Coordinator {

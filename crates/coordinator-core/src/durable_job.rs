@@ -163,6 +163,13 @@ impl DurableJob {
         self.spec.recovery.sources.contains(&RecoverySource::Shadow)
     }
 
+    /// Whether these have no weights, so that another lane has to.
+    #[must_use]
+    pub fn guards_keep_moments_alone(&self) -> bool {
+        let plan = self.plan.as_ref();
+        plan.is_some_and(|plan| rekindle_plan::moments_alone(&self.spec, plan))
+    }
+
     /// Whether groups of its ranks keep parities of their states.
     #[must_use]
     pub fn keeps_parities(&self) -> bool {

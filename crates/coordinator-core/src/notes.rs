@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{JobState, RankId, Refill};
+use rekindle_types::{JobState, RankId, Refill, Share};
 
 use crate::Change;
 
@@ -173,12 +173,21 @@ fn refilled(rank: RankId, refill: &Refill) -> String {
             let names: Vec<String> = parities.from.iter().map(ToString::to_string).collect();
             format!(", that of {rank} worked out from what {} have", names.join(", "))
         }
-        Refill::Mean(shares) => {
-            let parts = shares
-                .iter()
-                .map(|share| format!("{:.3} of {}'s", share.share, share.rank));
-            let parts = parts.collect::<Vec<_>>().join(" and ");
-            format!(", that of {rank}, which nobody has, made of {parts} (approximate)")
+        Refill::Mean(shares) => made_up(rank, &parts(shares), "approximate"),
+        Refill::Best { best_of } => {
+            let how = "or other shares with a lower loss on a micro-batch; approximate";
+            made_up(rank, &parts(best_of), how)
         }
     }
+}
+
+fn parts(shares: &[Share]) -> String {
+    let parts = shares
+        .iter()
+        .map(|share| format!("{:.3} of {}'s", share.share, share.rank));
+    parts.collect::<Vec<_>>().join(" and ")
+}
+
+fn made_up(rank: RankId, parts: &str, how: &str) -> String {
+    format!(", that of {rank}, which nobody has, made of {parts} ({how})")
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use rekindle_plan::{Slot, guards_of};
+use rekindle_plan::{Slot, guards_of, twins};
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, Share, WorkerId};
 
@@ -179,7 +179,10 @@ impl Coordinator {
             GoBack::Yes => outlived(job, plan, &plan.ranks().filter(|rank| !knows(rank)).collect()),
             GoBack::No => BTreeSet::new(),
         };
-        let guarded = |rank: &RankId| guards.get(rank).is_some_and(|all| all.iter().any(knows));
+        let has_twin = |rank: &RankId| twins(plan, *rank).any(|twin| knows(&twin));
+        let whole = |rank: &RankId| !job.guards_keep_moments_alone() || has_twin(rank);
+        let guarded =
+            |rank: &RankId| guards.get(rank).is_some_and(|all| all.iter().any(knows)) && whole(rank);
         let lost = |rank: &RankId| !guarded(rank) && !outlived.contains(rank);
         displaced.iter().copied().filter(lost).collect()
     }

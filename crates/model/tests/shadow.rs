@@ -16,10 +16,16 @@ type Copy = Shadow<Cpu<f32>>;
 
 /// A shadow with the state of a stage, on other threads.
 fn shadow_of(stage: &Engine) -> Copy {
+    shadow_with(stage, &StateKind::ALL)
+}
+
+/// The same with these kinds alone.
+fn shadow_with(stage: &Engine, kinds: &[StateKind]) -> Copy {
     let device = Arc::new(Cpu::new(3).unwrap());
-    let mut shadow = Shadow::new(device, stage.spec().clone()).unwrap();
+    let weights = kinds.contains(&StateKind::Weights);
+    let mut shadow = Shadow::new(device, stage.spec().clone(), weights).unwrap();
     for (layer, range) in shadow.layers() {
-        for kind in StateKind::ALL {
+        for &kind in kinds {
             let bytes = stage.state_bytes(layer, kind, range.clone()).unwrap();
             shadow
                 .set_state_bytes(layer, kind, range.clone(), &bytes)
@@ -129,6 +135,38 @@ fn a_shadow_has_the_bits_of_its_rank() {
                 assert_same(shadow, stage, &what(n));
             }
         }
+    }
+}
+
+/// Moments don't depend on weights, so a shadow may do without.
+#[test]
+fn moments_alone_have_the_same_bits() {
+    const MOMENTS: [StateKind; 2] = [StateKind::ExpAvg, StateKind::ExpAvgSq];
+    for shape in shapes() {
+        let mut cluster = Cluster::<f32>::new(shape.clone());
+        let ranks = cluster.stages.iter().flatten();
+        let mut shadows: Vec<Copy> = ranks.map(|stage| shadow_with(stage, &MOMENTS)).collect();
+        shadows
+            .iter_mut()
+            .for_each(|shadow| shadow.reserve_whole().unwrap());
+        let mut held = Vec::new();
+        for (n, batch) in (1..).zip(batches(&shape, 4)) {
+            step(&mut cluster, &mut shadows, n, &batch);
+            for (shadow, stage) in shadows.iter().zip(cluster.stages.iter().flatten()) {
+                for (layer, range) in shadow.layers() {
+                    for kind in MOMENTS {
+                        let own = stage.state_bytes(layer, kind, range.clone()).unwrap();
+                        let copied = shadow.state_bytes(layer, kind, range.clone()).unwrap();
+                        assert!(own.as_ref() == copied, "{kind} of {layer}, step {n}");
+                    }
+                    assert!(shadow.state_bytes(layer, StateKind::Weights, range).is_err());
+                }
+            }
+            // The state before an update is held through it, as guards do.
+            held = shadows.iter().flat_map(|s| s.freeze_state().unwrap()).collect();
+            assert!(held.iter().all(|part| MOMENTS.contains(&part.kind)));
+        }
+        assert!(!held.is_empty());
     }
 }
 

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rekindle_types::spec::RecoverySource;
 use rekindle_types::{JobSpec, LayerId, Plan, Rank, RankId, shard_range};
 
 /// The guards of each rank of a job, see [`guards`]; none where the job wants no shadows.
@@ -62,6 +63,20 @@ pub fn end_guards_of(spec: &JobSpec, plan: &Plan) -> BTreeMap<RankId, Vec<RankId
         ends.map(move |(end, beside, _)| (id(end), vec![id(beside)]))
     };
     (0..plan.lanes).flat_map(of_lane).collect()
+}
+
+/// Whether guards keep the moments alone, and a lost rank gets its weights from another lane (source `replica`): where there are more other lanes
+/// than guards to be lost with the rank. Lanes of a stage that share a worker are lost together, so there fewer losses do.
+#[must_use]
+pub fn moments_alone(spec: &JobSpec, plan: &Plan) -> bool {
+    spec.recovery.allows(RecoverySource::Replica) && plan.lanes > spec.recovery.guards_wanted()
+}
+
+/// The other ranks of a rank's stage, in lane order: they have its weights.
+pub fn twins(plan: &Plan, rank: RankId) -> impl Iterator<Item = RankId> + use<> {
+    let (stages, stage) = (plan.stage_count(), plan.rank(rank).stage);
+    let all = (0..plan.lanes).map(move |lane| Rank { lane, stage }.id(stages));
+    all.filter(move |other| *other != rank)
 }
 
 /// What a job that wants more guards than its plan has workers for is told.
@@ -171,5 +186,23 @@ mod tests {
                 assert_eq!(guard[0], many[&rank][0], "{workers:?}");
             }
         }
+    }
+
+    #[test]
+    fn guards_have_no_weights_where_more_lanes_have_them_than_may_be_lost() {
+        let mut spec = crate::lines::tests::spec();
+        let mut alone = |lanes: u32, guards, sources: &[RecoverySource]| {
+            (spec.recovery.sources, spec.recovery.guards) = (sources.to_vec(), guards);
+            moments_alone(&spec, &plan(lanes, &vec![0; 2 * lanes as usize]))
+        };
+        use RecoverySource::{Local, Replica, Shadow};
+        let all = [Local, Shadow, Replica];
+        assert!(alone(2, 1, &all));
+        assert!(!alone(1, 1, &all), "nobody else has the weights");
+        assert!(!alone(2, 2, &all), "both lanes may be lost at once");
+        assert!(alone(3, 2, &all));
+        assert!(!alone(2, 1, &[Local, Shadow]));
+        let found: Vec<u32> = twins(&plan(3, &[0; 6]), RankId(3)).map(|rank| rank.0).collect();
+        assert_eq!(found, [1, 5]);
     }
 }

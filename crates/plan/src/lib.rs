@@ -32,7 +32,7 @@ pub mod survival;
 pub mod swap;
 
 pub use dispatch::micro_batches_of;
-pub use guard::{end_guards_of, fewer_guards, guards, guards_of};
+pub use guard::{end_guards_of, fewer_guards, guards, guards_of, moments_alone, twins};
 pub use interval::{SaveCosts, save_interval};
 pub use lines::{first_on_workers, line_keepers};
 pub use links::LinkReport;

@@ -26,7 +26,7 @@ pub fn line_keepers(spec: &JobSpec, plan: &Plan) -> Vec<RankId> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use rekindle_types::spec::{JobFile, RecoverySource};
     use rekindle_types::{Epoch, JobId, WorkerId};
 
@@ -44,7 +44,7 @@ mod tests {
         }
     }
 
-    fn spec() -> JobSpec {
+    pub fn spec() -> JobSpec {
         let text = r#"
             [job]
             name = "t"

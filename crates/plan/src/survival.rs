@@ -6,11 +6,11 @@
 //! recovered from its machine's memory and isn't counted. With `shadow` and k guards a rank a loss needs more only if the next k, before the
 //! state is at k + 1 places again, hit the rest of the machines that hold a rank's. With `parity` it needs more if the machine has a rank that
 //! is in no group, or if as many of the next ones as a group outlives hit machines of a group that the lost one is in. With both, the better
-//! of the two counts.
+//! of the two counts. Where guards keep moments alone (`replica`), losing all lanes of a stage is one too many as well.
 //!
 //! Deliberately absent: how long a recovery takes (that is measured, not planned).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use rekindle_types::spec::RecoverySource;
@@ -18,9 +18,13 @@ use rekindle_types::{JobSpec, LayerId, Plan, RankId, WorkerId, shard_range};
 use serde::Serialize;
 
 use crate::cost::FLOAT_BYTES;
-use crate::guard::{end_guards_of, guards_of};
+use crate::guard::{end_guards_of, guards_of, moments_alone};
 use crate::parity::parity_groups;
 use crate::report::mib;
+
+mod chance;
+
+use chance::{at_least, fatal_share, parity_fails, twins_fail};
 
 /// Seconds until a recovered state is at all its places again, as reckoned with: a lease, the placing, and the transfer of a large rank.
 const EXPOSED_SECONDS: f64 = 60.0;
@@ -117,7 +121,8 @@ pub fn survival(spec: &JobSpec, plan: &Plan) -> SurvivalReport {
     let count = guards.values().map(Vec::len).max().unwrap_or(0);
     // Without guards every loss is one too many. With them the next ones have to come in time, and to hit what is left of a rank's holders.
     let exposed = EXPOSED_SECONDS / (mtbf * 3600.0);
-    let shadow_fails = at_least(count, exposed) * fatal_share(plan, &guards);
+    let shadow_fails =
+        at_least(count, exposed) * fatal_share(plan, &guards) + twins_fail(spec, plan, exposed);
     let beyond = losses * shadow_fails.min(parity_fails(spec, plan, at_least(1, exposed)));
     SurvivalReport {
         guards: u32::try_from(count).unwrap_or(u32::MAX),
@@ -142,67 +147,6 @@ fn beyond_memory(spec: &JobSpec) -> BeyondMemory {
         true => BeyondMemory::Beginning,
         false => BeyondMemory::Failure,
     }
-}
-
-/// Probability of at least `count` events of a Poisson process that expects `mean`.
-fn at_least(count: usize, mean: f64) -> f64 {
-    let term = (1..=count).fold((-mean).exp(), |term, n| term * mean / n as f64);
-    // Terms fall at once: a mean is a minute over hours.
-    let more = (count + 1..count + 50).scan(term, |term, n| {
-        *term *= mean / n as f64;
-        Some(*term)
-    });
-    if count == 0 { 1.0 } else { term + more.sum::<f64>() }
-}
-
-/// Of all sets of as many machines as hold a rank's state, the share that holds some rank's.
-fn fatal_share(plan: &Plan, guards: &BTreeMap<RankId, Vec<RankId>>) -> f64 {
-    let machines: BTreeSet<&WorkerId> = plan.workers.iter().collect();
-    let holders = |(rank, guards): (&RankId, &Vec<RankId>)| -> BTreeSet<&WorkerId> {
-        let all = guards.iter().chain([rank]);
-        all.filter_map(|rank| plan.worker_of(*rank)).collect()
-    };
-    let sets: BTreeSet<_> = guards.iter().map(holders).collect();
-    let size = sets.iter().map(BTreeSet::len).max().unwrap_or(0);
-    let n = machines.len() as f64;
-    let all = (0..size).fold(1.0, |all, taken| all * (n - taken as f64) / (taken + 1) as f64);
-    if sets.is_empty() {
-        1.0
-    } else {
-        sets.len() as f64 / all
-    }
-}
-
-/// The probability that groups can't work out what a lost machine had.
-fn parity_fails(spec: &JobSpec, plan: &Plan, soon: f64) -> f64 {
-    let Some(ParityReport { groups, without, .. }) = parity(spec, plan) else {
-        return 1.0;
-    };
-    let machines: BTreeSet<&WorkerId> = plan.workers.iter().collect();
-    let without = without.iter().filter_map(|rank| plan.worker_of(*rank));
-    let exposed: BTreeSet<_> = without.collect();
-    let exposed = exposed.len() as f64 / machines.len() as f64;
-    let pairs = |group: &Vec<RankId>| -> Vec<(RankId, RankId)> {
-        let with = |a: &RankId| group.iter().map(|b| (*a, *b)).collect::<Vec<_>>();
-        group.iter().flat_map(with).collect()
-    };
-    let again = soon * partners(plan, groups.iter().flat_map(pairs));
-    exposed + (1.0 - exposed) * again.powf(f64::from(spec.recovery.parity.losses))
-}
-
-/// The mean share of the other machines that share a rank's state with a machine, by pairs of ranks that do.
-fn partners(plan: &Plan, ranks: impl Iterator<Item = (RankId, RankId)>) -> f64 {
-    let mut pairs = BTreeSet::new();
-    let machines: BTreeSet<&WorkerId> = plan.workers.iter().collect();
-    for (one, other) in ranks {
-        if let (Some(a), Some(b)) = (plan.worker_of(one), plan.worker_of(other))
-            && a != b
-        {
-            pairs.insert((a.min(b), a.max(b)));
-        }
-    }
-    let n = machines.len();
-    2.0 * pairs.len() as f64 / (n * (n - 1)).max(1) as f64
 }
 
 /// Elements of (weights held, shard owned) of a rank.
@@ -231,12 +175,14 @@ fn cost(spec: &JobSpec, plan: &Plan, source: RecoverySource) -> SourceReport {
             }
         }
         RecoverySource::Shadow => {
+            // Moments, and weights where no other lane has them.
+            let kinds = if moments_alone(spec, plan) { 2 } else { 3 };
             for (rank, guards) in guards_of(spec, plan) {
                 let (_, owned) = elements(spec, plan, rank);
                 for guard in guards {
                     bytes_per_step += FLOAT_BYTES * owned;
-                    // Weights and moments, those of the last step and those of the one before.
-                    *memory.entry(plan.worker_of(guard)).or_default() += 2 * 3 * FLOAT_BYTES * owned;
+                    // Those of the last step and those of the one before.
+                    *memory.entry(plan.worker_of(guard)).or_default() += 2 * kinds * FLOAT_BYTES * owned;
                 }
             }
         }
@@ -268,7 +214,7 @@ fn cost(spec: &JobSpec, plan: &Plan, source: RecoverySource) -> SourceReport {
                 }
             }
         }
-        RecoverySource::Checkpoint | RecoverySource::NeighbourAverage => {}
+        RecoverySource::Replica | RecoverySource::Checkpoint | RecoverySource::NeighbourAverage => {}
     }
     SourceReport {
         source,
@@ -315,6 +261,10 @@ impl fmt::Display for SurvivalReport {
                 RecoverySource::Shadow => (
                     "shadow",
                     "a machine that was lost: the step in flight is run again",
+                ),
+                RecoverySource::Replica => (
+                    "replica",
+                    "weights of a machine that was lost, from another lane: so guards keep moments alone",
                 ),
                 RecoverySource::Parity => (
                     "parity",

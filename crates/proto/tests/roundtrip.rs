@@ -224,6 +224,12 @@ fn commands_survive_the_wire() {
                         }),
                     ),
                     (RankId(3), Refill::Mean(vec![share(2, 0.1 + 0.2), share(4, 0.7)])),
+                    (
+                        RankId(4),
+                        Refill::Best {
+                            best_of: vec![share(3, 0.5), share(5, 0.5)],
+                        },
+                    ),
                 ]),
                 rebuilt: vec![rebuilt(0, 5, 0), rebuilt(7, 9, 9)],
                 save: true,

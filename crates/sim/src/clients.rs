@@ -57,6 +57,9 @@ impl World {
                 spec.recovery.sources.push(RecoverySource::Shadow);
                 let most = (stages * lanes).saturating_sub(1).clamp(1, 3);
                 spec.recovery.guards = self.rng.within(1, most) as u32;
+                if lanes > 1 && self.rng.one_in(2) {
+                    spec.recovery.sources.push(RecoverySource::Replica);
+                }
             }
             // Some make up what nobody has, rather than to go back or only where there is no checkpoint.
             if (stages > 2 || lanes > 1) && self.rng.one_in(3) {

@@ -16,7 +16,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rekindle_coordinator_core::{Answer, Change, Effect, Record};
-use rekindle_plan::guards;
+use rekindle_plan::{guards, twins};
+use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
     Command, Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartTrainer, StepReport, WorkerId,
 };
@@ -47,6 +48,8 @@ pub(crate) struct Ledger {
     saving: BTreeSet<JobId>,
     /// How many guards the ranks of a job are to have.
     shadowed: BTreeMap<JobId, u32>,
+    /// Those whose guards may keep moments alone.
+    replicas: BTreeSet<JobId>,
     /// Jobs a user wanted to end.
     pub(crate) cancelled: BTreeSet<JobId>,
 }
@@ -115,6 +118,9 @@ impl World {
                 self.ledger
                     .shadowed
                     .insert(job.clone(), spec.recovery.guards_wanted());
+                if spec.recovery.allows(RecoverySource::Replica) {
+                    self.ledger.replicas.insert(job.clone());
+                }
             }
             Change::Planned { plan, start, .. } => {
                 self.check_start(plan, start.as_ref());
@@ -183,12 +189,24 @@ impl World {
         }
     }
 
-    /// How many workers have to be lost for a job's memory to be gone: a rank's and those of all its guards.
+    /// How many workers have to be lost for a job's memory to be gone: a rank's and those of all its guards, or where these have no weights those of
+    /// all lanes of a stage.
     fn losses_that_count(&self, job: &JobId) -> usize {
         let wanted = self.ledger.shadowed.get(job).copied().unwrap_or(0);
         let plans = self.ledger.plans.iter().filter(|((of, _), _)| of == job);
         let guards = plans.map(|(_, plan)| guards(plan, wanted).values().map(Vec::len).min().unwrap_or(0));
-        1 + guards.min().unwrap_or(0)
+        let guarded = 1 + guards.min().unwrap_or(0);
+        if !self.ledger.replicas.contains(job) {
+            return guarded;
+        }
+        let lanes = |plan: &Plan, rank: RankId| {
+            let all = twins(plan, rank).chain([rank]);
+            let workers = all.filter_map(|rank| plan.worker_of(rank));
+            workers.collect::<BTreeSet<_>>().len()
+        };
+        let plans = self.ledger.plans.iter().filter(|((of, _), _)| of == job);
+        let lanes = plans.flat_map(|(_, plan)| plan.ranks().map(|rank| lanes(plan, rank)));
+        lanes.min().unwrap_or(guarded).min(guarded)
     }
 
     /// Whether every rank of the job's newest plan has said that it is through.

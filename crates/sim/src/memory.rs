@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rekindle_plan::{end_guards_of, guards_of};
+use rekindle_plan::{end_guards_of, guards_of, moments_alone, twins};
 use rekindle_types::{Epoch, InMemory, JobId, RankId, Refill, Share, StartTrainer};
 use rekindle_worker_core::TrainerKey;
 
@@ -174,6 +174,7 @@ impl World {
                 let detail = format!("{key} is to get step {from} from w{guard}, which has {left:?}");
                 self.violate("SM-13", detail);
             }
+            self.has_weights(worker, key, from);
         }
         self.keeps(worker, key, from, false);
     }
@@ -185,6 +186,29 @@ impl World {
         let stage = |rank: RankId| start.plan.rank(rank).stage;
         let mut ranks = shares.iter().map(|share| share.rank);
         ranks.find(|rank| stage(*rank) != stage(key.rank))
+    }
+
+    /// Where guards keep moments alone another lane has the weights.
+    fn has_weights(&mut self, worker: usize, key: &TrainerKey, from: u64) {
+        let Some(process) = self.hosts[worker].processes.get(key) else {
+            return;
+        };
+        let (spec, plan) = (&process.start.spec, process.start.plan.clone());
+        if !moments_alone(spec, &plan) {
+            return;
+        }
+        let has = |twin: RankId| {
+            let host = self.host_of(worker, key, twin)?;
+            let its = TrainerKey {
+                rank: twin,
+                ..key.clone()
+            };
+            Some(self.hosts[host].memory.offers(&its).own.contains(&from))
+        };
+        if !twins(&plan, key.rank).any(|twin| has(twin).unwrap_or(false)) {
+            let detail = format!("{key} is to get the weights of step {from} from a lane, and none has them");
+            self.violate("SM-13", detail);
+        }
     }
 
     /// A rank that another one is made of has the state itself, or from its guard.

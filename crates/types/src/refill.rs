@@ -35,6 +35,11 @@ pub enum Refill {
     Parity(Parities),
     /// Nobody has it: it is made of what these ranks have, whose shares add up to 1. Approximate.
     Mean(Vec<Share>),
+    /// The same, but the trainers try other shares of these ranks, too, and take those with the lowest loss on a micro-batch. Approximate.
+    Best {
+        /// The shares that are tried first.
+        best_of: Vec<Share>,
+    },
 }
 
 impl Refill {
@@ -44,13 +49,24 @@ impl Refill {
         matches!(self, Self::Guard(_) | Self::Parity(_))
     }
 
+    /// What it is made of, where it is made up; with [`Refill::Best`] before anything is tried.
+    #[must_use]
+    pub fn shares(&self) -> Option<&[Share]> {
+        match self {
+            Self::Guard(_) | Self::Parity(_) => None,
+            Self::Mean(shares) | Self::Best { best_of: shares } => Some(shares),
+        }
+    }
+
     /// The ranks that send something.
     #[must_use]
     pub fn senders(&self) -> Vec<RankId> {
         match self {
             Self::Guard(rank) => vec![*rank],
             Self::Parity(parities) => parities.from.clone(),
-            Self::Mean(shares) => shares.iter().map(|share| share.rank).collect(),
+            Self::Mean(shares) | Self::Best { best_of: shares } => {
+                shares.iter().map(|share| share.rank).collect()
+            }
         }
     }
 }
@@ -114,16 +130,18 @@ mod tests {
     fn guards_of_older_journals_are_read() {
         let refills: BTreeMap<RankId, Refill> = serde_json::from_str(r#"{"1":0}"#).unwrap();
         assert_eq!(refills[&RankId(1)], Refill::Guard(RankId(0)));
-        let mean = Refill::Mean(vec![Share {
+        let shares = vec![Share {
             rank: RankId(2),
             share: 0.25,
-        }]);
+        }];
+        let mean = Refill::Mean(shares.clone());
+        let best = Refill::Best { best_of: shares };
         let parity = Refill::Parity(Parities {
             epoch: crate::Epoch(3),
             members: vec![RankId(0), RankId(1)],
             from: vec![RankId(1)],
         });
-        for refill in [mean, parity] {
+        for refill in [mean, best, parity] {
             let text = serde_json::to_string(&refill).unwrap();
             assert_eq!(serde_json::from_str::<Refill>(&text).unwrap(), refill);
         }

@@ -255,6 +255,16 @@ fn averages_need_neighbours_or_lanes_and_a_rate_that_is_one() {
             "add \"local\"",
         ),
         (
+            "data = 2",
+            "sources = [\"local\", \"replica\"]".to_owned(),
+            "add \"shadow\"",
+        ),
+        (
+            "data = 1",
+            "sources = [\"local\", \"shadow\", \"replica\"]".to_owned(),
+            "needs another lane",
+        ),
+        (
             "pipeline = 3",
             format!("{average}\naverage_lr_factor = 0.0"),
             "average_lr_factor",
@@ -273,6 +283,11 @@ fn averages_need_neighbours_or_lanes_and_a_rate_that_is_one() {
             "",
             "average_weights = \"uniform\"".to_owned(),
             "recovery.average_weights",
+        ),
+        (
+            "",
+            "average_by_loss = true".to_owned(),
+            "recovery.average_by_loss",
         ),
         (
             "",

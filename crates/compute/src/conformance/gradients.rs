@@ -182,6 +182,18 @@ pub fn adamw<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
         exp_avg_sq: part_mut(&mut tv, 0..len),
     };
     device.adamw_with(target, AdamSource::default(), &floats, &step, &parts)?;
+    let (mut none, mut am, mut av) = (device.alloc_weights(0)?, state(&m)?, state(&v)?);
+    let target = AdamTarget {
+        weights: part_mut(&mut none, 0..0),
+        exp_avg: part_mut(&mut am, 0..len),
+        exp_avg_sq: part_mut(&mut av, 0..len),
+    };
+    device.adamw_with(target, AdamSource::default(), &floats, &step, &parts)?;
+    for (what, alone, here) in [("exp_avg", &am, &bm), ("exp_avg_sq", &av, &bv)] {
+        if device.bytes(all(device, alone))? != device.bytes(all(device, here))? {
+            check.wrong.push(format!("{what} differ without weights"));
+        }
+    }
     for (what, there, here) in [("weights", tp, bp), ("exp_avg", tm, bm), ("exp_avg_sq", tv, bv)] {
         if device.bytes(all(device, &there))? != device.bytes(all(device, &here))? {
             let what = format!("{what} differ with the gradient as floats");

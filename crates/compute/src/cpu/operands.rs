@@ -36,6 +36,18 @@ pub fn adam_all<'a, T: Float>(
     ])
 }
 
+/// The operands of a step of moments alone, checked.
+pub fn adam_moments<'a, T: Float>(
+    target: AdamTarget<'a, CpuBuffer<T>>,
+    source: AdamSource<'a, CpuBuffer<T>>,
+    len: usize,
+) -> Result<[Operand<'a, T>; 2]> {
+    Ok([
+        adam("exp_avg", target.exp_avg, source.exp_avg, len)?,
+        adam("exp_avg_sq", target.exp_avg_sq, source.exp_avg_sq, len)?,
+    ])
+}
+
 fn adam<'a, T: Float>(
     what: &'static str,
     target: ViewMut<'a, CpuBuffer<T>>,

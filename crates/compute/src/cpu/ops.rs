@@ -498,9 +498,16 @@ impl<F: Float> Device for Cpu<F> {
     ) -> Result<()> {
         let len = gradient.len();
         operands::adam_parts(parts, None, len)?;
+        let step = adamw::Step::new(step, parts);
+        if target.weights.range.is_empty() {
+            let operands = operands::adam_moments(target, source, len)?;
+            let _meter = self.meter.start(Work::Other, 0, 5 * len * F::BYTES);
+            step.run_moments(&self.pool, operands, gradient);
+            return Ok(());
+        }
         let operands = operands::adam_all(target, source, len)?;
         let _meter = self.meter.start(Work::Other, 0, 7 * len * F::BYTES);
-        adamw::Step::new(step, parts).run_with(&self.pool, operands, gradient);
+        step.run_with(&self.pool, operands, gradient);
         Ok(())
     }
 

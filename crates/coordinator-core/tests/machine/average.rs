@@ -94,6 +94,22 @@ fn an_inner_stage_that_nobody_has_is_made_of_its_neighbours() {
 }
 
 #[test]
+fn shares_that_the_loss_decides_are_told_as_such() {
+    let mut desk = Desk::new();
+    let mut spec = averaged(3);
+    spec.recovery.average_by_loss = true;
+    let job = at_step_5(&mut desk, spec, &["a", "b", "c"]);
+    lose_b(&mut desk, &job);
+    let origin = origin(&mut desk).expect("told to connect");
+    let best_of = vec![share(0, 0.25), share(2, 0.75)];
+    assert_eq!(origin.refills, [(RankId(1), Refill::Best { best_of })].into());
+    desk.report_of("a", &job, 2, 0, Report::Step(step(6)));
+    let incident = desk.machine.incidents(&job).expect("known").pop().expect("one");
+    assert_eq!(incident.source, Some(StateSource::NeighbourAverage));
+    assert!(!incident.exact);
+}
+
+#[test]
 fn blended_moments_keep_their_count_and_later_losses_remember() {
     let mut desk = Desk::new();
     let mut spec = averaged(3);

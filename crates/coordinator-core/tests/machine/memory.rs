@@ -1,7 +1,7 @@
 //! Going on from what trainers left in their workers' memory.
 
 use rekindle_coordinator_core::{Change, Effect};
-use rekindle_types::spec::{Cadence, RecoverySource};
+use rekindle_types::spec::{Auto, Cadence, RecoverySource};
 use rekindle_types::{
     Command, Epoch, FailureClass, InMemory, JobId, JobSpec, JobState, RankId, Refill, Report, StateSource,
     TrainerPhase,
@@ -432,7 +432,7 @@ fn any_two_of_four_workers_may_be_lost_at_once_where_ranks_have_two_guards() {
             assert_eq!(told, gone, "{lost:?}");
             let good = |(rank, from): (&RankId, &Refill)| match from {
                 Refill::Guard(guard) => keeps(guard.0, rank.0) && alive.contains(&guard.0),
-                Refill::Mean(_) | Refill::Parity(_) => false,
+                Refill::Mean(_) | Refill::Best { .. } | Refill::Parity(_) => false,
             };
             assert!(refills.iter().all(good), "{lost:?}: {refills:?}");
         }
@@ -453,6 +453,83 @@ fn a_third_worker_lost_with_the_guards_of_a_rank_is_one_too_many() {
     let verdict = desk.verdict(&job);
     assert_eq!(verdict.worker.expect("it is named").as_str(), "b");
     assert!(verdict.message.contains("nobody's memory"), "{}", verdict.message);
+}
+
+/// Two stages of two lanes on `a` to `d`, guards in a ring, at step 5; `lost` don't come back, `e` and `f` take their places.
+fn two_lanes_without(desk: &mut Desk, sources: &[RecoverySource], lost: &[&str]) -> JobId {
+    const WORKERS: [&str; 4] = ["a", "b", "c", "d"];
+    let mut spec = spec(2, 9);
+    spec.parallelism.data = Auto::Count(2);
+    spec.recovery.sources = sources.to_vec();
+    for name in WORKERS {
+        desk.register(name, 1, 1, Vec::new());
+    }
+    let job = desk.job(spec);
+    let ranks = WORKERS.into_iter().zip(0..);
+    for (name, rank) in ranks.clone() {
+        ready(desk, name, &job, 1, rank, &[]);
+    }
+    for at in 1..=5 {
+        desk.report("a", &job, 0, Report::Step(step(at)));
+    }
+    for name in ["e", "f"] {
+        desk.register(name, 1, 1, Vec::new());
+    }
+    lost.iter().for_each(|name| desk.lose(name));
+    let alive = ["a", "b", "c", "d", "e", "f"].into_iter();
+    let alive: Vec<&str> = alive.filter(|name| !lost.contains(name)).collect();
+    desk.wait(11_000, &alive);
+    for (name, rank) in ranks.filter(|(name, _)| !lost.contains(name)) {
+        desk.report(name, &job, rank, Report::Stopped);
+    }
+    desk.wait(11_000, &alive);
+    job
+}
+
+#[test]
+fn where_guards_keep_moments_alone_a_stage_lost_in_all_lanes_is_refused() {
+    use RecoverySource::{Local, Replica, Shadow};
+    let both = ["a", "c"];
+    let mut desk = Desk::new();
+    let job = two_lanes_without(&mut desk, &[Local, Shadow], &both);
+    assert_eq!(
+        desk.view(&job).state,
+        JobState::Starting,
+        "guards have the weights"
+    );
+    let mut desk = Desk::new();
+    let job = two_lanes_without(&mut desk, &[Local, Shadow, Replica], &["a"]);
+    assert_eq!(
+        desk.view(&job).state,
+        JobState::Starting,
+        "the other lane has them"
+    );
+    let mut desk = Desk::new();
+    let job = two_lanes_without(&mut desk, &[Local, Shadow, Replica], &both);
+    let verdict = desk.verdict(&job);
+    assert!(verdict.message.contains("nobody's memory"), "{}", verdict.message);
+}
+
+/// A lane that has other steps than the guard is none to take weights from.
+#[test]
+fn moments_and_weights_of_two_steps_are_never_put_together() {
+    use RecoverySource::{Local, Replica, Shadow};
+    for (of_the_lane, wanted) in [(&[6, 5][..], Some(5)), (&[4], None)] {
+        let mut desk = Desk::new();
+        let job = two_lanes_without(&mut desk, &[Local, Shadow, Replica], &["a"]);
+        desk.commands();
+        ready(&mut desk, "e", &job, 2, 0, &[]);
+        guards(&mut desk, "b", &job, 1, &[6, 5, 4], (0, &[6, 5]));
+        guards(&mut desk, "c", &job, 2, of_the_lane, (1, &[6, 5]));
+        guards(&mut desk, "d", &job, 3, &[6, 5, 4], (2, &[6, 5]));
+        let told = |(_, command)| match command {
+            Command::Connect { from, .. } => Some((from.step, from.refills)),
+            _ => None,
+        };
+        let told: Vec<_> = desk.commands().into_iter().filter_map(told).collect();
+        let from_b = |step| (Some(step), [(RankId(0), Refill::Guard(RankId(1)))].into());
+        assert_eq!(told, wanted.map_or_else(Vec::new, |step| vec![from_b(step); 4]));
+    }
 }
 
 #[test]

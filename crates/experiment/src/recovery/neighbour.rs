@@ -6,10 +6,12 @@ use crate::cost::Usage;
 use crate::error::Result;
 use crate::method::{Neighbour, Substitute};
 use crate::pipeline::{Member, Pipeline, Place, StageState, numels};
-use rekindle_plan::average::{AverageError, Mix, Part, StageFacts, copy_of, refuse_adjacent, source_of};
+use rekindle_plan::average::{
+    self as average, AverageError, Candidate, Mix, Part, StageFacts, copy_of, refuse_adjacent, source_of,
+};
 use rekindle_types::spec::Weighting;
 
-use super::candidates::{self, Candidate};
+use super::candidates;
 use super::mixing::mixed_state;
 use super::replicas::Replicas;
 use super::{Loss, Rebuilt, Recovered, Recovery};
@@ -69,16 +71,17 @@ impl Rebuild {
         let (facts, norms) = facts(pipeline);
         let source = source_of(stage as usize, &facts, self.method.swap)?;
         let weighted = source.mix(Weighting::Squared, &norms, 0.0)?;
-        let mut best: Option<(f64, Candidate)> = None;
-        for candidate in candidates::all(pipeline, stage as usize, source, &weighted, self.method.moments)? {
-            pipeline.put(rebuilt.place, &candidate.state)?;
+        let mut best: Option<(f64, Candidate, StageState)> = None;
+        for candidate in average::candidates(source, &weighted) {
+            let state = candidates::state(pipeline, stage as usize, &candidate, self.method.moments)?;
+            pipeline.put(rebuilt.place, &state)?;
             let score = pipeline.evaluate(loss.cached)?;
-            if best.as_ref().is_none_or(|(lowest, _)| score < *lowest) {
-                best = Some((score, candidate));
+            if best.as_ref().is_none_or(|(lowest, ..)| score < *lowest) {
+                best = Some((score, candidate, state));
             }
         }
-        if let Some((_, best)) = best {
-            pipeline.put(rebuilt.place, &best.state)?;
+        if let Some((_, best, state)) = best {
+            pipeline.put(rebuilt.place, &state)?;
             let bypass = if best.bypass {
                 ", passing its input through"
             } else {

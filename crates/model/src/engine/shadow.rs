@@ -43,15 +43,16 @@ pub struct Shadow<D: Device> {
 }
 
 impl<D: Device> Shadow<D> {
-    /// A shadow of the rank that has a stage of this spec, with state that is all zero.
+    /// A shadow of the rank that has a stage of this spec, with state that is all zero; without `weights` of the moments alone.
     ///
     /// # Errors
     /// [`EngineError::Spec`] naming what is impossible, or the device's error.
-    pub fn new(device: Arc<D>, spec: StageSpec) -> Result<Self> {
+    pub fn new(device: Arc<D>, spec: StageSpec, weights: bool) -> Result<Self> {
         spec.validate()?;
         let mut shards = BTreeMap::new();
         for layer in spec.layer_ids() {
-            let state = LayerState::of_shard(&*device, spec.model.layout(layer), (spec.lanes, spec.lane))?;
+            let (layout, shard) = (spec.model.layout(layer), (spec.lanes, spec.lane));
+            let state = LayerState::of_shard(&*device, layout, shard, weights)?;
             if !state.owned.is_empty() {
                 shards.insert(layer, state);
             }
@@ -64,7 +65,7 @@ impl<D: Device> Shadow<D> {
         })
     }
 
-    /// The layers of which there is something, with the elements that are here (the same of weights and moments), in pipeline order.
+    /// The layers of which there is something, with the elements that are here (the same of weights, if any, and moments), in pipeline order.
     #[must_use]
     pub fn layers(&self) -> Vec<(LayerId, Range<usize>)> {
         let ids = self.spec.layer_ids().into_iter();
@@ -138,9 +139,9 @@ impl<D: Device> Shadow<D> {
     pub fn freeze_state(&self) -> Result<Vec<FrozenPart<D>>> {
         let mut parts = Vec::with_capacity(StateKind::ALL.len() * self.shards.len());
         for (layer, range) in self.layers() {
-            for kind in StateKind::ALL {
-                let state = self.shard(layer)?;
-                parts.push(state.freeze(&*self.device, layer, kind, range.clone())?);
+            let state = self.shard(layer)?;
+            for kind in state.kinds() {
+                parts.push(state.freeze(&*self.device, layer, *kind, range.clone())?);
             }
         }
         Ok(parts)

@@ -12,7 +12,7 @@ use super::gradients::check;
 use super::{AdamW, EngineError, Result};
 use crate::{StateDigest, StateKind, init};
 
-/// A layer on this rank: its weights (all of them, or in a shadow those of the shard), the moments of the owned shard.
+/// A layer on this rank: its weights (all of them, or in a shadow those of the shard or none), the moments of the owned shard.
 pub(super) struct LayerState<D: Device> {
     pub layout: LayerLayout,
     /// Elements of the layer that `weights` holds.
@@ -36,10 +36,16 @@ impl<D: Device> LayerState<D> {
         Self::holding(device, layout, all, owned)
     }
 
-    /// The owned shard alone.
-    pub fn of_shard(device: &D, layout: LayerLayout, (lanes, lane): (u32, u32)) -> Result<Self> {
+    /// The owned shard alone; without its weights where those aren't wanted.
+    pub fn of_shard(
+        device: &D,
+        layout: LayerLayout,
+        (lanes, lane): (u32, u32),
+        weights: bool,
+    ) -> Result<Self> {
         let owned = shard_range(layout.numel(), lanes, lane);
-        Self::holding(device, layout, owned.clone(), owned)
+        let here = if weights { owned.clone() } else { 0..0 };
+        Self::holding(device, layout, here, owned)
     }
 
     fn holding(device: &D, layout: LayerLayout, here: Range<usize>, owned: Range<usize>) -> Result<Self> {
@@ -79,6 +85,14 @@ impl<D: Device> LayerState<D> {
         match kind {
             StateKind::Weights => self.here.clone(),
             StateKind::ExpAvg | StateKind::ExpAvgSq => self.owned.clone(),
+        }
+    }
+
+    /// The kinds of which the owned part is here.
+    pub fn kinds(&self) -> &'static [StateKind] {
+        match self.here.is_empty() {
+            true => &[StateKind::ExpAvg, StateKind::ExpAvgSq],
+            false => &StateKind::ALL,
         }
     }
 
@@ -154,7 +168,7 @@ impl<D: Device> LayerState<D> {
         }
         let buffers = [&mut self.weights, &mut self.exp_avg, &mut self.exp_avg_sq];
         let before = Before(device.thaw(buffers, patience)?);
-        if before.0[0].is_some() && self.here != self.owned {
+        if before.0[0].is_some() && self.here != self.owned && !self.here.is_empty() {
             self.gaps = Gaps::around(&self.owned, self.layout.numel());
         }
         Ok(before)
@@ -184,7 +198,10 @@ impl<D: Device> LayerState<D> {
     ) -> (AdamTarget<'a, D::Buffer>, AdamSource<'a, D::Buffer>) {
         let Range { start, end } = self.owned;
         let local = 0..end - start;
-        let weights = start - self.here.start..end - self.here.start;
+        let weights = match self.here.is_empty() {
+            true => 0..0,
+            false => start - self.here.start..end - self.here.start,
+        };
         let source = before.source(&weights, &local);
         let target = AdamTarget {
             weights: part_mut(&mut self.weights, weights),
@@ -241,13 +258,13 @@ impl<D: Device> LayerState<D> {
     /// Digest of the owned blocks of all three kinds.
     pub fn digest(&self, device: &D) -> Result<StateDigest> {
         let mut digest = StateDigest::default();
-        for kind in [StateKind::Weights, StateKind::ExpAvg, StateKind::ExpAvgSq] {
-            let (buffer, range) = self.locate(kind, &self.owned)?;
+        for kind in self.kinds() {
+            let (buffer, range) = self.locate(*kind, &self.owned)?;
             let bytes = device.bytes(part(buffer, range))?;
             let first = self.owned.start / BLOCK;
             digest = digest.add(StateDigest::of_blocks(
                 self.layout.layer,
-                kind,
+                *kind,
                 first,
                 &bytes,
                 size_of::<D::Float>(),

@@ -19,6 +19,7 @@
 
 mod blend;
 mod boost;
+mod candidates;
 mod error;
 mod moments;
 mod sources;
@@ -27,6 +28,7 @@ mod weights;
 
 pub use blend::blend;
 pub use boost::{Boost, BoostRule};
+pub use candidates::{Candidate, candidates, outputs};
 pub use error::AverageError;
 pub use moments::{MomentSlices, StartingMoments, starting_moments};
 pub use sources::{Source, StageFacts, copy_of, refuse_adjacent, source_of, visiting_order};

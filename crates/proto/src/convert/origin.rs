@@ -46,20 +46,22 @@ impl From<&Origin> for pb::ConnectTrainers {
             match refill {
                 Refill::Guard(guard) => drop(message.guards.insert(rank.0, guard.0)),
                 Refill::Parity(of) => drop(message.parities.insert(rank.0, of.into())),
-                Refill::Mean(shares) => drop(message.means.insert(rank.0, mean(shares))),
+                Refill::Mean(shares) => drop(message.means.insert(rank.0, mean(shares, false))),
+                Refill::Best { best_of } => drop(message.means.insert(rank.0, mean(best_of, true))),
             }
         }
         message
     }
 }
 
-fn mean(shares: &[Share]) -> pb::Mean {
+fn mean(shares: &[Share], best: bool) -> pb::Mean {
     let share = |share: &Share| pb::Share {
         rank: share.rank.0,
         share: share.share,
     };
     pb::Mean {
         shares: shares.iter().map(share).collect(),
+        best,
     }
 }
 
@@ -105,5 +107,9 @@ fn shares(mean: &pb::Mean) -> Result<Refill, ConvertError> {
         rank: RankId(share.rank),
         share: share.share,
     };
-    Ok(Refill::Mean(mean.shares.iter().map(share).collect()))
+    let shares = mean.shares.iter().map(share).collect();
+    Ok(match mean.best {
+        true => Refill::Best { best_of: shares },
+        false => Refill::Mean(shares),
+    })
 }

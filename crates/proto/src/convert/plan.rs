@@ -14,7 +14,7 @@ same_values!(
     RecoverySource,
     RecoverySource,
     "source",
-    [Local, Shadow, Parity, Checkpoint, NeighbourAverage, Swap]
+    [Local, Shadow, Replica, Parity, Checkpoint, NeighbourAverage, Swap]
 );
 same_values!(
     BeyondMemory,

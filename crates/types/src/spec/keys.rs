@@ -188,6 +188,11 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ),
     (
         "recovery",
+        "average_by_loss",
+        "neighbour_average: try other shares, too, and take those with the lowest loss on a micro-batch (default false)",
+    ),
+    (
+        "recovery",
         "average_moments",
         "neighbour_average: fresh, second (blended) or both (default fresh)",
     ),

@@ -17,6 +17,10 @@ pub enum RecoverySource {
     /// another worker. Exact. Needs `local` for the ranks that weren't lost. Costs 4 bytes per parameter and step on the network, and
     /// as much memory as `local` again.
     Shadow,
+    /// Where more lanes than one have a stage's weights, guards keep moments alone: a rank whose machine was lost gets these from a guard and the
+    /// weights from another lane. Exact. Needs `shadow`, and takes a third off its memory. Where ranks have as many guards as there are lanes,
+    /// or more, it changes nothing.
+    Replica,
     /// Groups of ranks on different workers keep parities of each other's states as of every few steps: when a few of them were lost with their
     /// memory, all ranks go back to the newest such step and run those after it again. Exact. Needs `local`. Costs that state twice over in
     /// memory with its parities, and what it takes to exchange it now and then ([`ParitySpec`]).
@@ -90,6 +94,9 @@ pub struct RecoverySpec {
     /// `neighbour_average`: what the neighbours count.
     #[serde(default)]
     pub average_weights: Weighting,
+    /// `neighbour_average`: whether other shares of the neighbours are tried, too, and those with the lowest loss on a micro-batch taken.
+    #[serde(default)]
+    pub average_by_loss: bool,
     /// `neighbour_average`: how the moments start.
     #[serde(default)]
     pub average_moments: Moments,
@@ -173,6 +180,7 @@ impl Default for RecoverySpec {
             max_restarts_of: BTreeMap::new(),
             parity: ParitySpec::default(),
             average_weights: Weighting::default(),
+            average_by_loss: false,
             average_moments: Moments::default(),
             average_lr_factor: defaults::lr_factor(),
             average_lr_decay_steps: 0,

@@ -46,6 +46,7 @@ impl JobSpec {
                 "average_weights",
                 recovery.average_weights != Weighting::default(),
             ),
+            ("average_by_loss", recovery.average_by_loss),
             ("average_moments", recovery.average_moments != Moments::default()),
             (
                 "average_lr_factor",
@@ -111,6 +112,18 @@ impl JobSpec {
         found.check(!shadows || has(RecoverySource::Local), "recovery.sources", || {
             "has \"shadow\" without \"local\", which the ranks go on from that weren't lost; add \"local\"".to_owned()
         });
+        found.check(!has(RecoverySource::Replica) || shadows, "recovery.sources", || {
+            "has \"replica\" without \"shadow\", whose guards keep the moments that no other lane has; add \"shadow\"".to_owned()
+        });
+        let one_lane = self.parallelism.data == Auto::Count(1);
+        found.check(
+            !has(RecoverySource::Replica) || !one_lane,
+            "recovery.sources",
+            || {
+                "has \"replica\", which needs another lane; set parallelism.data to 2 or more, or take it out"
+                    .to_owned()
+            },
+        );
         found.check(guards > 0, "recovery.guards", || {
             "must be at least 1; leave \"shadow\" out of recovery.sources for none".to_owned()
         });

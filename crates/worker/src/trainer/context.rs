@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rekindle_plan::{LayerRate, first_on_workers, layer_rate, line_keepers, micro_batches_of, parity_groups};
+use rekindle_plan::{
+    LayerRate, first_on_workers, layer_rate, line_keepers, micro_batches_of, moments_alone, parity_groups,
+};
 use rekindle_transport::{Deadline, Transport};
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
@@ -92,6 +94,12 @@ impl Context {
         let me = self.id();
         let mine = move |(_, guards): &(&RankId, &Vec<RankId>)| guards.contains(&me);
         self.guards.iter().filter(mine).map(|(rank, _)| *rank)
+    }
+
+    /// Whether guards have no weights, which other lanes have.
+    #[must_use]
+    pub fn guards_keep_moments_alone(&self) -> bool {
+        moments_alone(&self.spec, &self.plan)
     }
 
     /// The ranks that keep the steps' lines, rank 0 first.

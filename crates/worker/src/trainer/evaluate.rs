@@ -33,7 +33,8 @@ pub fn evaluate(trainer: &mut Trainer, step: u64) -> Result<Option<f64>, Trainer
     };
     let mut loss = ExactSum::default();
     for m in own {
-        let more = forward(trainer, &batch, step, m)?;
+        let tag = Tag::new(TagKind::Eval, step, m).with_part(1);
+        let more = forward(trainer, &batch, m, tag)?;
         trainer.context.progress.pass();
         loss = loss.add(more).ok_or(TrainerError::NonFinite { step, count: 1 })?;
     }
@@ -51,14 +52,18 @@ fn count(context: &Context) -> u32 {
     }
 }
 
-fn forward(trainer: &mut Trainer, batch: &Batch, step: u64, m: u32) -> Result<ExactSum, TrainerError> {
+/// Takes micro-batch `m` through this rank's stage of its lane, forward only, in frames of this tag. The last stage returns the loss summed over
+/// tokens, others 0.
+///
+/// # Errors
+/// [`TrainerError`] when a peer is lost; [`TrainerError::NonFinite`] when the loss is not a finite number.
+pub fn forward(trainer: &mut Trainer, batch: &Batch, m: u32, tag: Tag) -> Result<ExactSum, TrainerError> {
     let Trainer {
         context,
         transport,
         engine,
         ..
     } = trainer;
-    let tag = Tag::new(TagKind::Eval, step, m).with_part(1);
     let targets = if context.is_last_stage() {
         Some(batch.targets(m)?)
     } else {
@@ -81,6 +86,7 @@ fn forward(trainer: &mut Trainer, batch: &Batch, step: u64, m: u32) -> Result<Ex
             what: "the last stage gave activations instead of a loss".to_owned(),
         }),
         (StageOutput::Loss { sum }, _) => {
+            let step = tag.step;
             ExactSum::of_loss(sum).ok_or(TrainerError::NonFinite { step, count: 1 })
         }
     }

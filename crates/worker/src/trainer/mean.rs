@@ -11,6 +11,7 @@
 //! Invariant
 //! - WK-8 What is read for a mean is finite, or the trainer fails: nothing is made of the state of a rank that is broken.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rekindle_plan::average::{MomentSlices, blend, blocks, like, starting_moments};
@@ -32,6 +33,9 @@ fn floats(frame: &Frame) -> Result<Vec<f32>, TrainerError> {
     }
 }
 
+/// What the neighbours of a lost rank have of each of its layers, in the order of its shares.
+pub type Sources = BTreeMap<LayerId, Vec<Vec<f32>>>;
+
 /// The way to the other ranks.
 pub struct Means<'a> {
     /// Where this rank stands.
@@ -48,7 +52,8 @@ impl Means<'_> {
     /// # Errors
     /// [`TrainerError`] when a peer is lost, or what it has isn't finite.
     pub fn of_lanes(&self, engine: &mut Engine) -> Result<(), TrainerError> {
-        self.run(engine, |rank, share| self.stage(rank) == self.stage(share.rank))?;
+        self.run(engine, |rank, share| self.stage(rank) == self.stage(share.rank))
+            .map(drop)?;
         for index in self.stage(self.context.id()) {
             if self.counts_anew(index) {
                 self.forget_moments(self.layer_at(index)?, engine)?;
@@ -57,25 +62,25 @@ impl Means<'_> {
         Ok(())
     }
 
-    /// Ranks whose stage nobody has are made of the stages beside it, all lanes alike; of an end the blocks.
+    /// Ranks whose stage nobody has are made of the stages beside it, all lanes alike; of an end the blocks. Returns the weights that this
+    /// one was made of, if other shares of them are to be tried ([`super::choose`]).
     ///
     /// # Errors
     /// [`TrainerError`] when a peer is lost, or what it has isn't finite.
-    pub fn of_neighbours(&self, engine: &mut Engine) -> Result<(), TrainerError> {
+    pub fn of_neighbours(&self, engine: &mut Engine) -> Result<Sources, TrainerError> {
         self.run(engine, |rank, share| self.stage(rank) != self.stage(share.rank))
     }
 
     /// Sends what lost ranks are made of by such shares, and makes this rank's state if it is one of them.
-    fn run(&self, engine: &mut Engine, by: impl Fn(RankId, &Share) -> bool) -> Result<(), TrainerError> {
+    fn run(&self, engine: &mut Engine, by: impl Fn(RankId, &Share) -> bool) -> Result<Sources, TrainerError> {
         let means = self.context.refills.iter();
         let means: Vec<(RankId, &[Share])> = means
-            .filter_map(|(rank, refill)| match refill {
-                Refill::Mean(shares) => Some((*rank, shares.as_slice())),
-                Refill::Guard(_) | Refill::Parity(_) => None,
-            })
+            .filter_map(|(rank, refill)| Some((*rank, refill.shares()?)))
             .filter(|(rank, shares)| shares.iter().all(|share| by(*rank, share)))
             .collect();
         let me = self.context.id();
+        let tries = matches!(self.context.refills.get(&me), Some(Refill::Best { .. }));
+        let mut sources = Sources::new();
         let stage = |rank: &RankId| self.stage(*rank);
         let most = means.iter().map(|(rank, _)| stage(rank).len()).max().unwrap_or(0);
         for turn in 0..most {
@@ -90,11 +95,12 @@ impl Means<'_> {
                     self.give(*rank, layer, engine)?;
                 }
                 if *rank == me {
-                    self.make(layer, shares, engine)?;
+                    let weights = self.make(layer, shares, engine)?;
+                    sources.extend(tries.then_some((self.layer_at(layer)?, weights)));
                 }
             }
         }
-        Ok(())
+        Ok(sources)
     }
 
     /// Whether layer `index` of a rank is made of the shares: another lane has all, other stages the like of blocks alone.
@@ -184,8 +190,8 @@ impl Means<'_> {
         Ok(())
     }
 
-    /// Layer `index` of this rank.
-    fn make(&self, index: u32, shares: &[Share], engine: &mut Engine) -> Result<(), TrainerError> {
+    /// Layer `index` of this rank; returns the weights that it was made of.
+    fn make(&self, index: u32, shares: &[Share], engine: &mut Engine) -> Result<Vec<Vec<f32>>, TrainerError> {
         let layer = self.layer_at(index)?;
         let take = |share: &Share, kind: StateKind| -> Result<Vec<f32>, TrainerError> {
             if !self.kinds(index).contains(&kind) {
@@ -204,7 +210,7 @@ impl Means<'_> {
                 share.share,
             ));
         }
-        let weights: Vec<_> = weights
+        let sources: Vec<_> = weights
             .iter()
             .map(|(slice, share)| (slice.as_slice(), *share))
             .collect();
@@ -218,22 +224,18 @@ impl Means<'_> {
             })
             .collect();
         let kind = self.moments(index);
-        let weights = blend(&weights)?;
+        let blended = blend(&sources)?;
         let started = starting_moments(kind, self.context.owned(layer).len(), &moments)?;
         let state = [
-            (StateKind::Weights, weights),
+            (StateKind::Weights, blended),
             (StateKind::ExpAvg, started.exp_avg),
             (StateKind::ExpAvgSq, started.exp_avg_sq),
         ];
         for (kind, values) in state {
-            engine.set_state_bytes(
-                layer,
-                kind,
-                self.range(layer, kind),
-                bytemuck::cast_slice(&values),
-            )?;
+            let range = self.range(layer, kind);
+            engine.set_state_bytes(layer, kind, range, bytemuck::cast_slice(&values))?;
         }
-        Ok(())
+        Ok(weights.into_iter().map(|(values, _)| values).collect())
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod batch;
 mod cadence;
+mod choose;
 mod commit;
 mod connect;
 mod context;
@@ -196,7 +197,7 @@ fn load_state(
         Some(Refill::Parity(parities)) => {
             tracing::info!(epoch = %parities.epoch, "goes back to its group's exchange");
         }
-        Some(Refill::Mean(shares)) => {
+        Some(Refill::Mean(shares) | Refill::Best { best_of: shares }) => {
             tracing::warn!(?shares, "its state is lost: takes a mean of its neighbours'")
         }
     }

@@ -4,19 +4,21 @@
 //!   rank G: the shadow of rank R that lies in its worker's memory  --State-->  rank R: weights and moments of what it owns (of an end of the
 //!                                                                              pipeline in a job that swaps: embedding or head)
 //!   all lanes: what each owns of the weights to the others, as after an update
+//!   where guards keep moments alone: all weights from another lane that has them
 //! ```
 //!
 //! Who sends to whom is the coordinator's decision ([`Context::refills`]). Deliberately absent: states that nobody has ([`super::mean`]).
 
+use rekindle_plan::twins;
 use rekindle_transport::TagKind;
-use rekindle_types::{RankId, Refill as Source};
+use rekindle_types::{RankId, Refill as Source, StateKind};
 
 use super::context::{Context, SharedTransport};
 use super::lanes::Lanes;
 use super::left::{Memory, Whose};
-use super::mean::Means;
+use super::mean::{Means, Sources};
 use super::parity::rebuild;
-use super::shadow::{piece_tag, pieces};
+use super::shadow::{guarded_pieces, piece_tag};
 use super::{Engine, TrainerError};
 
 /// The way to the other ranks.
@@ -32,21 +34,22 @@ pub struct Refill<'a> {
 }
 
 impl Refill<'_> {
-    /// Sends what other ranks need, takes what this one needs. Nothing where every rank has its own state.
+    /// Sends what other ranks need, takes what this one needs. Nothing where every rank has its own state. Returns what other shares can be tried
+    /// of ([`Means::of_neighbours`]).
     ///
     /// # Errors
     /// [`TrainerError`] when a peer is lost, or its state isn't there after all.
-    pub fn run(&self, engine: &mut Engine) -> Result<(), TrainerError> {
+    pub fn run(&self, engine: &mut Engine) -> Result<Sources, TrainerError> {
         let refills = &self.context.refills;
         if refills.is_empty() {
-            return Ok(());
+            return Ok(Sources::new());
         }
         let me = self.context.id();
         let (context, source) = (self.context, self.context.given_by(me));
         let asks = refills.keys().copied();
         let asks: Vec<RankId> = asks.filter(|rank| context.given_by(*rank) == Some(me)).collect();
         let ranks = asks.iter().copied().chain(source.map(|_| me));
-        let most = ranks.map(|rank| pieces(self.context, rank).len()).max();
+        let most = ranks.map(|rank| guarded_pieces(self.context, rank).len()).max();
         for turn in 0..most.unwrap_or(0) {
             for rank in &asks {
                 self.give(*rank, turn, engine)?;
@@ -62,6 +65,7 @@ impl Refill<'_> {
             transport,
             step,
         };
+        self.copy_weights(engine)?;
         means.of_lanes(engine)?;
         let of_my_stage = |rank: &RankId| context.plan.rank(*rank).stage == context.rank.stage;
         let has_parts =
@@ -77,7 +81,7 @@ impl Refill<'_> {
 
     /// Piece number `turn` of a rank's state to that rank, which may be this one.
     fn give(&self, rank: RankId, turn: usize, engine: &mut Engine) -> Result<(), TrainerError> {
-        let Some(&(layer, kind)) = pieces(self.context, rank).get(turn) else {
+        let Some(&(layer, kind)) = guarded_pieces(self.context, rank).get(turn) else {
             return Ok(());
         };
         let state = self.memory.at(Whose::Guarded(rank), self.step)?;
@@ -91,13 +95,44 @@ impl Refill<'_> {
     }
 
     fn take(&self, guard: RankId, turn: usize, engine: &mut Engine) -> Result<(), TrainerError> {
-        let Some(&(layer, kind)) = pieces(self.context, self.context.id()).get(turn) else {
+        let Some(&(layer, kind)) = guarded_pieces(self.context, self.context.id()).get(turn) else {
             return Ok(());
         };
         let tag = piece_tag(TagKind::State, self.step, self.context, (layer, kind));
         let frame = self.transport.recv(guard, tag, self.context.deadline())?;
         let owned = self.context.owned(layer);
         Ok(engine.set_state_bytes(layer, kind, owned, frame.bytes())?)
+    }
+
+    /// Ranks of which guards have moments alone get all weights from the first lane of their stage that has its own state.
+    fn copy_weights(&self, engine: &mut Engine) -> Result<(), TrainerError> {
+        let (context, transport, me) = (self.context, self.transport, self.context.id());
+        if !context.guards_keep_moments_alone() {
+            return Ok(());
+        }
+        let guarded = context.refills.iter();
+        let guarded = guarded.filter(|(_, from)| matches!(from, Source::Guard(_)));
+        let has = |rank: &RankId| !context.refills.contains_key(rank);
+        let pairs: Vec<(RankId, RankId)> = guarded
+            .filter_map(|(rank, _)| Some((*rank, twins(&context.plan, *rank).find(has)?)))
+            .filter(|(rank, twin)| [*rank, *twin].contains(&me))
+            .collect();
+        for layer in engine.layers() {
+            let all = 0..context.numel(layer);
+            let tag = piece_tag(TagKind::State, self.step, context, (layer, StateKind::Weights));
+            for (rank, twin) in &pairs {
+                if *twin == me {
+                    let payload = transport
+                        .pool()
+                        .copy_of(&engine.weight_bytes(layer, all.clone())?);
+                    transport.send(*rank, tag, payload.into(), context.deadline())?;
+                } else {
+                    let frame = transport.recv(*twin, tag, context.deadline())?;
+                    engine.set_weight_bytes(layer, all.clone(), frame.bytes())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A guard has only what its rank owns; the rest of the weights are the other lanes'.

@@ -63,10 +63,18 @@ pub struct Shadows {
 
 /// What is sent of a rank's state, in order.
 pub fn pieces(context: &Context, rank: RankId) -> Vec<(LayerId, StateKind)> {
-    let layers = context.guarded_layers(rank).into_iter();
+    let layers = context.owned_layers(rank).into_iter();
     layers
         .flat_map(|layer| StateKind::ALL.map(|kind| (layer, kind)))
         .collect()
+}
+
+/// What of that its guards keep: where other lanes have the weights, moments alone; in a job that swaps, embedding and head alone.
+pub fn guarded_pieces(context: &Context, rank: RankId) -> Vec<(LayerId, StateKind)> {
+    let mut all = pieces(context, rank);
+    all.retain(|(_, kind)| *kind != StateKind::Weights || !context.guards_keep_moments_alone());
+    all.retain(|(layer, _)| context.is_guarded(*layer));
+    all
 }
 
 /// The tag of a piece of a rank's state.
@@ -117,8 +125,9 @@ impl Shadows {
         engine: &Engine,
         step: u64,
     ) -> Result<(), TrainerError> {
-        let own = pieces(context, context.id());
-        let theirs: Vec<_> = self.wards.iter().map(|ward| pieces(context, ward.id)).collect();
+        let own = guarded_pieces(context, context.id());
+        let wards = self.wards.iter();
+        let theirs: Vec<_> = wards.map(|ward| guarded_pieces(context, ward.id)).collect();
         let most = theirs.iter().map(Vec::len).max().unwrap_or(0).max(own.len());
         for turn in 0..most {
             if let (false, Some(&(layer, kind))) = (context.own_guards().is_empty(), own.get(turn)) {
@@ -256,7 +265,8 @@ fn kept(folder: &Path, context: &Context, ward: RankId) -> Result<Option<Kept>, 
     match made {
         Ok(keep) => {
             let device = Arc::new(Computing::beside(Some(keep.memory()))?);
-            let mut shadow = Shadow::new(device, setup::guarded_stage_of(context, context.plan.rank(ward)))?;
+            let stage = setup::guarded_stage_of(context, context.plan.rank(ward));
+            let mut shadow = Shadow::new(device, stage, !context.guards_keep_moments_alone())?;
             shadow.reserve_whole()?;
             Ok(Some(Kept { ward, shadow, keep }))
         }
@@ -267,9 +277,8 @@ fn kept(folder: &Path, context: &Context, ward: RankId) -> Result<Option<Kept>, 
     }
 }
 
-/// Bytes that what a rank owns and as many spare buffers take.
+/// Bytes that what is kept of a rank and as many spare buffers take.
 fn room(context: &Context, rank: RankId) -> u64 {
-    let owned = |layer| pages(context.owned_by(rank, layer).len());
-    let layers = context.guarded_layers(rank).into_iter();
-    2 * 3 * layers.map(owned).sum::<u64>()
+    let kept = |(layer, _)| pages(context.owned_by(rank, layer).len());
+    2 * guarded_pieces(context, rank).into_iter().map(kept).sum::<u64>()
 }

@@ -14,6 +14,7 @@ use rekindle_types::spec::RecoverySource;
 use rekindle_types::{LayerId, RankId, StepReport};
 
 use super::batch::Batch;
+use super::choose::choose;
 use super::commit::{Sums, clip_factor};
 use super::context::{Context, SharedTransport};
 use super::lanes::Lanes;
@@ -74,11 +75,13 @@ impl Trainer {
                 memory,
                 step,
             };
-            refill.run(&mut self.engine)?;
+            let sources = refill.run(&mut self.engine)?;
             let tied = Tied { context, transport };
             tied.send_weights(&self.engine, step)?;
             tied.take_weights(&mut self.engine, step)?;
+            choose(self, &sources)?;
         }
+        let (context, transport) = (&self.context, &self.transport);
         if let Some(local) = &mut self.local {
             local.keep(step, &self.engine)?;
             local.forget_older(context);

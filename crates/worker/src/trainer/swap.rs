@@ -67,7 +67,8 @@ impl Context {
     pub fn given_by(&self, rank: RankId) -> Option<RankId> {
         match self.refills.get(&rank)? {
             Refill::Guard(guard) => Some(*guard),
-            Refill::Parity(_) => None,
+            // Of several means an inner stage is one, never an end.
+            Refill::Parity(_) | Refill::Best { .. } => None,
             // An end that is a copy of the stage beside it: its embedding or head is there, too.
             Refill::Mean(shares) => {
                 let beside = |share: &&Share| self.plan.rank(share.rank).stage != self.plan.rank(rank).stage;

@@ -1,5 +1,6 @@
 //! The exactness contract on whole trainers: threads instead of processes, the in-memory transport instead of TCP.
 
+mod choice;
 mod ends;
 mod lines;
 mod shadows;
@@ -19,7 +20,7 @@ use rekindle_types::{
     StepReport, WorkerId,
 };
 
-use super::context::SharedTransport;
+use super::context::{Context, SharedTransport};
 use super::device::Computing;
 use super::left::Memory;
 use super::local::Local;
@@ -151,12 +152,7 @@ fn one(
     folder: Option<&Path>,
 ) -> Result<(Vec<StepReport>, Owned), TrainerError> {
     let (reports, trainer) = trained(start, transport, threads, folder)?;
-    let (context, engine) = (&trainer.context, &trainer.engine);
-    let bytes = |(layer, kind)| {
-        let bytes = engine.state_bytes(layer, kind, context.owned(layer)).unwrap();
-        ((layer, kind), bytes.into_owned())
-    };
-    let owned = pieces(context, context.id()).into_iter().map(bytes).collect();
+    let owned = owned(&trainer);
     Ok((reports, owned))
 }
 
@@ -168,6 +164,33 @@ fn trained(
     folder: Option<&Path>,
 ) -> Result<(Vec<StepReport>, Trainer), TrainerError> {
     let context = setup::context(start, Duration::from_secs(60))?;
+    let mut trainer = made(context, transport, threads, folder)?;
+    trainer.begin(&Memory::default(), false)?;
+    let mut reports = Vec::new();
+    for step in 1..=trainer.context.spec.training.steps {
+        reports.extend(trainer.step(step, false)?);
+    }
+    trainer.finish()?;
+    export::export(&trainer)?;
+    Ok((reports, trainer))
+}
+
+fn owned(trainer: &Trainer) -> Owned {
+    let (context, engine) = (&trainer.context, &trainer.engine);
+    let bytes = |(layer, kind)| {
+        let bytes = engine.state_bytes(layer, kind, context.owned(layer)).unwrap();
+        ((layer, kind), bytes.into_owned())
+    };
+    pieces(context, context.id()).into_iter().map(bytes).collect()
+}
+
+/// A trainer with the job's first weights.
+fn made(
+    context: Context,
+    transport: SharedTransport,
+    threads: u32,
+    folder: Option<&Path>,
+) -> Result<Trainer, TrainerError> {
     let computing = Computing {
         device: DeviceId::Cpu,
         threads,
@@ -179,7 +202,7 @@ fn trained(
     let sets = parity::reserve(folder, &context)?;
     let parity = Parity::start(sets, folder, &context, &transport)?;
     let reports = Reports::start(folder, &context);
-    let mut trainer = Trainer {
+    Ok(Trainer {
         context,
         transport,
         engine,
@@ -191,15 +214,7 @@ fn trained(
         shadows,
         parity,
         last_commit: Instant::now(),
-    };
-    trainer.begin(&Memory::default(), false)?;
-    let mut reports = Vec::new();
-    for step in 1..=trainer.context.spec.training.steps {
-        reports.extend(trainer.step(step, false)?);
-    }
-    trainer.finish()?;
-    export::export(&trainer)?;
-    Ok((reports, trainer))
+    })
 }
 
 /// What must not depend on the shape of the cluster, to the bit.

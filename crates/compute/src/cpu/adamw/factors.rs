@@ -69,14 +69,19 @@ impl<F: Float> Factors<F> {
         ]
     }
 
-    /// One element; `mean` is the mean gradient before clipping.
+    /// The moments of one element; `mean` is the mean gradient before clipping.
+    #[inline(always)]
+    pub(super) fn moments(&self, mean: F, exp_avg: &mut F, exp_avg_sq: &mut F) {
+        let g = mean * self.clip;
+        *exp_avg = self.beta1 * *exp_avg + self.rest1 * g;
+        *exp_avg_sq = self.beta2 * *exp_avg_sq + self.rest2 * (g * g);
+    }
+
+    /// One element.
     #[inline(always)]
     pub(super) fn apply(&self, mean: F, weight: &mut F, exp_avg: &mut F, exp_avg_sq: &mut F) {
-        let g = mean * self.clip;
-        let m = self.beta1 * *exp_avg + self.rest1 * g;
-        let v = self.beta2 * *exp_avg_sq + self.rest2 * (g * g);
-        *exp_avg = m;
-        *exp_avg_sq = v;
+        self.moments(mean, exp_avg, exp_avg_sq);
+        let (m, v) = (*exp_avg, *exp_avg_sq);
         let step = self.lr * (m * self.correct1) / ((v * self.correct2).sqrt() + self.eps);
         *weight = *weight * self.keep - step;
     }

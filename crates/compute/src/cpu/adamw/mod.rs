@@ -10,7 +10,7 @@ mod hashes;
 mod operand;
 
 use super::lanes::{LANES, vectorized};
-use super::pool::Pool;
+use super::pool::{Pool, chunk};
 use super::stream;
 use super::sums::{CpuSums, TASK, mean_of};
 use crate::{AdamPart, AdamStep, Float, Hashing};
@@ -71,6 +71,21 @@ impl<F: Float> Step<F> {
     /// The step with a mean gradient that somebody else made.
     pub fn run_with(&self, pool: &Pool, operands: [Operand<'_, F>; 3], gradient: &[F]) {
         self.tasks(pool, operands, gradient, None);
+    }
+
+    /// What [`Step::run_with`] leaves of first and second moments, which doesn't depend on the weights.
+    pub fn run_moments(&self, pool: &Pool, operands: [Operand<'_, F>; 2], gradient: &[F]) {
+        // Only the decay of weights differs from part to part.
+        let Some((_, factors)) = self.parts.first() else {
+            return;
+        };
+        let operands = operands.map(Tasks::of);
+        pool.each(gradient.len().div_ceil(TASK), |task| {
+            // SAFETY: each task takes the chunks of its own number.
+            let operands = operands.each_ref().map(|operand| unsafe { operand.take(task) });
+            moments_of_chunk(*factors, operands, chunk(gradient, TASK, task));
+            stream::done();
+        });
     }
 
     fn tasks<G: Cut<Task: Gradient<Float = F>>>(
@@ -171,6 +186,35 @@ fn step_chunk<F: Float, G: Gradient<Float = F>>(
                 let (mut w, mut m, mut v) = (weights.get(at), exp_avg.get(at), exp_avg_sq.get(at));
                 factors.apply(gradient.one(at), &mut w, &mut m, &mut v);
                 weights.set(at, w);
+                exp_avg.set(at, m);
+                exp_avg_sq.set(at, v);
+            }
+        },
+    );
+}
+
+/// As [`step_chunk`], without weights.
+fn moments_of_chunk<F: Float>(
+    factors: Factors<F>,
+    [mut exp_avg, mut exp_avg_sq]: [Operand<'_, F>; 2],
+    gradient: &[F],
+) {
+    vectorized(
+        #[inline(always)]
+        || {
+            let (full, rest) = gradient.as_chunks::<LANES>();
+            for (n, means) in full.iter().enumerate() {
+                let at = n * LANES;
+                let (mut m, mut v) = (exp_avg.load(at), exp_avg_sq.load(at));
+                for l in 0..LANES {
+                    factors.moments(means[l], &mut m[l], &mut v[l]);
+                }
+                exp_avg.store(at, m);
+                exp_avg_sq.store(at, v);
+            }
+            for (at, mean) in (full.len() * LANES..).zip(rest) {
+                let (mut m, mut v) = (exp_avg.get(at), exp_avg_sq.get(at));
+                factors.moments(*mean, &mut m, &mut v);
                 exp_avg.set(at, m);
                 exp_avg_sq.set(at, v);
             }

@@ -1,5 +1,7 @@
 //! What guards keep of their wards, in whole trainers.
 
+use rekindle_types::Refill;
+
 use super::super::left::Whose;
 use super::*;
 
@@ -54,6 +56,98 @@ fn a_failed_update_of_a_shadow_reaches_its_guard_at_the_next_commit_point() {
             .into_iter()
             .for_each(|rank| rank.join().unwrap());
     });
+}
+
+/// Where another lane has the weights guards keep moments alone, and a lost rank has all of its state from both.
+#[test]
+fn moments_of_a_guard_and_weights_of_a_lane_are_a_rank_s_state() {
+    let text = folder();
+    let mut spec = spec(text.path(), "tie_word_embeddings = true", "");
+    spec.recovery.sources = vec![
+        RecoverySource::Local,
+        RecoverySource::Shadow,
+        RecoverySource::Replica,
+    ];
+    let memory = tempfile::tempdir().unwrap();
+    let mut plan = plan(2, &[3, 5], &["a", "b", "c", "d"]);
+    for worker in &plan.workers {
+        std::fs::create_dir_all(memory.path().join(worker.as_str())).unwrap();
+    }
+    let ranks = train_on(&spec, &plan, 1, Some(memory.path()), &Options::default()).unwrap();
+    plan.epoch = plan.epoch.next();
+    let (lost, guard) = (RankId(1), rekindle_plan::guards_of(&spec, &plan)[&RankId(1)][0]);
+    let mesh = MemoryMesh::connect(&plan.job, plan.epoch, 4, &Options::default()).unwrap();
+    let threads: Vec<_> = plan
+        .ranks()
+        .zip(mesh)
+        .map(|(rank, transport)| {
+            let mut context = setup::context(start(&spec, &plan, rank), Duration::from_secs(60)).unwrap();
+            context.memory_step = Some(STEPS);
+            context.refills = [(lost, Refill::Guard(guard))].into();
+            let worker = memory.path().join(plan.worker_of(rank).unwrap().as_str());
+            // A rank that isn't lost has its own state, here as it was at the end.
+            let own = (rank != lost).then(|| {
+                (
+                    ranks[rank.0 as usize].1.clone(),
+                    full_weights(&ranks, &plan, rank),
+                )
+            });
+            std::thread::spawn(move || {
+                let left = Memory::find(&worker, &context, true);
+                let mut trainer = made(context, Arc::new(transport), 1, None).unwrap();
+                for (layer, weights) in own.iter().flat_map(|(_, weights)| weights) {
+                    trainer
+                        .engine
+                        .set_weight_bytes(*layer, 0..weights.len() / 4, weights)
+                        .unwrap();
+                }
+                for ((layer, kind), bytes) in own.iter().flat_map(|(own, _)| own) {
+                    let range = trainer.context.owned(*layer);
+                    trainer
+                        .engine
+                        .set_state_bytes(*layer, *kind, range, bytes)
+                        .unwrap();
+                }
+                let step = STEPS;
+                let refill = super::super::refill::Refill {
+                    context: &trainer.context,
+                    transport: &trainer.transport,
+                    memory: &left,
+                    step,
+                };
+                refill.run(&mut trainer.engine).unwrap();
+                owned(&trainer)
+            })
+        })
+        .collect();
+    let found: Vec<Owned> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    for (rank, (found, (_, wanted))) in found.iter().zip(&ranks).enumerate() {
+        assert!(found == wanted, "rank {rank}");
+    }
+    let context = setup::context(start(&spec, &plan, guard), Duration::from_secs(1)).unwrap();
+    let worker = memory.path().join(plan.worker_of(guard).unwrap().as_str());
+    let left = Memory::find(&worker, &context, true);
+    let state = left.at(Whose::Guarded(lost), STEPS).unwrap();
+    assert!(state.piece(LayerId::Block(2), StateKind::ExpAvg).is_ok());
+    assert!(
+        state.piece(LayerId::Block(2), StateKind::Weights).is_err(),
+        "it has none"
+    );
+}
+
+/// The weights of a rank's layers, put together of what its stage's lanes own.
+fn full_weights(ranks: &[(Vec<StepReport>, Owned)], plan: &Plan, rank: RankId) -> Vec<(LayerId, Vec<u8>)> {
+    let mut lanes: Vec<RankId> = rekindle_plan::twins(plan, rank).chain([rank]).collect();
+    lanes.sort();
+    let mut all = BTreeMap::<LayerId, Vec<u8>>::new();
+    for lane in lanes {
+        for ((layer, kind), bytes) in &ranks[lane.0 as usize].1 {
+            if *kind == StateKind::Weights {
+                all.entry(*layer).or_default().extend(bytes);
+            }
+        }
+    }
+    all.into_iter().collect()
 }
 
 /// What a guard's machine has after training is what the rank had, to the bit.
