@@ -177,14 +177,19 @@ fn each_fault_does_what_it_says() {
 
     let line = inject(&cluster, folder.path(), "0,kill-trainer");
     assert_eq!(line["outcome"], "injected", "{line}");
-    until("the end of the gang", || {
-        before
-            .iter()
-            .all(|pid| state(*pid).is_none_or(|s| s == 'Z'))
-            .then_some(())
+    let lost = until("the end of a trainer", || {
+        let ended = |pid: &u32| state(*pid).is_none_or(|s| s == 'Z');
+        before.iter().copied().find(ended)
     });
     let (last, _) = metrics(&run).pop_last().unwrap();
     reaches(&run, last + 10);
+    let after = cluster.trainers();
+    let stays = |pid: &&u32| after.contains(pid);
+    assert_eq!(
+        before.iter().filter(stays).count(),
+        1,
+        "{before:?} without {lost}: {after:?}"
+    );
 
     let line = inject(&cluster, folder.path(), "0,kill-worker");
     assert_eq!(line["outcome"], "injected", "{line}");

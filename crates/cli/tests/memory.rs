@@ -35,11 +35,21 @@ fn killed_trainers_and_workers_cost_no_committed_step() {
         let reached = metrics(&run).pop_last().map_or(0, |(step, _)| step);
         reaches(&run, reached + 30);
         let victim = loss % 4;
+        let lost = cluster.trainer(victim);
+        let mut survivors = cluster.trainers();
+        survivors.retain(|pid| *pid != lost);
+        assert_eq!(survivors.len(), 3);
         match loss {
-            0..4 => signal(cluster.trainer(victim), "KILL"),
+            0..4 => signal(lost, "KILL"),
             _ => cluster.kill_worker(victim),
         }
         let incident = recovered(&cluster, &id, loss + 1);
+        let living = cluster.trainers();
+        let goes_on = |pid: &u32| living.contains(pid);
+        assert!(
+            survivors.iter().all(goes_on),
+            "{survivors:?} of {living:?}: survivors keep their processes"
+        );
         assert_eq!(incident["source"], "local", "{incident}");
         let again = incident["steps_again"].as_u64().unwrap();
         assert!(again <= 1, "at most the step in flight: {incident}");

@@ -185,7 +185,7 @@ pub trait Device: Send + Sync + Sized + 'static {
     }
     /// About how many logits are worked on at once. Fixed for a device, because the order of sums follows it.
     fn logits_at_once(&self) -> usize {
-        1 << 21
+        crate::sizes::CPU.logits_at_once
     }
     /// Number of elements.
     fn len(&self, buffer: &Self::Buffer) -> usize;

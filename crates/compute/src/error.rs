@@ -62,10 +62,22 @@ pub enum ComputeError {
         /// How long was waited.
         waited: Duration,
     },
-    /// The device, or what this process had on it, is gone.
+    /// What this process had on the device is gone; another process may use the device.
     #[error("{what}")]
     Lost {
         /// What failed.
+        what: String,
+    },
+    /// The device itself can't be relied on: what fails here may work on another one.
+    #[error("{what}")]
+    Faulty {
+        /// What failed and where to look.
+        what: String,
+    },
+    /// The device has no more memory.
+    #[error("{what}")]
+    OutOfMemory {
+        /// What was asked for, and what there is.
         what: String,
     },
     /// The device can't be used as asked.

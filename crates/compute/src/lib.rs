@@ -24,6 +24,8 @@ mod error;
 mod float;
 mod frozen;
 mod operands;
+pub mod sizes;
+mod tally;
 
 pub use adam::{AdamPart, AdamSource, AdamStep, AdamTarget, BlockHash, Hashing};
 pub use any::{AnyBuffer, AnyDevice, AnyFrozen, AnyIndices, AnySums};
@@ -37,6 +39,7 @@ pub use device::{
 pub use error::ComputeError;
 pub use float::Float;
 pub use frozen::Frozen;
+pub use tally::HandedOut;
 
 /// What operations return.
 pub type Result<T> = std::result::Result<T, ComputeError>;

@@ -66,6 +66,11 @@ impl Coordinator {
             None => place(id, epoch, &spec, &slots),
         };
         match placed {
+            Ok(plan) if self.stop_unkept(id, &plan) => {
+                let why = "waits for trainers to stop that it has no place for";
+                self.queue_notes.insert(id.clone(), why.to_owned());
+                return false;
+            }
             Ok(plan) => {
                 let Some((start, epoch)) = self.start_point(id) else {
                     let why = "looks for the state to start from";
@@ -136,10 +141,7 @@ impl Coordinator {
             mtbf_seconds: job.mtbf_seconds(self.clock.wall()),
         };
         if let Some(entry) = self.registry.workers.get_mut(worker) {
-            let occupant = Occupant {
-                epoch: plan.epoch,
-                told_stop: None,
-            };
+            let occupant = Occupant::new(plan.epoch);
             entry.occupants.insert((plan.job.clone(), rank), occupant);
         }
         self.send(worker, Command::Start(Box::new(start)));
@@ -242,10 +244,7 @@ impl Coordinator {
         let Some(entry) = self.registry.workers.get_mut(worker).filter(|_| !member) else {
             return;
         };
-        let new = Occupant {
-            epoch,
-            told_stop: None,
-        };
+        let new = Occupant::new(epoch);
         let occupant = entry.occupants.entry((job.clone(), rank)).or_insert(new);
         if occupant.epoch == epoch && occupant.told_stop.is_none() {
             self.stop_on(worker, job, epoch, "no current plan has this trainer");

@@ -35,7 +35,7 @@
 //! - CO-9 Every failure of a job that trains belongs to exactly one incident; once decided, exactly one of an incident's failures is
 //!   INITIATING.
 //!
-//! Deliberately absent: recovery of a single trainer while the others go on (all start again together), anything about steps beyond
+//! Deliberately absent: recovery of a single trainer while the others go on (all begin the new epoch together), anything about steps beyond
 //! counting them.
 
 mod average;
@@ -45,6 +45,7 @@ mod commits;
 mod config;
 mod durable;
 mod durable_job;
+mod edits;
 mod effect;
 mod event;
 mod gang;

@@ -98,7 +98,7 @@ fn committed(checkpoint: &crate::CommittedCheckpoint) -> String {
 
 fn requeued(failure: &rekindle_types::Failure, refused: Option<&str>) -> String {
     let refused = refused.map_or_else(String::new, |url| format!("; {url} is not tried again"));
-    format!("{}; all trainers start again{refused}", told(failure))
+    format!("{}; it goes on under a new plan{refused}", told(failure))
 }
 
 fn planned(plan: &rekindle_types::Plan, start: Option<&rekindle_types::StartPoint>) -> String {

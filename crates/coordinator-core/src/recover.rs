@@ -1,12 +1,12 @@
 //! A job that lost a part: whether it may go on, and from when on it is placed again (CO-8).
 //!
-//! All its trainers are stopped; it waits in state RECOVERING for the slots it had, for a while; then it goes on with what is there,
+//! All its trainers give the epoch up ([`crate::edits`]); it waits in state RECOVERING for the slots it had, for a while; then it goes on with what is there,
 //! under a new epoch, every rank from the same step: one that all have in memory, or the newest valid checkpoint.
 
 use std::collections::BTreeSet;
 
 use rekindle_plan::{Slot, guards_of, twins};
-use rekindle_types::spec::RecoverySource;
+use rekindle_types::spec::{Auto, RecoverySource};
 use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, Share, WorkerId};
 
 use crate::Change;
@@ -49,9 +49,11 @@ fn move_to(plan: &mut Plan, ranks: &BTreeSet<RankId>, mut slots: Vec<Slot>) -> O
 }
 
 impl Coordinator {
-    /// Free slots, without those that other jobs need back because their state lies there.
+    /// Free slots and those of its own trainers that wait, without those that other jobs need back because their state lies there; and without those
+    /// on devices that failed, if the job can do without them.
     pub(crate) fn slots_for(&self, id: &JobId) -> Vec<Slot> {
         let mut free = self.registry.free_slots();
+        free.extend(self.waiting_slots(id));
         for worker in self
             .live
             .jobs()
@@ -63,7 +65,31 @@ impl Coordinator {
                 free.remove(at);
             }
         }
-        free
+        let sound = self.registry.sound(&free);
+        match self.can_do_with(id, &sound) {
+            true => sound,
+            false => free,
+        }
+    }
+
+    /// Whether there are as many slots as the job had or asks for, and nothing that only workers' memory has would be left behind.
+    fn can_do_with(&self, id: &JobId, slots: &[Slot]) -> bool {
+        let Some(job) = self.live.job(id) else {
+            return false;
+        };
+        let wanted = |count: Auto| match count {
+            Auto::Auto => 1,
+            Auto::Count(count) => count,
+        };
+        let parallelism = &job.spec.parallelism;
+        let asked = wanted(parallelism.pipeline).saturating_mul(wanted(parallelism.data));
+        let needs = job.plan.as_ref().map_or(asked, Plan::world);
+        let leaves_nothing = || {
+            !job.lives_in_memory()
+                || self.same_again(id, slots).is_some()
+                || self.stand_in(id, slots, GoBack::Yes).is_some()
+        };
+        slots.len() >= needs as usize && leaves_nothing()
     }
 
     /// The workers of ranks that are gone while their state may be in memory there, one entry a rank.
@@ -124,6 +150,7 @@ impl Coordinator {
         self.regroups
             .insert(id.clone(), self.mono() + self.config.regroup);
         let reason = format!("the job starts again: {}", crate::notes::told(&failure));
+        let verdict = failure.clone();
         self.record(Change::Requeued {
             job: id.clone(),
             epoch,
@@ -133,7 +160,7 @@ impl Coordinator {
             stage_norms: last_step.map(|step| step.stage_norms).unwrap_or_default(),
         });
         self.forget_saves(id);
-        self.stop_holders(id, &reason);
+        self.halt_holders(id, &verdict, &reason);
     }
 
     /// The plan a recovering job had, if every one of its workers has room for its ranks: they may have the state in memory.
@@ -236,14 +263,14 @@ impl Coordinator {
         Some(plan)
     }
 
-    /// What a recovering job waits for before it is placed: its old trainers to be gone (or their worker lost), and for a while as
+    /// What a recovering job waits for before it is placed: its old trainers to wait or be gone (or their worker lost), and for a while as
     /// many slots as it had.
     pub(crate) fn regroups(&self, id: &JobId, free: &[Slot]) -> Option<&'static str> {
         if self.state_of(id) != Some(JobState::Recovering) {
             return None;
         }
-        if !self.registry.holders(id).is_empty() {
-            return Some("waits for its trainers to stop");
+        if self.registry.is_busy(id) {
+            return Some("waits for its trainers to halt or stop");
         }
         let by = *self.regroups.get(id)?;
         let job = self.live.job(id)?;

@@ -17,6 +17,32 @@ pub(crate) struct Occupant {
     pub(crate) epoch: Epoch,
     /// When it was last told to stop.
     pub(crate) told_stop: Option<Mono>,
+    /// When it was told to give its epoch up.
+    pub(crate) told_halt: Option<Mono>,
+    /// It has given its epoch up, and waits for the next one.
+    pub(crate) halted: bool,
+}
+
+impl Occupant {
+    pub(crate) fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            told_stop: None,
+            told_halt: None,
+            halted: false,
+        }
+    }
+
+    /// Whether it can go over to another epoch.
+    pub(crate) fn waits(&self) -> bool {
+        self.halted && self.told_stop.is_none()
+    }
+
+    /// When it was told to halt, if nothing was heard since.
+    pub(crate) fn halt_unanswered(&self) -> Option<Mono> {
+        self.told_halt
+            .filter(|_| !self.halted && self.told_stop.is_none())
+    }
 }
 
 /// A worker.
@@ -38,6 +64,8 @@ pub(crate) struct Worker {
     pub(crate) held: BTreeMap<u64, (JobId, Epoch, u64)>,
     /// It was asked to leave: nothing new is placed on it.
     pub(crate) draining: bool,
+    /// Its device failed: others are preferred as long as this process has the name. Not durable: a coordinator that starts again finds out anew.
+    pub(crate) blamed: bool,
     /// What holds its slots.
     pub(crate) occupants: BTreeMap<(JobId, RankId), Occupant>,
 }
@@ -54,6 +82,7 @@ impl Worker {
             last_report: 0,
             held: BTreeMap::new(),
             draining: false,
+            blamed: false,
             occupants: BTreeMap::new(),
         }
     }
@@ -122,6 +151,36 @@ impl Registry {
             }
         }
         slots
+    }
+
+    /// The trainers of `job` that wait for its next epoch, where that can be told them.
+    pub(crate) fn waiting<'a>(&'a self, job: &'a JobId) -> impl Iterator<Item = (&'a WorkerId, RankId)> + 'a {
+        let hears = |worker: &&Worker| worker.session.is_some() && !worker.draining;
+        let workers = self.workers.iter().filter(move |(_, worker)| hears(worker));
+        workers.flat_map(move |(name, worker)| {
+            let of = worker.occupants.iter().filter(move |((of, _), _)| of == job);
+            of.filter(|(_, occupant)| occupant.waits())
+                .map(move |((_, rank), _)| (name, *rank))
+        })
+    }
+
+    /// Whether trainers of `job` live that don't wait for its next epoch.
+    pub(crate) fn is_busy(&self, job: &JobId) -> bool {
+        let all = self.workers.values().flat_map(|worker| worker.occupants.keys());
+        all.filter(|(of, _)| of == job).count() > self.waiting(job).count()
+    }
+
+    /// Notes that the device of a worker failed.
+    pub(crate) fn blame(&mut self, worker: &WorkerId) {
+        if let Some(entry) = self.workers.get_mut(worker) {
+            entry.blamed = true;
+        }
+    }
+
+    /// Those of the slots that aren't on a device that failed.
+    pub(crate) fn sound(&self, slots: &[Slot]) -> Vec<Slot> {
+        let is_blamed = |slot: &&Slot| self.workers.get(&slot.worker).is_some_and(|worker| worker.blamed);
+        slots.iter().filter(|slot| !is_blamed(slot)).cloned().collect()
     }
 
     /// The workers on which trainers of `job` hold slots.

@@ -21,7 +21,7 @@ impl Coordinator {
         let repeated = number <= entry.last_report;
         let frees = matches!(
             report.report,
-            Report::Finished | Report::Failed(_) | Report::Stopped
+            Report::Finished | Report::Failed(_) | Report::Stopped | Report::Halted { .. }
         );
         entry.last_report = entry.last_report.max(number);
         if repeated {
@@ -73,6 +73,14 @@ impl Coordinator {
         if matches!(report, Report::Finished | Report::Failed(_) | Report::Stopped) {
             self.release(worker, &job, rank, epoch);
         }
+        if matches!(report, Report::Halted { .. }) {
+            self.mark_halted(worker, &job, rank, epoch);
+        }
+        if let Report::Failed(failure) = &report
+            && failure.class.blames_device()
+        {
+            self.registry.blame(worker);
+        }
         let plan = self.live.job(&job).and_then(|job| job.plan.as_ref());
         let current =
             plan.is_some_and(|plan| plan.epoch == epoch && plan.workers.get(rank.0 as usize) == Some(worker));
@@ -88,13 +96,24 @@ impl Coordinator {
             self.live.job(&job).is_some_and(|job| job.is_training()) || (saving && self.saves_first(&job));
         if !current || !training {
             // Ends of trainers that were told to stop are no surprise.
-            let ends = matches!(report, Report::Stopped | Report::Failed(_));
+            let ends = matches!(
+                report,
+                Report::Stopped | Report::Failed(_) | Report::Halted { .. }
+            );
             let expected = current && (ends || matches!(report, Report::Watermark(_)));
             self.stats.stale_reports += u64::from(!expected);
-            if matches!(report, Report::Ready { .. } | Report::Step(_)) {
+            let waits = matches!(report, Report::Halted { .. }) && !current;
+            if waits || matches!(report, Report::Ready { .. } | Report::Step(_)) {
                 self.stop_stray(worker, &job, rank, epoch);
             }
-            if let (true, Report::Failed(failure)) = (current, &report) {
+            if let (
+                true,
+                Report::Failed(failure)
+                | Report::Halted {
+                    failure: Some(failure),
+                },
+            ) = (current, &report)
+            {
                 self.note_late(&job, rank, worker, failure.clone());
             }
             if current && !saving {
@@ -116,6 +135,7 @@ impl Coordinator {
             Report::Finished => self.finished(&job, rank),
             Report::Failed(failure) => self.failed(&job, rank, worker, failure),
             Report::Stopped => self.stopped(&job, rank, worker),
+            Report::Halted { failure } => self.halted(&job, rank, worker, failure),
         }
     }
 
@@ -266,7 +286,7 @@ impl Coordinator {
         }
     }
 
-    fn failed(&mut self, job: &JobId, rank: RankId, worker: &WorkerId, failure: Failure) {
+    pub(crate) fn failed(&mut self, job: &JobId, rank: RankId, worker: &WorkerId, failure: Failure) {
         self.ended(job, rank);
         let failure = Failure {
             rank: failure.rank.or(Some(rank)),

@@ -40,10 +40,7 @@ impl Coordinator {
             for (rank, worker) in plan.ranks().zip(&plan.workers) {
                 let entry = self.registry.workers.entry(worker.clone());
                 let entry = entry.or_insert_with(|| Worker::expected(now));
-                let occupant = Occupant {
-                    epoch: plan.epoch,
-                    told_stop: None,
-                };
+                let occupant = Occupant::new(plan.epoch);
                 if !job.finished.contains(&rank) {
                     entry.occupants.insert((id.clone(), rank), occupant);
                 }

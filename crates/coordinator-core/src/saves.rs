@@ -271,6 +271,7 @@ impl Coordinator {
         if std::mem::replace(&mut entry.draining, true) {
             return;
         }
+        self.stop_waiting_on(&worker);
         let jobs: Vec<JobId> = self.runs.keys().cloned().collect();
         for job in jobs {
             if self.unfinished_on(&job, &worker).is_empty() {

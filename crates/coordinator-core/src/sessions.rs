@@ -119,6 +119,7 @@ impl Coordinator {
             cut: None,
             last_report: old.as_ref().filter(|_| returns).map_or(0, |old| old.last_report),
             draining: old.as_ref().is_some_and(|old| returns && old.draining),
+            blamed: old.as_ref().is_some_and(|old| returns && old.blamed),
             held: old.filter(|_| returns).map(|old| old.held).unwrap_or_default(),
             occupants: std::collections::BTreeMap::new(),
         };
@@ -132,10 +133,7 @@ impl Coordinator {
             plan.epoch == trainer.epoch && plan.workers.get(trainer.rank.0 as usize) == Some(worker)
         });
         if let Some(entry) = self.registry.workers.get_mut(worker) {
-            let occupant = Occupant {
-                epoch: trainer.epoch,
-                told_stop: None,
-            };
+            let occupant = Occupant::new(trainer.epoch);
             entry
                 .occupants
                 .insert((trainer.job.clone(), trainer.rank), occupant);

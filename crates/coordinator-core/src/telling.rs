@@ -47,6 +47,7 @@ fn loss(failure: &Failure) -> String {
         FailureClass::CheckpointCorrupt => "found the checkpoint damaged that it was to load",
         FailureClass::Hang => "stood still",
         FailureClass::Network => "lost a connection",
+        FailureClass::GpuXid => "had its device fail",
         _ => "was lost",
     };
     format!("{place} {what} ({})", failure.class)

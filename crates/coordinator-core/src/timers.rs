@@ -20,8 +20,11 @@ impl Coordinator {
             .map(|entry| entry.lost_at(&self.config));
         let stops = self.registry.workers.values().filter_map(|entry| {
             entry.session?;
-            let told = entry.occupants.values().filter_map(|occupant| occupant.told_stop);
-            told.min().map(|told| told + self.config.resend_stop)
+            let mut told = Vec::new();
+            for occupant in entry.occupants.values() {
+                told.extend(occupant.told_stop.or(occupant.halt_unanswered()));
+            }
+            told.into_iter().min().map(|told| told + self.config.resend_stop)
         });
         let runs = self.runs.iter().flat_map(|(id, run)| self.run_deadlines(id, run));
         let regroups = self.regroups.values().copied().filter(|by| *by > self.mono());
@@ -57,6 +60,7 @@ impl Coordinator {
         }
         self.repeat_stops();
         self.place_queue();
+        self.expire_halts();
     }
 
     fn expire_workers(&mut self) {

@@ -15,6 +15,7 @@
 //!
 //! Deliberately absent: moving layers between two plans (nothing migrates yet).
 
+pub mod advice;
 pub mod average;
 pub mod cost;
 pub mod cut;
@@ -24,6 +25,7 @@ pub mod interval;
 pub mod lines;
 pub mod links;
 pub mod lr;
+pub mod memory;
 pub mod parity;
 pub mod place;
 pub mod report;
@@ -37,9 +39,10 @@ pub use interval::{SaveCosts, save_interval};
 pub use lines::{first_on_workers, line_keepers};
 pub use links::LinkReport;
 pub use lr::{LayerRate, layer_rate, learning_rate};
+pub use memory::{Memory, On, memory};
 pub use parity::parity_groups;
 pub use place::{PlaceError, Slot, place};
-pub use report::{PlanReport, StageReport, report};
+pub use report::{PlanReport, StageMemory, StageReport, report};
 pub use schedule::{Op, program};
 pub use survival::{BeyondMemory, ParityReport, SourceReport, SurvivalReport, survival};
 pub use swap::{Stop, is_swapped, route, swapped_program};

@@ -21,7 +21,7 @@ pub struct LinkReport {
 }
 
 /// Bytes of a gradient's element while it is summed up.
-pub(crate) fn accumulator_bytes(spec: &JobSpec) -> u64 {
+fn accumulator_bytes(spec: &JobSpec) -> u64 {
     match spec.training.numerics {
         Numerics::Exact => 8,
         Numerics::Fast => 4,
@@ -29,7 +29,7 @@ pub(crate) fn accumulator_bytes(spec: &JobSpec) -> u64 {
 }
 
 /// Whether this stage holds a second copy of the tied matrix.
-pub(crate) fn holds_mirror(spec: &JobSpec, plan: &Plan, stage: u32) -> bool {
+fn holds_mirror(spec: &JobSpec, plan: &Plan, stage: u32) -> bool {
     spec.model.tie_word_embeddings && plan.stage_count() > 1 && stage + 1 == plan.stage_count()
 }
 

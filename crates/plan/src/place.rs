@@ -65,7 +65,7 @@ pub fn place(job: &JobId, epoch: Epoch, spec: &JobSpec, free: &[Slot]) -> Result
     if needed > slots {
         return Err(PlaceError::NotEnoughWorkers { needed, free: slots });
     }
-    let cuts = cut(spec, stages).ok_or(PlaceError::TooManyStages { stages, layers })?;
+    let cuts = cut_into(spec, stages).ok_or(PlaceError::TooManyStages { stages, layers })?;
     Ok(Plan {
         job: job.clone(),
         epoch,
@@ -75,8 +75,9 @@ pub fn place(job: &JobId, epoch: Epoch, spec: &JobSpec, free: &[Slot]) -> Result
     })
 }
 
-/// The layers of each stage. With swapped micro-batches every stage has blocks: embedding and head go with the block beside them.
-fn cut(spec: &JobSpec, stages: u32) -> Option<Vec<Range<u32>>> {
+/// The layers of each of so many stages; none where there are fewer layers. With swapped micro-batches every stage has blocks: embedding and head go
+/// with the block beside them, and there are as many stages as blocks at most.
+pub(crate) fn cut_into(spec: &JobSpec, stages: u32) -> Option<Vec<Range<u32>>> {
     let costs = layer_costs(spec);
     if !spec.recovery.swaps() {
         return minimax(&costs, stages as usize);

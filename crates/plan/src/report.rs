@@ -3,17 +3,16 @@
 use std::fmt;
 use std::ops::Range;
 
-use rekindle_types::{JobSpec, LayerId, Plan, Recompute};
+use rekindle_types::{Dtype, JobSpec, LayerId, Plan, Rank};
 use serde::Serialize;
 
-use crate::cost::{
-    FLOAT_BYTES, activation_bytes, kept_bytes, parameters, step_flops, weight_bytes, work_flops,
-};
+use crate::cost::{parameters, step_flops, work_flops};
 use crate::dispatch::micro_batches_of;
-use crate::links::{LinkReport, accumulator_bytes, holds_mirror, links};
-use crate::schedule::{bubble_share, most_in_flight};
+use crate::links::{LinkReport, links};
+use crate::memory::{Memory, On, memory};
+use crate::schedule::bubble_share;
 use crate::survival::{SurvivalReport, survival};
-use crate::swap::{swapped_bubble_share, swapped_program};
+use crate::swap::swapped_bubble_share;
 
 /// Everything `rekindle plan` shows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -51,24 +50,19 @@ pub struct StageReport {
     pub parameters: u64,
     /// Share of the step's operations, recomputed ones included.
     pub flops_share: f64,
-    /// Weights, bytes.
-    pub weight_bytes: u64,
-    /// Gradient accumulators, bytes.
-    pub gradient_bytes: u64,
-    /// Adam moments of the shard of one lane, bytes.
-    pub optimizer_bytes: u64,
-    /// Activations of the micro-batches in flight, bytes; with `recompute`, those of the block at work, too.
-    pub activation_bytes: u64,
+    /// What a trainer takes of its device's memory.
+    pub memory: StageMemory,
     /// The workers that run it, lane by lane.
     pub workers: Vec<String>,
 }
 
-impl StageReport {
-    /// All of it, bytes.
-    #[must_use]
-    pub fn total_bytes(&self) -> u64 {
-        self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
-    }
+/// What the trainer of a stage takes, of the lane that takes the most.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StageMemory {
+    /// On a CPU with one thread; none where the job needs a CUDA device.
+    pub cpu: Option<Memory>,
+    /// On a CUDA device.
+    pub cuda: Memory,
 }
 
 /// Works out what `plan` costs for `spec`.
@@ -90,7 +84,7 @@ pub fn report(spec: &JobSpec, plan: &Plan) -> PlanReport {
     let per_lane = u32::try_from(per_lane).unwrap_or(u32::MAX);
     let worst = plan.stages.iter().map(share).fold(0.0, f64::max);
     let stages = (0..plan.stage_count())
-        .map(|s| stage(spec, plan, &layers, s, per_lane, &share))
+        .map(|s| stage(spec, plan, &layers, s, &share))
         .collect();
     PlanReport {
         lanes: plan.lanes,
@@ -110,30 +104,25 @@ fn range(r: &Range<u32>) -> Range<usize> {
     r.start as usize..r.end as usize
 }
 
-/// The micro-batches of each lane.
-fn lanes<'a>(spec: &'a JobSpec, plan: &'a Plan) -> impl Iterator<Item = Vec<u32>> + 'a {
-    (0..plan.lanes).map(|lane| micro_batches_of(lane, plan.lanes, spec.micro_batches()))
-}
-
-/// Of the lane that waits most.
+/// Share of rank-time spent waiting; with swapped micro-batches, of the lane that waits most.
 fn bubble(spec: &JobSpec, plan: &Plan, per_lane: u32) -> f64 {
     let stages = plan.stage_count();
-    match spec.recovery.swaps() {
-        true => lanes(spec, plan)
-            .map(|all| swapped_bubble_share(stages, &all))
-            .fold(0.0, f64::max),
-        false => bubble_share(stages, per_lane),
+    if !spec.recovery.swaps() {
+        return bubble_share(stages, per_lane);
     }
+    (0..plan.lanes)
+        .map(|lane| micro_batches_of(lane, plan.lanes, spec.micro_batches()))
+        .map(|all| swapped_bubble_share(stages, &all))
+        .fold(0.0, f64::max)
 }
 
-/// Micro-batches whose activations a stage holds at most.
-fn in_flight(spec: &JobSpec, plan: &Plan, stage: u32, per_lane: u32) -> u32 {
-    let stages = plan.stage_count();
-    let most = |all: Vec<u32>| most_in_flight(&swapped_program(stage, stages, &all));
-    match spec.recovery.swaps() {
-        true => lanes(spec, plan).map(most).max().unwrap_or(0),
-        false => per_lane.min(stages - stage),
-    }
+/// The lane of a stage that takes the most.
+fn largest(spec: &JobSpec, plan: &Plan, stage: u32, on: On) -> Memory {
+    let of = |lane| memory(spec, plan, Rank { lane, stage }, on);
+    (0..plan.lanes)
+        .map(of)
+        .max_by_key(Memory::total)
+        .unwrap_or_default()
 }
 
 fn stage(
@@ -141,19 +130,11 @@ fn stage(
     plan: &Plan,
     layers: &[LayerId],
     stage: u32,
-    micro_batches: u32,
     share: &dyn Fn(&Range<u32>) -> f64,
 ) -> StageReport {
     let cut = &plan.stages[stage as usize];
     let own = &layers[range(cut)];
     let held: u64 = own.iter().map(|l| parameters(&spec.model, *l)).sum();
-    let mirror = if holds_mirror(spec, plan, stage) {
-        parameters(&spec.model, LayerId::Embed)
-    } else {
-        0
-    };
-    let in_flight = u64::from(in_flight(spec, plan, stage, micro_batches));
-    let tokens = u64::from(spec.training.micro_batch) * u64::from(spec.data.seq_len);
     let names = match own {
         [one] => one.to_string(),
         [first, .., last] => format!("{first} … {last}"),
@@ -164,29 +145,17 @@ fn stage(
         names,
         parameters: held,
         flops_share: share(cut),
-        weight_bytes: weight_bytes(spec.training.dtype) * (held + mirror),
-        gradient_bytes: accumulator_bytes(spec) * (held + mirror),
-        optimizer_bytes: 2 * FLOAT_BYTES * held.div_ceil(u64::from(plan.lanes)),
-        activation_bytes: tokens * activations_per_token(spec, own, in_flight),
+        memory: StageMemory {
+            cpu: match spec.training.dtype {
+                Dtype::F32 => Some(largest(spec, plan, stage, On::Cpu { threads: 1 })),
+                Dtype::Bf16 => None,
+            },
+            cuda: largest(spec, plan, stage, On::Cuda),
+        },
         workers: (0..plan.lanes)
             .map(|lane| plan.workers[(lane * plan.stage_count() + stage) as usize].to_string())
             .collect(),
     }
-}
-
-/// What `in_flight` micro-batches keep, and with `recompute` the block whose activations exist at the moment.
-fn activations_per_token(spec: &JobSpec, own: &[LayerId], in_flight: u64) -> u64 {
-    let (model, recompute, dtype) = (&spec.model, spec.training.recompute, spec.training.dtype);
-    let kept: u64 = own.iter().map(|l| kept_bytes(model, *l, recompute, dtype)).sum();
-    let at_work = match recompute {
-        Recompute::None => 0,
-        Recompute::Block => own
-            .iter()
-            .map(|l| activation_bytes(model, *l, dtype) - kept_bytes(model, *l, recompute, dtype))
-            .max()
-            .unwrap_or(0),
-    };
-    in_flight * kept + at_work
 }
 
 impl fmt::Display for PlanReport {
@@ -209,23 +178,25 @@ impl fmt::Display for PlanReport {
         )?;
         writeln!(
             f,
-            "\n{:<6}{:<22}{:>12}{:>8}{:>12}{:>12}{:>12}{:>12}  workers",
-            "stage", "layers", "parameters", "work", "weights", "gradients", "optimizer", "activations"
+            "\n{:<6}{:<22}{:>12}{:>8}  workers",
+            "stage", "layers", "parameters", "work"
         )?;
         for (n, s) in self.stages.iter().enumerate() {
             writeln!(
                 f,
-                "{n:<6}{:<22}{:>12}{:>7.1}%{:>12}{:>12}{:>12}{:>12}  {}",
+                "{n:<6}{:<22}{:>12}{:>7.1}%  {}",
                 s.names,
                 s.parameters,
                 100.0 * s.flops_share,
-                mib(s.weight_bytes),
-                mib(s.gradient_bytes),
-                mib(s.optimizer_bytes),
-                mib(s.activation_bytes),
                 s.workers.join(", ")
             )?;
         }
+        let on_cpu: Option<Vec<Memory>> = self.stages.iter().map(|s| s.memory.cpu).collect();
+        if let Some(on_cpu) = on_cpu {
+            memories(f, "MiB on a CPU", &on_cpu)?;
+        }
+        let on_cuda: Vec<Memory> = self.stages.iter().map(|s| s.memory.cuda).collect();
+        memories(f, "MiB on CUDA", &on_cuda)?;
         if !self.links.is_empty() {
             writeln!(f, "\n{:<30}{:<34}{:>14}", "bytes a step", "between", "")?;
         }
@@ -240,6 +211,28 @@ impl fmt::Display for PlanReport {
         }
         write!(f, "\n{}", self.recovery)
     }
+}
+
+/// What the trainers of the stages take, by use; uses that take nothing anywhere are left out.
+fn memories(f: &mut fmt::Formatter<'_>, title: &str, stages: &[Memory]) -> fmt::Result {
+    let is_used = |n: usize| stages.iter().any(|stage| stage.uses()[n].1 > 0);
+    let figure = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
+    let columns: Vec<usize> = (0..Memory::default().uses().len())
+        .filter(|n| is_used(*n))
+        .collect();
+    write!(f, "\n{title:<14}")?;
+    for n in &columns {
+        write!(f, "{:>13}", Memory::default().uses()[*n].0)?;
+    }
+    writeln!(f, "{:>13}", "sum")?;
+    for (stage, memory) in stages.iter().enumerate() {
+        write!(f, "{:<14}", format!("stage {stage}"))?;
+        for n in &columns {
+            write!(f, "{:>13}", figure(memory.uses()[*n].1))?;
+        }
+        writeln!(f, "{:>13}", figure(memory.total()))?;
+    }
+    Ok(())
 }
 
 pub(crate) fn mib(bytes: u64) -> String {

@@ -18,10 +18,11 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
-use rekindle_types::Part;
+use rekindle_types::{JobSpec, Part, Plan, Rank};
 
 use crate::average::visiting_order;
-use crate::schedule::{Op, Row};
+use crate::dispatch::micro_batches_of;
+use crate::schedule::{Op, Row, most_in_flight, program};
 
 /// A stage that a micro-batch visits, and what of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +69,17 @@ pub fn swapped_program(stage: u32, stages: u32, micro_batches: &[u32]) -> Vec<Op
         false => Row::new(),
     };
     row.into_iter().map(|(op, _, _)| op).collect()
+}
+
+/// Micro-batches of which a rank holds activations at most (PL-3), in any job.
+#[must_use]
+pub fn in_flight(spec: &JobSpec, plan: &Plan, rank: Rank) -> u32 {
+    let all = micro_batches_of(rank.lane, plan.lanes, spec.micro_batches());
+    let stages = plan.stage_count();
+    match spec.recovery.swaps() {
+        true => most_in_flight(&swapped_program(rank.stage, stages, &all)),
+        false => most_in_flight(&program(rank.stage, stages, &all)),
+    }
 }
 
 /// Share of rank-time in which stages that take equally long wait.

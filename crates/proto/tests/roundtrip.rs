@@ -187,6 +187,10 @@ fn reports_survive_the_wire() {
         Report::Finished,
         Report::Failed(failure()),
         Report::Stopped,
+        Report::Halted { failure: None },
+        Report::Halted {
+            failure: Some(failure()),
+        },
     ];
     for kind in all {
         let value = report(kind);
@@ -242,6 +246,11 @@ fn commands_survive_the_wire() {
             from: Origin::default(),
         },
         Command::Forget { job: job.clone() },
+        Command::Halt {
+            job: job.clone(),
+            epoch: Epoch(3),
+            reason: "why".to_owned(),
+        },
         Command::Stop {
             job,
             epoch: Epoch(3),

@@ -16,6 +16,7 @@
 mod clients;
 mod config;
 mod coordinator_side;
+mod edits;
 mod faults;
 mod invariants;
 mod memory;

@@ -37,6 +37,8 @@ pub struct SimReport {
     pub jobs: BTreeMap<JobId, (JobState, String)>,
     /// Faults that were injected.
     pub faults: u32,
+    /// Trainers that were to go over to another epoch, and how many of them died of it or didn't get ready.
+    pub edits: (u32, u32),
     /// Records in the coordinator's journal at the end.
     pub records: u64,
     /// How often the coordinator was started.

@@ -1,4 +1,4 @@
-//! Trainers as scripts: load, meet, step together, finish; when one dies its peers see a broken connection.
+//! Trainers as scripts: load, meet, step together, finish; when one dies its peers see a broken connection, and halt.
 
 use rekindle_types::spec::Cadence;
 use rekindle_types::{
@@ -15,14 +15,9 @@ impl World {
         self.check_spawn(worker, &key, &start);
         let life = self.hosts[worker].life;
         let load = self.rng.within(20, 800) * self.hosts[worker].slowness;
-        let process = Process {
-            start,
-            training: false,
-            stopping: false,
-            finished: false,
-            failed: false,
-        };
-        self.hosts[worker].processes.insert(key.clone(), process);
+        self.hosts[worker]
+            .processes
+            .insert(key.clone(), Process::new(start));
         let spawned = key.clone();
         self.after(
             1,
@@ -35,7 +30,7 @@ impl World {
         self.after(load, Due::Loaded { worker, life, key });
     }
 
-    fn process(&mut self, worker: usize, life: u32, key: &TrainerKey) -> Option<&mut Process> {
+    pub(crate) fn process(&mut self, worker: usize, life: u32, key: &TrainerKey) -> Option<&mut Process> {
         let host = self.hosts.get_mut(worker)?;
         if host.life == life {
             host.processes.get_mut(key)
@@ -48,7 +43,7 @@ impl World {
         self.says_after(1, worker, key, message);
     }
 
-    fn says_after(&mut self, delay: u64, worker: usize, key: &TrainerKey, message: FromTrainer) {
+    pub(crate) fn says_after(&mut self, delay: u64, worker: usize, key: &TrainerKey, message: FromTrainer) {
         let life = self.hosts[worker].life;
         let key = key.clone();
         self.after(
@@ -76,7 +71,7 @@ impl World {
         self.tell_worker(worker, life, Event::FromTrainer { key, message });
     }
 
-    fn die_later(&mut self, worker: usize, key: &TrainerKey, delay: u64, code: i32) {
+    pub(crate) fn die_later(&mut self, worker: usize, key: &TrainerKey, delay: u64, code: i32) {
         let due = Due::Dies {
             worker,
             life: self.hosts[worker].life,
@@ -108,6 +103,10 @@ impl World {
             return;
         };
         if process.stopping {
+            return;
+        }
+        if message == ToTrainer::Halt {
+            self.told_to_halt(worker, key);
             return;
         }
         if message == ToTrainer::Save {
@@ -284,26 +283,6 @@ impl World {
             last = last.max(at - self.now + 1);
         }
         last
-    }
-
-    /// A trainer sees that a peer is gone.
-    pub(crate) fn peer_lost(&mut self, worker: usize, life: u32, key: &TrainerKey) {
-        let Some(process) = self.process(worker, life, key) else {
-            return;
-        };
-        if process.stopping || process.finished || process.failed {
-            return;
-        }
-        process.failed = true;
-        let failure = Failure {
-            class: FailureClass::Network,
-            rank: Some(key.rank),
-            worker: None,
-            message: "connection reset by a peer".to_owned(),
-        };
-        self.says(worker, key, FromTrainer::Failed(failure));
-        let delay = self.rng.within(2, 100);
-        self.die_later(worker, key, delay, 1);
     }
 
     pub(crate) fn terminate(&mut self, worker: usize, key: &TrainerKey) {

@@ -129,6 +129,7 @@ impl World {
             Effect::Heartbeat => self.worker_says(worker, Up::Heartbeat),
             Effect::Drain { grace } => self.worker_says(worker, Up::Draining(grace)),
             Effect::SpawnTrainer { key, start, .. } => self.spawn(worker, key, *start),
+            Effect::EditTrainer { from, key, start } => self.edits(worker, &from, key, *start),
             Effect::ToTrainer { key, message } => self.tell_trainer(worker, &key, message),
             Effect::Terminate { key } => self.terminate(worker, &key),
             Effect::Kill { key } => {

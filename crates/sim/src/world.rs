@@ -139,6 +139,21 @@ pub(crate) struct Process {
     pub(crate) stopping: bool,
     pub(crate) finished: bool,
     pub(crate) failed: bool,
+    /// It waits for the next epoch.
+    pub(crate) halted: bool,
+}
+
+impl Process {
+    pub(crate) fn new(start: StartTrainer) -> Self {
+        Self {
+            start,
+            training: false,
+            stopping: false,
+            finished: false,
+            failed: false,
+            halted: false,
+        }
+    }
 }
 
 /// A worker's machine and process.
@@ -207,6 +222,7 @@ pub(crate) struct World {
     pub(crate) ledger_lost: BTreeMap<rekindle_types::WorkerId, u64>,
     pub(crate) violations: Vec<Violation>,
     pub(crate) faults: u32,
+    pub(crate) edits: (u32, u32),
     events: u64,
 }
 
@@ -235,6 +251,7 @@ impl World {
             ledger_lost: BTreeMap::new(),
             violations: Vec::new(),
             faults: 0,
+            edits: (0, 0),
             events: 0,
             config,
         };
@@ -301,6 +318,7 @@ impl World {
             virtual_ms: self.now,
             jobs,
             faults: self.faults,
+            edits: self.edits,
             records: self.journal.len() as u64,
             coordinator_starts: self.coordinator_life,
             violations: self.violations,

@@ -19,6 +19,12 @@ fn no_rule_is_broken() {
             report.replay_command()
         );
     }
+    let edits = reports.iter().map(|report| report.edits);
+    let edits = edits.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+    assert!(
+        edits.0 > 300 && edits.1 > 40,
+        "{edits:?} trainers edited, and in vain"
+    );
     // The seeds must reach every end, or the rules were checked on nothing.
     let ends = |state: JobState| {
         reports

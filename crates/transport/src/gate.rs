@@ -1,6 +1,6 @@
 //! Decides what may come in on one connection (TR-5). Pure.
 //!
-//! In: a decoded header. Out: accept, drop (older epoch), or the protocol error that ends the connection.
+//! In: a decoded header. Out: accept, drop (older epoch), a fence, or the protocol error that ends the connection.
 
 use rekindle_types::RankId;
 
@@ -14,6 +14,8 @@ pub(crate) enum Verdict {
     Accept,
     /// Skip its payload and count it.
     DropOld,
+    /// The peer goes over to this epoch or a newer one.
+    Fence,
 }
 
 /// One connection's rules.
@@ -58,7 +60,7 @@ impl Gate {
         }
         let limit = match header.frame {
             FrameType::Data(_) => self.max_frame_bytes,
-            FrameType::Goodbye => 0,
+            FrameType::Goodbye | FrameType::Fence => 0,
             FrameType::Abort => MAX_REASON_BYTES,
         } as u64;
         if header.payload_bytes > limit {
@@ -67,7 +69,8 @@ impl Gate {
                 limit,
             });
         }
-        if header.epoch > self.me.epoch {
+        let fence = header.frame == FrameType::Fence;
+        if header.epoch > self.me.epoch && !fence {
             return Err(ProtocolError::NewerEpoch {
                 found: header.epoch,
                 ours: self.me.epoch,
@@ -84,6 +87,6 @@ impl Gate {
                 me: self.me.rank,
             });
         }
-        Ok(Verdict::Accept)
+        Ok(if fence { Verdict::Fence } else { Verdict::Accept })
     }
 }

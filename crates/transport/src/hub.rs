@@ -19,8 +19,7 @@ use crate::{
 
 /// Moves frames between the queues of two ranks.
 pub(crate) trait Carrier: Send + Sync {
-    /// The queues are already ended: interrupt what is in the middle of a read or write, tell the peers. Must
-    /// not block.
+    /// The inbox is already aborted: end the outboxes and have the peers told. Must not block.
     fn abort(&self, reason: &str);
 
     /// The queues are closing: drain, say goodbye, stop and join every thread; by `deadline` at the latest by
@@ -73,30 +72,44 @@ impl Hub {
             options.inbox_hard_bytes,
         ));
         let pool = BufferPool::new(options.pool_bytes);
-        let link = |(rank, counters): (RankId, Arc<Counters>)| {
-            let outbox = Outbox::new(
-                rank,
-                Arc::clone(&counters),
-                options.outbox_bytes,
-                options.outbox_frames,
-            );
-            let link = Link {
-                gate: Gate::new(me.clone(), rank, options.max_frame_bytes),
-                inbox: Arc::clone(&inbox),
-                outbox: Arc::new(outbox),
-                counters,
-                pool: pool.clone(),
-                payload_checksum: options.payload_checksum,
-            };
-            (rank, Arc::new(link))
-        };
-        let links = counters.into_iter().map(link).collect();
-        Self {
+        let mut hub = Self {
             me,
             pool,
             options: options.clone(),
             inbox,
-            links,
+            links: BTreeMap::new(),
+        };
+        for (rank, counters) in counters {
+            let link = hub.link_over(rank, counters);
+            hub.links.insert(rank, link);
+        }
+        hub
+    }
+
+    fn link_over(&self, rank: RankId, counters: Arc<Counters>) -> Arc<Link> {
+        let options = &self.options;
+        let outbox = Outbox::new(
+            rank,
+            Arc::clone(&counters),
+            options.outbox_bytes,
+            options.outbox_frames,
+        );
+        Arc::new(Link {
+            gate: Gate::new(self.me.clone(), rank, options.max_frame_bytes),
+            inbox: Arc::clone(&self.inbox),
+            outbox: Arc::new(outbox),
+            counters,
+            pool: self.pool.clone(),
+            payload_checksum: options.payload_checksum,
+        })
+    }
+
+    /// A fresh link in place of one whose connection ended before anybody used it. Its threads are joined.
+    pub(crate) fn renew(&mut self, rank: RankId) {
+        if let Some(link) = self.links.remove(&rank) {
+            self.inbox.renew(rank);
+            let link = self.link_over(rank, Arc::clone(&link.counters));
+            self.links.insert(rank, link);
         }
     }
 
@@ -132,6 +145,10 @@ impl<C: CarrierBound> Linked<C> {
 
     pub(crate) fn link(&self, peer: RankId) -> Result<Arc<Link>, TransportError> {
         self.hub.link(peer).cloned()
+    }
+
+    pub(crate) fn carrier(&self) -> &C {
+        &self.carrier
     }
 
     /// Which member of which plan this is.

@@ -194,6 +194,13 @@ impl Inbox {
         peer.arrived.notify_all();
     }
 
+    /// Another connection brings what comes from `from`: nobody has asked for anything yet.
+    pub(crate) fn renew(&self, from: RankId) {
+        if let Some(compartment) = self.lock().compartments.get_mut(&from) {
+            *compartment = Compartment::default();
+        }
+    }
+
     /// Nothing more will come from `from`. The first end stays.
     pub(crate) fn end(&self, from: RankId, end: End) {
         let Some(peer) = self.peers.get(&from) else { return };

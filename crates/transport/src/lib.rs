@@ -22,13 +22,17 @@
 //!   the hard bound, so that two ranks that send to each other, or wait for each other through a third, can't
 //!   block each other below that bound. A `recv` whose own inbox has reached the hard bound without its tag
 //!   fails with [`TransportError::InboxFull`]; it never waits in silence.
-//! - TR-5 A frame of another job, a newer epoch, another pair of ranks, or over the size bound ends the
-//!   connection with a named error; one of an older epoch is dropped and counted. Neither is ever delivered.
+//! - TR-5 A frame of another job, a newer epoch (but the fence that goes before it), another pair of ranks, or over the
+//!   size bound ends the connection with a named error; one of an older epoch is dropped and counted. Neither is ever
+//!   delivered.
 //! - TR-6 Every thread is owned by its transport and joined when that is closed or dropped, within the linger
 //!   bound.
 //! - TR-7 What arrived before a connection ended can still be received; only then does `recv` report the end.
 //!
-//! Deliberately absent: reconnecting (a broken link is the coordinator's business: it makes a new plan under
+//! A transport is of one epoch. The next one may take its connections over ([`TcpEndpoint::edit`]), so that only links are
+//! made whose ends changed; queues, counters and errors begin anew.
+//!
+//! Deliberately absent: reconnecting within an epoch (a broken link is the coordinator's business: it makes a new plan under
 //! a new epoch), encryption, discovery of addresses, asynchronous code (trainers are threads that compute).
 
 mod buffer;

@@ -177,7 +177,8 @@ fn arrive(into: &Link, header: &Header, payload: Payload) -> bool {
                 into.inbox.deliver(Frame::new(from, tag, buffer));
             }
         }
-        (Ok(Verdict::Accept), _) => {}
+        // Whoever goes over to another epoch in memory gets new queues.
+        (Ok(Verdict::Accept | Verdict::Fence), _) => {}
         (Ok(Verdict::DropOld), _) => add(&into.counters.frames_dropped_old, 1),
         (Err(error), _) => {
             into.end(&End::Protocol(error));

@@ -5,8 +5,9 @@
 //! ([`Line::write_now`]): that saves waking a thread. What doesn't go at once is left to the writer.
 //!
 //! Invariants: TR-1 (one queue, and one at a time writes: `writing`), TR-3 (bytes and frames are counted
-//! until they are written). The writer's own wait has no deadline: it is an owned thread and ends with
-//! [`Outbox::close`] or [`Outbox::end`].
+//! until they are written). A frame that was begun is written to its end, whatever happens to the rest: what follows
+//! on the connection would make no sense otherwise. The writer's own wait has no deadline: it is an owned thread and
+//! ends with [`Outbox::close`] or [`Outbox::end`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -190,6 +191,17 @@ impl Outbox {
         }
     }
 
+    /// Nobody writes before [`Outbox::release`]: the connection isn't this outbox's yet.
+    pub(crate) fn hold(&self) {
+        self.lock().writing = true;
+    }
+
+    /// The connection is this outbox's.
+    pub(crate) fn release(&self) {
+        self.lock().writing = false;
+        self.filled.notify_all();
+    }
+
     /// The caller has set `writing`, so the writer waits.
     fn write_inline(&self, line: &dyn Line, tag: Tag, payload: Payload, cost: usize) {
         let skip = line.write_now(tag, payload.bytes());
@@ -198,7 +210,7 @@ impl Outbox {
         } else {
             let mut state = self.lock();
             state.writing = false;
-            if state.end.is_none() {
+            if state.end.is_none() || skip > 0 {
                 state.queue.push_front(Outgoing { tag, payload, skip });
             }
         }
@@ -215,13 +227,14 @@ impl Outbox {
     pub(crate) fn take(&self, max_frames: usize, max_bytes: usize) -> Next {
         let mut state = self.lock();
         loop {
-            if state.end.is_some() {
-                return Next::Stop;
-            }
             // A caller that writes itself will wake this thread.
             if !state.writing {
+                // After an end only a frame that was begun is left.
                 if !state.queue.is_empty() {
                     break;
+                }
+                if state.end.is_some() {
+                    return Next::Stop;
                 }
                 if state.closing {
                     return Next::Goodbye;
@@ -303,13 +316,23 @@ impl Outbox {
         self.drained.notify_all();
     }
 
-    /// Throws away what is queued and ends all waits. Returns whether the writer is in the middle of a write.
-    /// The first end stays.
+    /// Why this rank gave up, if that is how it ended.
+    pub(crate) fn given_up(&self) -> Option<String> {
+        match &self.lock().end {
+            Some(End::Aborted(reason)) => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
+    /// Throws away what is queued but a frame that was begun, and ends all waits. Returns whether somebody is in the
+    /// middle of a frame. The first end stays.
     pub(crate) fn end(&self, end: End) -> bool {
         let mut state = self.lock();
         state.end.get_or_insert(end);
-        let dropped = std::mem::take(&mut state.queue);
-        let writing = state.writing;
+        let begun = |frame: &Outgoing| frame.skip > 0;
+        let keep = usize::from(state.queue.front().is_some_and(begun));
+        let dropped = state.queue.split_off(keep);
+        let writing = state.writing || keep > 0;
         drop(state);
         self.filled.notify_all();
         self.drained.notify_all();

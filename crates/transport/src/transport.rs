@@ -69,10 +69,9 @@ pub trait Transport: Send + Sync {
     /// `DeadlineExceeded`, `Aborted`, the end of a peer's connection with frames for it still queued.
     fn flush(&self, deadline: Deadline) -> Result<(), TransportError>;
 
-    /// Gives up: every call that waits here returns `Aborted` at once, and so does every later one; linked
-    /// peers that wait for this rank get
-    /// `PeerAborted` (or `PeerReset` when the line was busy). The first reason stays. Never blocks. It isn't
-    /// passed on to peers of peers.
+    /// Gives up this epoch: every call that waits here returns `Aborted` at once, and so does every later one; linked
+    /// peers that wait for this rank get `PeerAborted`, once what was being written is through. The first reason stays.
+    /// Never blocks. It isn't passed on to peers of peers. Connections stand until this is closed or another epoch takes them over.
     fn abort(&self, reason: &str);
 
     /// Of the threads of this rank that are blocked in `send`, `recv` or `flush`: what the one waits for that has waited longest. Calls that

@@ -5,7 +5,7 @@
 //! | bytes  | what |
 //! |--------|------|
 //! | 0..4   | magic `RKF1` |
-//! | 4      | frame type: 0 data, 1 goodbye, 2 abort |
+//! | 4      | frame type: 0 data, 1 goodbye, 2 abort, 3 fence |
 //! | 5      | tag kind ([`TagKind`]'s code); 0 unless data |
 //! | 6      | flags: bit 0 = the payload checksum is present; the others are 0 |
 //! | 7      | 0 |
@@ -41,8 +41,10 @@ pub enum FrameType {
     Data(Tag),
     /// The sender is finished; nothing follows.
     Goodbye,
-    /// The sender gave up; the payload is its reason as UTF-8 text.
+    /// The sender gave up its epoch; the payload is its reason as UTF-8 text.
     Abort,
+    /// The sender goes over to the header's epoch: what follows is of that one.
+    Fence,
 }
 
 /// A frame header's content.
@@ -96,6 +98,7 @@ impl Header {
             }
             FrameType::Goodbye => 1,
             FrameType::Abort => 2,
+            FrameType::Fence => 3,
         };
         put(&mut out, 8, self.job_hash.to_le_bytes());
         put(&mut out, 16, self.epoch.0.to_le_bytes());
@@ -160,6 +163,7 @@ impl Header {
             }
             1 => Ok(FrameType::Goodbye),
             2 => Ok(FrameType::Abort),
+            3 => Ok(FrameType::Fence),
             _ => Err(ProtocolError::Malformed {
                 why: "unknown frame type",
             }),

@@ -1,4 +1,4 @@
-//! What only TCP has: handshakes, strangers, peers that die, the next epoch on the same port.
+//! What only TCP has: handshakes, strangers, peers that die, the next epoch on the same port, peers that don't follow there.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,10 +7,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use rekindle_transport::conformance::{EPOCH, Harness, Tcp, member};
-use rekindle_transport::tcp::{GREETING_BYTES, Greeting, PROTOCOL_VERSION};
+use rekindle_transport::tcp::{Edit, GREETING_BYTES, Greeting, PROTOCOL_VERSION};
 use rekindle_transport::wire::{FrameType, Header, checksum};
 use rekindle_transport::{
-    Deadline, Identity, Options, RefusalReason, Tag, TagKind, TcpEndpoint, TcpTransport, Transport,
+    Deadline, Identity, Options, Payload, RefusalReason, Tag, TagKind, TcpEndpoint, TcpTransport, Transport,
     TransportError,
 };
 use rekindle_types::{Epoch, RankId};
@@ -285,4 +285,104 @@ fn a_killed_process_fails_the_waits_for_it() {
         );
     });
     child.wait().unwrap();
+}
+
+/// Ranks 0 and 1 at epoch 5, with their endpoints.
+fn two() -> [(TcpEndpoint, TcpTransport); 2] {
+    let (a, b) = (bind(), bind());
+    let (to_a, to_b) = (a.local_addr(), b.local_addr());
+    let (first, other) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| connect(&b, at(1, 5), 0, to_a, far()).unwrap());
+        let first = connect(&a, at(0, 5), 1, to_b, far()).unwrap();
+        (first, other.join().unwrap())
+    });
+    [(a, first), (b, other)]
+}
+
+fn edit(
+    (endpoint, before): &(TcpEndpoint, TcpTransport),
+    me: Identity,
+    peer: SocketAddr,
+    deadline: Deadline,
+) -> Result<(TcpTransport, BTreeSet<RankId>), TransportError> {
+    let links = BTreeSet::from([RankId(1 - me.rank.0)]);
+    let options = Options {
+        handshake: Duration::from_millis(150),
+        ..Options::default()
+    };
+    let edit = Edit {
+        me,
+        peers: &links.iter().map(|rank| (*rank, peer)).collect(),
+        links: &links,
+        stay: &links,
+        options: &options,
+    };
+    endpoint.edit(before, &edit, deadline)
+}
+
+/// Whichever of the two is late: the other one gives the connection up, and both make a new one.
+#[test]
+fn a_peer_that_doesnt_follow_in_time_is_connected_anew() {
+    for late in [0, 1] {
+        let [a, b] = two();
+        let (to_a, to_b) = (a.0.local_addr(), b.0.local_addr());
+        let wait = |rank| {
+            if rank == late {
+                std::thread::sleep(Duration::from_millis(400));
+            }
+        };
+        let (near, away) = std::thread::scope(|scope| {
+            let away = scope.spawn(|| {
+                wait(1);
+                edit(&b, at(1, 6), to_a, far()).unwrap()
+            });
+            wait(0);
+            (edit(&a, at(0, 6), to_b, far()).unwrap(), away.join().unwrap())
+        });
+        assert_eq!((near.1.len(), away.1.len()), (0, 0), "rank {late} was late");
+        near.0
+            .send(RankId(1), tag(), Payload::vec(vec![6_u8]), far())
+            .unwrap();
+        assert_eq!(away.0.recv(RankId(0), tag(), far()).unwrap().bytes(), [6]);
+    }
+}
+
+/// A process that ends and begins again at the same address, while the other end takes it for the old one.
+#[test]
+fn a_connection_that_ends_meanwhile_is_made_anew() {
+    let [a, (endpoint, before)] = two();
+    let (to_a, to_b) = (a.0.local_addr(), endpoint.local_addr());
+    std::thread::scope(|scope| {
+        let goes_on = scope.spawn(|| edit(&a, at(0, 6), to_b, far()).unwrap());
+        std::thread::sleep(Duration::from_millis(30));
+        before.close(Deadline::after(Duration::ZERO));
+        let again = connect(&endpoint, at(1, 6), 0, to_a, far()).unwrap();
+        let (near, kept) = goes_on.join().unwrap();
+        assert!(kept.is_empty());
+        near.send(RankId(1), tag(), Payload::vec(vec![6_u8]), far())
+            .unwrap();
+        assert_eq!(again.recv(RankId(0), tag(), far()).unwrap().bytes(), [6]);
+    });
+}
+
+#[test]
+fn an_edit_that_nobody_follows_ends_by_its_deadline_and_one_to_no_newer_epoch_changes_nothing() {
+    let [a, b] = two();
+    for me in [at(0, 5), at(0, 4), at(1, 6)] {
+        let error = edit(&a, me, b.0.local_addr(), far()).err().unwrap();
+        assert!(matches!(error, TransportError::Options { .. }), "{error}");
+    }
+    a.1.send(RankId(1), tag(), Payload::vec(vec![5_u8]), far())
+        .unwrap();
+    assert_eq!(b.1.recv(RankId(0), tag(), far()).unwrap().bytes(), [5]);
+    let soon = Deadline::after(Duration::from_millis(300));
+    let error = edit(&a, at(0, 6), b.0.local_addr(), soon).err().unwrap();
+    let TransportError::ConnectDeadline { missing, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(missing, &[RankId(1)]);
+    let error = a.1.recv(RankId(1), tag(), far()).unwrap_err();
+    assert!(matches!(error, TransportError::Aborted { .. }), "{error}");
+    let error = b.1.recv(RankId(0), tag(), far()).unwrap_err();
+    assert_eq!(error.lost_peer(), Some(RankId(0)), "{error}");
 }

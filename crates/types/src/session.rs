@@ -104,7 +104,7 @@ pub enum TrainerPhase {
 /// From the coordinator to a worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Command {
-    /// Start a trainer.
+    /// Start a trainer, or have one that halted and is of the same shape go over to the plan.
     Start(Box<StartTrainer>),
     /// All trainers of the epoch are ready: connect and train.
     Connect {
@@ -116,6 +116,16 @@ pub enum Command {
         peers: BTreeMap<RankId, String>,
         /// What they start from.
         from: Origin,
+    },
+    /// The epoch is over: its trainers that train give it up and wait for the next one ([`Report::Halted`], then a `Start` of a newer epoch or a
+    /// `Stop`). Those that can't are ended.
+    Halt {
+        /// The job.
+        job: JobId,
+        /// The newest epoch that is over.
+        epoch: Epoch,
+        /// Why, for the logs.
+        reason: String,
     },
     /// End all trainers of the job up to and including this epoch.
     Stop {
@@ -218,4 +228,9 @@ pub enum Report {
     Failed(Failure),
     /// It ended because it was told to.
     Stopped,
+    /// It gave its epoch up and waits for the next one, with what it has in memory.
+    Halted {
+        /// What it met; none: it was told to.
+        failure: Option<Failure>,
+    },
 }

@@ -88,6 +88,10 @@ named_enum! {
         CheckpointIo = "CHECKPOINT_IO",
         /// A checkpoint that was to be loaded is damaged.
         CheckpointCorrupt = "CHECKPOINT_CORRUPT",
+        /// A trainer needs more memory than its device has left.
+        OomDevice = "OOM_DEVICE",
+        /// A CUDA device failed: its memory, its links, its driver.
+        GpuXid = "GPU_XID",
         /// A defect of Rekindle.
         Internal = "INTERNAL",
     }
@@ -99,8 +103,19 @@ impl FailureClass {
     pub fn may_pass(self) -> bool {
         matches!(
             self,
-            Self::WorkerCrash | Self::WorkerLost | Self::Hang | Self::Network | Self::CheckpointCorrupt
+            Self::WorkerCrash
+                | Self::WorkerLost
+                | Self::Hang
+                | Self::Network
+                | Self::CheckpointCorrupt
+                | Self::GpuXid
         )
+    }
+
+    /// Whether it says something of the device at which it began: another one is to be preferred from then on.
+    #[must_use]
+    pub fn blames_device(self) -> bool {
+        self == Self::GpuXid
     }
 }
 

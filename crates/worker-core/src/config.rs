@@ -39,6 +39,10 @@ pub struct WorkerConfig {
     pub orphan_limit: Millis,
     /// A trainer that was told to end is killed after this time.
     pub stop_grace: Millis,
+    /// A trainer that was told to halt is stopped instead after this time.
+    pub halt_limit: Millis,
+    /// A trainer that goes over to another epoch is started again instead if it isn't ready after this time.
+    pub edit_limit: Millis,
     /// A worker that is asked to leave gives the coordinator this long to have state saved and trainers stopped; 0: none.
     pub drain_limit: Millis,
     /// A shutdown waits this long for killed trainers and unacknowledged ends; then the worker leaves.
@@ -72,6 +76,8 @@ impl WorkerConfig {
             refused_limit: 30_000,
             orphan_limit: 3_600_000,
             stop_grace: 5_000,
+            halt_limit: 2_000,
+            edit_limit: 10_000,
             drain_limit: 20_000,
             leave_limit: 3_000,
             max_step: 2_000,

@@ -40,6 +40,16 @@ pub enum Effect {
         /// What it computes on.
         device: DeviceId,
     },
+    /// The process of trainer `from` is trainer `key` from now on: everything it says is that one's, also what it has said and wasn't heard yet.
+    /// Pass it `Edit`.
+    EditTrainer {
+        /// What it was.
+        from: TrainerKey,
+        /// What it is.
+        key: TrainerKey,
+        /// What it is to be.
+        start: Box<StartTrainer>,
+    },
     /// Write a message to a trainer.
     ToTrainer {
         /// Which.

@@ -8,7 +8,7 @@
 //!   |  handle(now, event) -> effects                       next_deadline() -> when to Tick         |
 //!   |  link (backoff, heartbeat)   outbox (kept until acknowledged)   trainers (start ... ended)    |
 //!   +----------------------------------------------------------------------------------------------+
-//!      | OpenSession, CloseSession, Send, Heartbeat                               | SpawnTrainer, ToTrainer, Terminate, Kill
+//!      | OpenSession, CloseSession, Send, Heartbeat                               | SpawnTrainer, EditTrainer, ToTrainer, Terminate, Kill
 //!      v                                                                          v
 //! ```
 //!
@@ -16,7 +16,8 @@
 //!
 //! Invariants
 //! - WC-1 A report is kept until it is acknowledged; only Step reports may be dropped for room, oldest first, and are counted.
-//! - WC-2 At most one process per (job, rank) at a time: a newer epoch's trainer is spawned after the older one has exited.
+//! - WC-2 At most one process per (job, rank) at a time: a newer epoch's trainer is the older one's process, which waits for it, or is
+//!   spawned after that has exited.
 //! - WC-3 A command of an epoch older than the newest one seen for its job is dropped.
 //! - WC-4 A trainer that was told to end is killed after a grace; every exit gives exactly one of Finished, Failed, Stopped.
 //! - WC-5 Losing the coordinator stops no trainer before [`WorkerConfig::orphan_limit`].
@@ -26,6 +27,7 @@
 
 mod chaos;
 mod config;
+mod edits;
 mod effect;
 mod event;
 mod fence;

@@ -1,4 +1,4 @@
-//! What happens to trainers: start, connect, stop, what they say, how they end (WC-2, WC-4).
+//! What happens to trainers: start, connect, stop, what they say, how they end (WC-2, WC-4). Going over to another epoch is in [`crate::edits`].
 
 use rekindle_types::{Epoch, Failure, FailureClass, JobId, RankId, Report, StartTrainer, TrainerPhase};
 
@@ -7,7 +7,7 @@ use crate::effect::Effect;
 use crate::event::Exit;
 use crate::machine::Worker;
 use crate::trainer_messages::{FromTrainer, ToTrainer};
-use crate::trainers::Orders;
+use crate::trainers::{Orders, Trainer};
 
 impl Worker {
     pub(crate) fn start(&mut self, start: StartTrainer) {
@@ -20,16 +20,23 @@ impl Worker {
         if known || self.leaving.is_some() || !self.fences.may_start(&key) {
             return;
         }
+        let worker = self.config.worker.clone();
         if let Some(before) = key.epoch.0.checked_sub(1) {
-            self.end_up_to(&key.job, Epoch(before), "a newer plan takes over");
+            let why = "a newer plan takes over";
+            self.end_others(&key.job, Epoch(before), why, |old, trainer| {
+                start.plan.worker_of(old.rank) == Some(&worker) && trainer.may_go_over(&start)
+            });
+        }
+        if self.edit(&key, &start) {
+            return;
         }
         self.trainers.queued.insert(key, start);
         self.spawn_startable();
     }
 
-    fn spawn_startable(&mut self) {
+    pub(crate) fn spawn_startable(&mut self) {
         for (key, start) in self.trainers.take_startable() {
-            self.trainers.enter(&key);
+            self.trainers.enter(&key, &start);
             self.out.push(Effect::SpawnTrainer {
                 key,
                 start: Box::new(start),
@@ -75,7 +82,7 @@ impl Worker {
             rank,
         };
         let trains = |trainer: &crate::trainers::Trainer| {
-            trainer.phase == TrainerPhase::Training && trainer.stopping.is_none() && !trainer.said_end
+            trainer.phase == TrainerPhase::Training && trainer.is_at_work()
         };
         if self.trainers.living.get(&key).is_some_and(trains) {
             let message = ToTrainer::Save;
@@ -85,7 +92,7 @@ impl Worker {
 
     pub(crate) fn stop(&mut self, job: &JobId, epoch: Epoch, reason: &str) {
         self.fences.stop(job, epoch);
-        self.end_up_to(job, epoch, reason);
+        self.end_others(job, epoch, reason, |_, _| false);
         self.spawn_startable();
     }
 
@@ -111,8 +118,14 @@ impl Worker {
         }
     }
 
-    /// Ends trainers of a job, the waiting ones at once, the living ones with a grace.
-    fn end_up_to(&mut self, job: &JobId, epoch: Epoch, reason: &str) {
+    /// Ends trainers of a job up to an epoch, the queued ones at once, the living ones with a grace unless they `stay`.
+    pub(crate) fn end_others(
+        &mut self,
+        job: &JobId,
+        epoch: Epoch,
+        reason: &str,
+        stay: impl Fn(&TrainerKey, &Trainer) -> bool,
+    ) {
         let meant = |key: &&TrainerKey| key.job == *job && key.epoch <= epoch;
         let waiting: Vec<TrainerKey> = self.trainers.queued.keys().filter(meant).cloned().collect();
         for key in waiting {
@@ -122,9 +135,9 @@ impl Worker {
         }
         let kill_at = self.mono() + self.config.stop_grace;
         for (key, trainer) in &mut self.trainers.living {
-            if key.job == *job && key.epoch <= epoch && trainer.stopping.is_none() {
-                trainer.stopping = Some(reason.to_owned());
-                trainer.kill_at.get_or_insert(kill_at);
+            let of = key.job == *job && key.epoch <= epoch;
+            if of && trainer.stopping.is_none() && !stay(key, trainer) {
+                trainer.stops(reason, kill_at);
                 self.out.push(Effect::Terminate { key: key.clone() });
             }
         }
@@ -175,6 +188,7 @@ impl Worker {
                     return;
                 }
                 trainer.phase = TrainerPhase::Ready;
+                trainer.edit_by = None;
                 trainer.address = Some(data_address.clone());
                 trainer.in_memory.clone_from(&in_memory);
                 Report::Ready {
@@ -195,9 +209,16 @@ impl Worker {
             FromTrainer::WaitsForStorage { step } => Report::WaitsForStorage { step },
             FromTrainer::Watermark(_) if trainer.stopping.is_some() => return,
             FromTrainer::Watermark(mark) => Report::Watermark(mark),
+            FromTrainer::Halted { failure } => match trainer.halts(failure) {
+                Some(report) => report,
+                None => return,
+            },
             FromTrainer::Finished => Report::Finished,
             // A trainer that was told to stop may see its peers go first: that is no failure.
-            FromTrainer::Failed(_) if trainer.stopping.is_some() => return,
+            FromTrainer::Failed(_) if trainer.ends_as_told() => return,
+            FromTrainer::Failed(failure) if trainer.edit_by.is_some() => {
+                return self.edit_failed(key, &failure.message);
+            }
             FromTrainer::Failed(failure) => Report::Failed(failure),
         };
         let ends = matches!(report, Report::Finished | Report::Failed(_));
@@ -227,9 +248,15 @@ impl Worker {
         let Some(trainer) = self.trainers.living.remove(key) else {
             return;
         };
+        if trainer.edit_by.is_some() && trainer.stopping.is_none() {
+            // Nobody has heard of it in this epoch yet: another process takes the rank, with what this one left.
+            self.trainers.queued.insert(key.clone(), trainer.start);
+            self.spawn_startable();
+            return;
+        }
         if !trainer.said_end {
             self.fences.end(key);
-            let report = if trainer.stopping.is_some() {
+            let report = if trainer.ends_as_told() {
                 Report::Stopped
             } else {
                 let message = why.unwrap_or_else(|| crash_message(trainer.step, exit));

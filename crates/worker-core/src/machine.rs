@@ -210,6 +210,7 @@ impl Worker {
                 from,
             } => self.connect(&job, epoch, &Orders { peers, from }),
             Command::Forget { job } => self.forget(job),
+            Command::Halt { job, epoch, reason } => self.halt(&job, epoch, &reason),
             Command::Stop { job, epoch, reason } => self.stop(&job, epoch, &reason),
             Command::Save { job, epoch, rank } => self.save(&job, epoch, rank),
             Command::Acknowledge { up_to } => self.outbox.acknowledge(up_to),
@@ -295,6 +296,7 @@ impl Worker {
             self.orphaned_at(),
         ];
         deadlines.extend(self.fault_deadlines());
+        deadlines.push(self.edit_deadlines().min());
         deadlines
     }
 
@@ -315,6 +317,7 @@ impl Worker {
             self.stop_all("the coordinator is gone for too long");
         }
         self.end_drain();
+        self.pass_edits();
         self.kill_overdue();
         self.pass_faults();
         if now < self.link.deadline() {
@@ -359,6 +362,10 @@ impl Worker {
 #[cfg(test)]
 #[path = "tests.rs"]
 pub(crate) mod tests;
+
+#[cfg(test)]
+#[path = "tests_edits.rs"]
+mod tests_edits;
 
 #[cfg(test)]
 #[path = "tests_long.rs"]

@@ -1,9 +1,9 @@
 //! What a worker and its trainer processes say to each other: one JSON value a line, over the child's stdin and stdout.
 //!
 //! ```text
-//!   worker -> trainer   Begin, then Connect, now and then Save, at last perhaps Stop
+//!   worker -> trainer   Begin, then Connect, now and then Save, at last perhaps Stop; Halt and then Edit, Connect for another epoch
 //!   trainer -> worker   Ready, then Step (rank 0) and Progress (the others), Saved, SaveFailed, WaitsForStorage, at last Finished or Failed;
-//!                       Watermark whenever a step takes long
+//!                       Watermark whenever a step takes long; Halted, then Ready again, for another epoch
 //! ```
 //!
 //! The end of stdin means the worker is gone: the trainer ends as if told to stop. A line is at most [`MAX_LINE`] bytes.
@@ -45,6 +45,14 @@ pub enum ToTrainer {
     },
     /// Save the state after the step in flight, whatever the cadence says.
     Save,
+    /// The epoch is over: give it up, say `Halted`, and wait. One that isn't at its steps yet ends as if told to stop.
+    Halt,
+    /// What to be in the next epoch, after `Halted`: the same rank, layers and job. The trainer keeps its process, text, endpoint and connections,
+    /// looks for its state, and says `Ready`.
+    Edit {
+        /// Rank, job and plan.
+        start: Box<StartTrainer>,
+    },
     /// End now, without exporting; exit with status 0.
     Stop,
 }
@@ -88,6 +96,11 @@ pub enum FromTrainer {
     },
     /// It hasn't committed a step for a while: how far it is, whom it waits for.
     Watermark(Watermark),
+    /// It gave its epoch up and waits for `Edit` or `Stop`.
+    Halted {
+        /// What it met, or that it was told to.
+        failure: Failure,
+    },
     /// Last step committed, its part of the model is exported; it exits with status 0 by itself.
     Finished,
     /// It can't go on; it exits with a status other than 0 by itself.

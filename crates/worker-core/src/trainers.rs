@@ -3,11 +3,13 @@
 //! ```text
 //!   Start --> queued (an older epoch's process of the job still lives) --> loading --> ready --> training --> said its end --> gone
 //!                                                                        \________ told to stop ________/
+//!   training --> halted --> loading (edited: the same process in a newer epoch) --> ready ...
+//!                             \--- dies, or isn't ready in time --> queued (a new process for that epoch)
 //! ```
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{InMemory, JobId, Origin, RankId, StartTrainer, TrainerPhase};
+use rekindle_types::{Failure, InMemory, JobId, Origin, RankId, Report, StartTrainer, TrainerPhase};
 
 use crate::TrainerKey;
 use rekindle_types::clock::Mono;
@@ -29,6 +31,23 @@ pub(crate) struct Trainer {
     pub(crate) said_end: bool,
     /// When it is killed if it still lives.
     pub(crate) kill_at: Option<Mono>,
+    /// What it was started for, or last edited.
+    pub(crate) start: StartTrainer,
+    /// Whether it gives its epoch up.
+    pub(crate) halt: Halt,
+    /// It was edited and isn't ready yet: by when it has to be.
+    pub(crate) edit_by: Option<Mono>,
+}
+
+/// Whether a trainer gives its epoch up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Halt {
+    /// It doesn't.
+    No,
+    /// It was told to, for this reason; after this time it is stopped.
+    Told(String, Mono),
+    /// It has, and waits.
+    Done,
 }
 
 /// What Connect says.
@@ -41,8 +60,11 @@ pub(crate) struct Orders {
 }
 
 impl Trainer {
-    fn new() -> Self {
+    fn new(start: StartTrainer) -> Self {
         Self {
+            start,
+            halt: Halt::No,
+            edit_by: None,
             phase: TrainerPhase::Loading,
             address: None,
             step: 0,
@@ -51,6 +73,49 @@ impl Trainer {
             stopping: None,
             said_end: false,
             kill_at: None,
+        }
+    }
+
+    /// Whether it waits for the next epoch.
+    pub(crate) fn waits(&self) -> bool {
+        self.halt == Halt::Done && self.stopping.is_none() && !self.said_end
+    }
+
+    /// Whether it can go over to the plan of `start`, as the rank that it is: it waits, and what it computes is of the same shape.
+    pub(crate) fn may_go_over(&self, start: &StartTrainer) -> bool {
+        let (ours, theirs) = (&self.start, start);
+        let same_cut = (ours.plan.lanes, &ours.plan.stages) == (theirs.plan.lanes, &theirs.plan.stages);
+        self.waits() && same_cut && ours.spec == theirs.spec
+    }
+
+    /// Whether it is neither told to end or halt nor has done so.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.halt == Halt::No && self.stopping.is_none() && !self.said_end
+    }
+
+    /// Whether its end is no surprise: it was told to end, or to halt and couldn't.
+    pub(crate) fn ends_as_told(&self) -> bool {
+        self.stopping.is_some() || matches!(self.halt, Halt::Told(..))
+    }
+
+    /// It is told to end.
+    pub(crate) fn stops(&mut self, reason: &str, kill_at: Mono) {
+        self.stopping = Some(reason.to_owned());
+        self.kill_at.get_or_insert(kill_at);
+    }
+
+    /// It says that it has given its epoch up. What to report: nothing where that doesn't count.
+    pub(crate) fn halts(&mut self, failure: Failure) -> Option<Report> {
+        let counts = self.phase == TrainerPhase::Training && self.stopping.is_none();
+        match std::mem::replace(&mut self.halt, Halt::Done) {
+            Halt::No if counts => Some(Report::Halted {
+                failure: Some(failure),
+            }),
+            Halt::Told(..) if counts => Some(Report::Halted { failure: None }),
+            before => {
+                self.halt = before;
+                None
+            }
         }
     }
 
@@ -76,16 +141,16 @@ impl Trainers {
     }
 
     /// Enters a process that is about to be started.
-    pub(crate) fn enter(&mut self, key: &TrainerKey) {
-        self.living.insert(key.clone(), Trainer::new());
+    pub(crate) fn enter(&mut self, key: &TrainerKey, start: &StartTrainer) {
+        self.living.insert(key.clone(), Trainer::new(start.clone()));
     }
 
-    /// Takes the orders out whose older processes are gone.
+    /// Takes the orders out whose older processes are gone, or wait for orders of their own.
     pub(crate) fn take_startable(&mut self) -> Vec<(TrainerKey, StartTrainer)> {
         let blocked = |key: &TrainerKey| {
             self.living
-                .keys()
-                .any(|old| old.job == key.job && old.epoch < key.epoch)
+                .iter()
+                .any(|(old, trainer)| old.job == key.job && old.epoch < key.epoch && !trainer.waits())
         };
         let free: Vec<TrainerKey> = self.queued.keys().filter(|key| !blocked(key)).cloned().collect();
         let take = |key: TrainerKey| self.queued.remove(&key).map(|start| (key, start));

@@ -14,8 +14,8 @@ mod ops;
 
 pub use held::{AnyBuffer, AnyFrozen, AnyIndices, AnySums};
 
-use crate::Cpu;
 use crate::cuda::Cuda;
+use crate::{Cpu, HandedOut};
 
 /// A device that was chosen at run time.
 pub enum AnyDevice {
@@ -23,6 +23,17 @@ pub enum AnyDevice {
     Cpu(Cpu<f32>),
     /// A CUDA device.
     Cuda(Box<Cuda>),
+}
+
+impl AnyDevice {
+    /// Bytes of memory that it has handed out.
+    #[must_use]
+    pub fn handed_out(&self) -> HandedOut {
+        match self {
+            Self::Cpu(cpu) => cpu.handed_out(),
+            Self::Cuda(cuda) => cuda.handed_out(),
+        }
+    }
 }
 
 impl From<Cpu<f32>> for AnyDevice {

@@ -4,35 +4,50 @@
 //! of a whole score matrix. The backward pass computes probabilities anew from the stored logarithms of the row sums
 //! (Dao et al. 2022, FlashAttention, algorithm 4).
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::lanes::{maximum, sum, vectorized};
 use super::pool::Pool;
 use super::tile::{HEIGHT, Tile, WIDTH};
+use crate::tally::{Counted, Tally};
 use crate::{AttentionShape, Float};
 
 /// Query rows of a tile, a multiple of HEIGHT.
-const TILE: usize = 32;
+pub const TILE: usize = 32;
 
 /// Scratch that tasks borrow and give back, so that no task allocates.
-#[derive(Debug, Default)]
-pub struct Scratch<F>(Mutex<Vec<Vec<F>>>);
+#[derive(Debug)]
+pub struct Scratch<F> {
+    free: Mutex<Vec<(Vec<F>, Option<Counted>)>>,
+    tally: Arc<Tally>,
+}
 
 impl<F: Float> Scratch<F> {
+    /// None yet; what is made is counted.
+    pub fn new(tally: &Arc<Tally>) -> Self {
+        Self {
+            free: Mutex::default(),
+            tally: Arc::clone(tally),
+        }
+    }
+
     /// Runs `work` on `len` elements of unspecified content.
     fn with<R>(&self, len: usize, work: impl FnOnce(&mut [F]) -> R) -> R {
-        let mut memory = self
-            .0
+        let (mut memory, mut counted) = self
+            .free
             .lock()
             .ok()
             .and_then(|mut free| free.pop())
             .unwrap_or_default();
         if memory.len() < len {
+            // The old count goes first, as a count of both would be of more than there is.
+            drop(counted.take());
+            counted = Some(self.tally.count(len * F::BYTES));
             memory.resize(len, F::ZERO);
         }
         let result = work(&mut memory[..len]);
-        if let Ok(mut free) = self.0.lock() {
-            free.push(memory);
+        if let Ok(mut free) = self.free.lock() {
+            free.push((memory, counted));
         }
         result
     }

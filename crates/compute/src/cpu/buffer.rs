@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytemuck::Pod;
 
 use super::memory::StateMemory;
+use crate::tally::{Counted, Tally};
 use crate::{ComputeError, Result};
 
 const LINE: usize = 64;
@@ -24,6 +25,8 @@ pub struct Aligned<T> {
     len: usize,
     /// Who provided the memory, where it isn't the system.
     owner: Option<Arc<dyn StateMemory>>,
+    /// Where it was handed out by a device.
+    counted: Option<Counted>,
 }
 
 // SAFETY: an `Aligned` owns its memory as a `Vec` does, and plain values may be shared and sent.
@@ -38,18 +41,19 @@ impl<T: Pod> Aligned<T> {
             start: NonNull::dangling(),
             len: 0,
             owner: None,
+            counted: None,
         }
     }
 
     /// `len` zeroes.
     ///
     /// # Errors
-    /// [`ComputeError::Device`] when the system gives no such buffer.
+    /// [`ComputeError::OutOfMemory`] when the system gives no such buffer.
     pub fn zeroed(len: usize) -> Result<Self> {
         if len == 0 || size_of::<T>() == 0 {
             return Ok(Self::empty());
         }
-        let refused = || ComputeError::Device {
+        let refused = || ComputeError::OutOfMemory {
             what: format!(
                 "no memory for a buffer of {len} elements of {} bytes; make the model or the micro-batch smaller",
                 size_of::<T>()
@@ -67,6 +71,7 @@ impl<T: Pod> Aligned<T> {
             start: start.cast(),
             len,
             owner: None,
+            counted: None,
         })
     }
 
@@ -84,11 +89,18 @@ impl<T: Pod> Aligned<T> {
                 start: start.cast(),
                 len,
                 owner: Some(Arc::clone(owner)),
+                counted: None,
             }),
             None => Err(ComputeError::Device {
                 what: format!("no room for {len} elements of state in the memory reserved for it"),
             }),
         }
+    }
+
+    /// The same, counted as handed out until it is dropped.
+    pub(super) fn counted(mut self, tally: &Arc<Tally>) -> Self {
+        self.counted = Some(tally.count(self.len * size_of::<T>()));
+        self
     }
 }
 

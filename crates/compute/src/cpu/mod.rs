@@ -34,8 +34,21 @@ pub use meter::{Spent, Work};
 pub use sums::CpuSums;
 #[doc(hidden)]
 pub use tile::Tile;
+
+/// See [`crate::sizes`].
+pub(crate) const SIZES: Sizes = Sizes {
+    alignment: 1,
+    logits_at_once: 1 << 21,
+    norm_rows: norm::ROWS,
+    attention_tile: attention::TILE,
+    vector: tile::WIDTH,
+    workspace: 0,
+    space_step: 0,
+};
 pub(crate) use tile::{multiply_f32, multiply_f64};
 
+use crate::sizes::Sizes;
+use crate::tally::{HandedOut, Tally};
 use crate::{Float, Result};
 
 /// This machine's processor, computing in `F`.
@@ -44,6 +57,7 @@ pub struct Cpu<F> {
     pool: pool::Pool,
     spares: Arc<spares::Spares<F>>,
     scratch: attention::Scratch<F>,
+    tally: Arc<Tally>,
     meter: meter::Meter,
     element: PhantomData<F>,
 }
@@ -62,10 +76,12 @@ impl<F: Float> Cpu<F> {
     /// # Errors
     /// As [`Cpu::new`].
     pub fn with_memory(threads: usize, memory: Option<Arc<dyn StateMemory>>) -> Result<Self> {
+        let tally = Arc::<Tally>::default();
         Ok(Self {
             pool: pool::Pool::new(threads)?,
-            spares: Arc::new(spares::Spares::new(memory)),
-            scratch: attention::Scratch::default(),
+            spares: Arc::new(spares::Spares::new(memory, Arc::clone(&tally))),
+            scratch: attention::Scratch::new(&tally),
+            tally,
             meter: meter::Meter::default(),
             element: PhantomData,
         })
@@ -75,6 +91,12 @@ impl<F: Float> Cpu<F> {
     #[must_use]
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// Bytes of buffers, sums and work space that this device has handed out.
+    #[must_use]
+    pub fn handed_out(&self) -> HandedOut {
+        self.tally.handed_out()
     }
 
     /// What was done of one kind of work since the device was made.

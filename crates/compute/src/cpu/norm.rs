@@ -5,7 +5,7 @@ use super::pool::{Chunks, Pool, chunk};
 use crate::Float;
 
 /// Rows of a task. The gradient of the weight is summed over such blocks and the blocks are combined in order.
-const ROWS: usize = 64;
+pub const ROWS: usize = 64;
 
 pub struct Forward<'a, F> {
     pub x: &'a [F],

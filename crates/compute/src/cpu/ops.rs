@@ -38,7 +38,8 @@ impl<F: Float> Device for Cpu<F> {
     type Frozen = CpuFrozen<F>;
 
     fn alloc(&self, len: usize) -> Result<Buf<F>> {
-        Ok(CpuBuffer::new(Aligned::zeroed(len)?, &self.spares))
+        let values = Aligned::zeroed(len)?.counted(&self.tally);
+        Ok(CpuBuffer::new(values, &self.spares))
     }
 
     fn alloc_state(&self, len: usize) -> Result<Buf<F>> {
@@ -175,6 +176,7 @@ impl<F: Float> Device for Cpu<F> {
         expect_len(op, "dweight", dweight.len(), weight.len())?;
         let _meter = self.meter.start(Work::Other, 0, (5 * x.len()) * F::BYTES);
         let mut partial = vec![F::ZERO; norm::partial_len(rstd.len(), weight.len())];
+        let _counted = self.tally.count(partial.len() * F::BYTES);
         norm::backward(
             &self.pool,
             norm::Backward {
@@ -323,7 +325,7 @@ impl<F: Float> Device for Cpu<F> {
     }
 
     fn alloc_sums(&self, kind: SumKind, len: usize) -> Result<CpuSums<F>> {
-        CpuSums::new(kind, len)
+        CpuSums::new(kind, len, &self.tally)
     }
 
     fn sums_bytes<'a>(&self, sums: &'a CpuSums<F>, range: Range<usize>) -> Result<Cow<'a, [u8]>> {

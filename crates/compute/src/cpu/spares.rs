@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::buffer::Aligned;
 use super::memory::StateMemory;
+use crate::tally::Tally;
 use crate::{Float, Result};
 
 /// Bytes between two touches that reach every page.
@@ -20,6 +21,7 @@ const PAGE: usize = 4096;
 pub struct Spares<T> {
     /// Where they come from, where that isn't the system.
     memory: Option<Arc<dyn StateMemory>>,
+    tally: Arc<Tally>,
     shelf: Mutex<Shelf<T>>,
     /// Notified when memory comes back and when a handle is dropped.
     changed: Condvar,
@@ -37,10 +39,11 @@ struct Pile<T> {
 pub struct Shelf<T>(BTreeMap<usize, Pile<T>>);
 
 impl<T: Float> Spares<T> {
-    /// None yet; they are to come from `memory`.
-    pub fn new(memory: Option<Arc<dyn StateMemory>>) -> Self {
+    /// None yet; they are to come from `memory`, and are counted.
+    pub fn new(memory: Option<Arc<dyn StateMemory>>, tally: Arc<Tally>) -> Self {
         Self {
             memory,
+            tally,
             shelf: Mutex::new(Shelf(BTreeMap::new())),
             changed: Condvar::new(),
         }
@@ -51,7 +54,7 @@ impl<T: Float> Spares<T> {
     /// # Errors
     /// [`crate::ComputeError::Device`] when there is none.
     pub fn state(&self, len: usize) -> Result<Aligned<T>> {
-        Aligned::zeroed_in(self.memory.as_ref(), len)
+        Ok(Aligned::zeroed_in(self.memory.as_ref(), len)?.counted(&self.tally))
     }
 
     /// Adds one spare of each of these lengths, every page touched.

@@ -1,9 +1,12 @@
 //! Gradient accumulators: 64-bit fixed point, or floats.
 
+use std::sync::Arc;
+
 use super::buffer::Aligned;
 use super::fixed;
 use super::lanes::vectorized;
 use super::pool::{Chunks, Pool, chunk};
+use crate::tally::Tally;
 use crate::{Float, POISON, Result, SumKind};
 
 /// Elements of a task: a multiple of any block.
@@ -30,13 +33,13 @@ impl<F: Float> CpuSums<F> {
     ///
     /// # Errors
     /// When the size is beyond the address space.
-    pub fn new(kind: SumKind, len: usize) -> Result<Self> {
+    pub(super) fn new(kind: SumKind, len: usize, tally: &Arc<Tally>) -> Result<Self> {
         Ok(match kind {
             SumKind::Fixed { shift } => Self::Fixed {
-                values: Aligned::zeroed(len)?,
+                values: Aligned::zeroed(len)?.counted(tally),
                 shift: shift.min(60),
             },
-            SumKind::Float => Self::Float(Aligned::zeroed(len)?),
+            SumKind::Float => Self::Float(Aligned::zeroed(len)?.counted(tally)),
         })
     }
 

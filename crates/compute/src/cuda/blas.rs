@@ -18,18 +18,18 @@ use cudarc::cublaslt::sys;
 
 use super::Precision;
 use super::driver::{Context, Memory, Stream};
+use super::fault::of_cublas;
 use super::library::{Kind, find};
 use crate::{ComputeError, Product, Result};
 
 /// Memory for sums of products that are split: what cuBLAS takes by itself on such devices.
-const WORKSPACE: usize = 32 << 20;
+pub const WORKSPACE: usize = 32 << 20;
 /// Sums may be split and added up in single precision. The scheme "in place" (1) is left out: it adds in no fixed order.
 const REDUCTIONS: u32 = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
 
 fn failed(call: &str, error: CublasError) -> ComputeError {
-    ComputeError::Device {
-        what: format!("cuBLASLt: {call} gave {:?}", error.0),
-    }
+    let what = format!("cuBLASLt: {call} gave {:?}", error.0);
+    of_cublas(error.0 as u32).error(what)
 }
 
 trait Named<T> {

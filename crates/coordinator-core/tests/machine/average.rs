@@ -57,7 +57,7 @@ fn lose_b(desk: &mut Desk, job: &JobId) {
     desk.wait(11_000, &["a", "c", "d"]);
     desk.report("a", job, 0, Report::Stopped);
     desk.report("c", job, 2, Report::Stopped);
-    assert_eq!(desk.orders(), ["stop a", "stop c"], "b may come back yet");
+    assert_eq!(desk.orders(), ["halt a", "halt c"], "b may come back yet");
     desk.wait(60_000, &["a", "c", "d"]);
     assert_eq!(desk.orders(), ["start a 0", "start d 1", "start c 2"]);
     for (name, rank, own) in [("a", 0, &[5, 4][..]), ("c", 2, &[6, 5]), ("d", 1, &[])] {

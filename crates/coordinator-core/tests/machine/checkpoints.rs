@@ -344,7 +344,7 @@ fn a_lost_trainer_takes_all_ranks_back_to_the_newest_checkpoint() {
     desk.report("b", &job, 1, Report::Failed(failure(FailureClass::WorkerCrash)));
     let view = desk.view(&job);
     assert_eq!((view.state, view.restarts), (JobState::Recovering, 1));
-    assert_eq!(desk.orders(), ["stop a"]);
+    assert_eq!(desk.orders(), ["halt a"]);
     desk.report("a", &job, 0, Report::Stopped);
     let commands = desk.commands();
     let starts: Vec<_> = commands
@@ -591,7 +591,7 @@ fn a_worker_that_is_asked_to_leave_is_saved_and_left() {
     desk.report("b", &job, 1, saved(2, 1));
     desk.written(&job, 1, 2, None);
     assert_eq!(desk.view(&job).state, JobState::Recovering);
-    assert_eq!(desk.orders(), ["stop a", "stop b"]);
+    assert_eq!(desk.orders(), ["halt a", "stop b"]);
     desk.report("a", &job, 0, Report::Stopped);
     desk.report("b", &job, 1, Report::Stopped);
     assert!(

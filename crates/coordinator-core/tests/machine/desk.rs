@@ -369,6 +369,12 @@ impl Desk {
         self.tell(Event::SessionLost { session });
     }
 
+    /// It is asked to leave.
+    pub fn drain(&mut self, name: &str) {
+        let (session, grace) = (self.sessions[name], 20_000);
+        self.tell(Event::WorkerDraining { session, grace });
+    }
+
     pub fn report(&mut self, name: &str, job: &JobId, rank: u32, report: Report) {
         self.report_of(name, job, 1, rank, report);
     }
@@ -446,6 +452,7 @@ impl Desk {
         let word = |(worker, command): (String, Command)| match command {
             Command::Start(start) => Some(format!("start {worker} {}", start.rank.0)),
             Command::Connect { .. } => Some(format!("connect {worker}")),
+            Command::Halt { .. } => Some(format!("halt {worker}")),
             Command::Stop { .. } => Some(format!("stop {worker}")),
             Command::Save { .. } => Some(format!("save {worker}")),
             Command::Forget { .. } | Command::Acknowledge { .. } => None,

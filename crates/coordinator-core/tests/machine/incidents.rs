@@ -8,7 +8,7 @@ use rekindle_types::{
 
 use crate::desk::{Desk, failure, saved, saving_spec, status, step, worker};
 
-fn start(step: u64) -> StartPoint {
+pub fn start(step: u64) -> StartPoint {
     StartPoint {
         step,
         url: format!("runs/j/checkpoints/step-{step:08}"),

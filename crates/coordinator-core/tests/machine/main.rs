@@ -3,6 +3,8 @@
 mod average;
 mod checkpoints;
 mod desk;
+mod devices;
+mod edits;
 mod failures;
 mod gang;
 mod hangs;

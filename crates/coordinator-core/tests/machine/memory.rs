@@ -47,7 +47,7 @@ fn all_ranks_go_on_from_the_newest_step_that_all_have() {
     crash(&mut desk, &job, 1, 5);
     assert_eq!(
         desk.orders(),
-        ["stop a", "start a 0", "start b 1"],
+        ["halt a", "start a 0", "start b 1"],
         "at once, where they were"
     );
     ready(&mut desk, "a", &job, 2, 0, &[6, 5]);

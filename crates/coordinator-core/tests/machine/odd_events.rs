@@ -29,7 +29,7 @@ fn a_worker_whose_name_was_taken_while_it_was_cut_off_is_refused_and_its_trainer
     assert!(desk.accepted(session), "the one before isn't connected");
     desk.report("a", &job, 0, Report::Stopped);
     assert_eq!(desk.view(&job).state, JobState::Starting);
-    assert_eq!(desk.orders(), ["stop a", "start a 0", "start b 1"]);
+    assert_eq!(desk.orders(), ["halt a", "start a 0", "start b 1"]);
     // The first one lives: it was only cut off.
     let training = || vec![status(&job, 1, 1, TrainerPhase::Training)];
     let old = desk.register("b", 1, 1, training());

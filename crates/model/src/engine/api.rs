@@ -19,6 +19,12 @@ impl<D: Device> Stage<D> {
         &self.spec
     }
 
+    /// What it computes on.
+    #[must_use]
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
     /// The layers in pipeline order, a mirror not among them.
     #[must_use]
     pub fn layers(&self) -> Vec<LayerId> {

@@ -1,7 +1,7 @@
 //! Routes and programs of swapped micro-batches: what they visit, that they end, what they hold.
 
 use super::*;
-use crate::schedule::{grid, most_in_flight};
+use crate::schedule::grid;
 
 /// Runs the programs, each rank one operation after the other, as far as they get: the stops of each micro-batch in the order in which
 /// they were made, forward and back.

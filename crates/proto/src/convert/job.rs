@@ -54,6 +54,8 @@ same_values!(
         OutputError,
         CheckpointIo,
         CheckpointCorrupt,
+        OomDevice,
+        GpuXid,
         Internal
     ]
 );

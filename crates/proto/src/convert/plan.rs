@@ -1,7 +1,8 @@
 //! What a plan costs.
 
 use rekindle_plan::{
-    BeyondMemory, LinkReport, ParityReport, PlanReport, SourceReport, StageReport, SurvivalReport,
+    BeyondMemory, LinkReport, Memory, ParityReport, PlanReport, SourceReport, StageMemory, StageReport,
+    SurvivalReport,
 };
 use rekindle_types::RankId;
 use rekindle_types::spec::RecoverySource;
@@ -154,11 +155,9 @@ impl From<&StageReport> for pb::PlanStage {
             names: stage.names.clone(),
             parameters: stage.parameters,
             flops_share: stage.flops_share,
-            weight_bytes: stage.weight_bytes,
-            gradient_bytes: stage.gradient_bytes,
-            optimizer_bytes: stage.optimizer_bytes,
-            activation_bytes: stage.activation_bytes,
             worker_ids: stage.workers.clone(),
+            cpu_memory: stage.memory.cpu.map(Into::into),
+            cuda_memory: Some(stage.memory.cuda.into()),
         }
     }
 }
@@ -173,12 +172,42 @@ impl TryFrom<pb::PlanStage> for StageReport {
             names: stage.names,
             parameters: stage.parameters,
             flops_share: stage.flops_share,
-            weight_bytes: stage.weight_bytes,
-            gradient_bytes: stage.gradient_bytes,
-            optimizer_bytes: stage.optimizer_bytes,
-            activation_bytes: stage.activation_bytes,
+            memory: StageMemory {
+                cpu: stage.cpu_memory.map(Into::into),
+                cuda: required("cuda_memory", stage.cuda_memory)?.into(),
+            },
             workers: stage.worker_ids,
         })
+    }
+}
+
+impl From<Memory> for pb::PlanMemory {
+    fn from(memory: Memory) -> Self {
+        Self {
+            weight_bytes: memory.weights,
+            rounded_bytes: memory.rounded,
+            gradient_bytes: memory.gradients,
+            moment_bytes: memory.moments,
+            activation_bytes: memory.activations,
+            scratch_bytes: memory.scratch,
+            spare_bytes: memory.spares,
+            workspace_bytes: memory.workspace,
+        }
+    }
+}
+
+impl From<pb::PlanMemory> for Memory {
+    fn from(memory: pb::PlanMemory) -> Self {
+        Self {
+            weights: memory.weight_bytes,
+            rounded: memory.rounded_bytes,
+            gradients: memory.gradient_bytes,
+            moments: memory.moment_bytes,
+            activations: memory.activation_bytes,
+            scratch: memory.scratch_bytes,
+            spares: memory.spare_bytes,
+            workspace: memory.workspace_bytes,
+        }
     }
 }
 

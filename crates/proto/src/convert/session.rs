@@ -173,6 +173,9 @@ impl From<&NumberedReport> for pb::NumberedReport {
                 Report::Finished => Wire::Finished(pb::TrainerFinished {}),
                 Report::Failed(failure) => Wire::Failed(failure.into()),
                 Report::Stopped => Wire::Stopped(pb::TrainerStopped {}),
+                Report::Halted { failure } => Wire::Halted(pb::TrainerHalted {
+                    failure: failure.as_ref().map(Into::into),
+                }),
             }),
         }
     }
@@ -207,6 +210,12 @@ impl TryFrom<pb::NumberedReport> for NumberedReport {
                 Report::Failed(failure.try_into().map_err(|e: ConvertError| e.inside("failed"))?)
             }
             Wire::Stopped(_) => Report::Stopped,
+            Wire::Halted(halted) => {
+                let failure = halted.failure.map(TryInto::try_into).transpose();
+                Report::Halted {
+                    failure: failure.map_err(|e: ConvertError| e.inside("halted"))?,
+                }
+            }
         };
         Ok(Self {
             number: r.number,
@@ -284,6 +293,11 @@ pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
             peers: peers.iter().map(|(rank, at)| (rank.0, at.clone())).collect(),
             ..from.into()
         }),
+        Command::Halt { job, epoch, reason } => Message::HaltTrainers(pb::HaltTrainers {
+            job_id: job.to_string(),
+            epoch: epoch.0,
+            reason: reason.clone(),
+        }),
         Command::Stop { job, epoch, reason } => Message::StopTrainers(pb::StopTrainers {
             job_id: job.to_string(),
             epoch: epoch.0,
@@ -322,6 +336,11 @@ impl TryFrom<pb::SessionResponse> for Command {
             }),
             Message::ForgetJob(f) => Ok(Self::Forget {
                 job: job_id(&f.job_id)?,
+            }),
+            Message::HaltTrainers(h) => Ok(Self::Halt {
+                job: job_id(&h.job_id)?,
+                epoch: epoch(h.epoch),
+                reason: h.reason,
             }),
             Message::StopTrainers(s) => Ok(Self::Stop {
                 job: job_id(&s.job_id)?,

@@ -12,12 +12,14 @@
 )]
 
 mod collectives;
+mod edit;
 mod ends;
 mod fence;
 mod harnesses;
 mod order;
 mod pressure;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rekindle_types::{Epoch, JobId, RankId};
@@ -43,10 +45,26 @@ pub trait Harness {
     /// A real rank 1 of a world of 2 (job "conformance", epoch 5), and a peer "rank 0" that sends whatever it
     /// is told.
     fn forge(&self, options: &Options) -> (Boxed, Box<dyn Forger>);
+
+    /// As [`Harness::connect`] of `world` members, which can go over to other epochs.
+    fn mesh(&self, world: u32, options: &Options) -> Box<dyn Mesh>;
+
+    /// As [`Harness::forge`], where the real rank can go over to other epochs.
+    fn forge_mesh(&self, options: &Options) -> (Box<dyn Mesh>, Box<dyn Forger>);
+}
+
+/// Connected members that go over to other epochs.
+pub trait Mesh: Send {
+    /// The members in rank order.
+    fn members(&self) -> Vec<&dyn Transport>;
+
+    /// All go over to `epoch`, at once; those in `replaced` are other processes from then on. For each the peers whose links it kept, in
+    /// rank order.
+    fn edit(&mut self, epoch: Epoch, replaced: &[RankId]) -> Vec<Result<BTreeSet<RankId>, TransportError>>;
 }
 
 /// A peer that passed the handshake and then sends arbitrary bytes.
-pub trait Forger {
+pub trait Forger: Send {
     /// Sends these bytes as they are.
     fn send(&mut self, header: &[u8; HEADER_BYTES], payload: &[u8]);
 }
@@ -99,6 +117,22 @@ pub const ALL: &[Check] = &[
     (
         "malformed_frames_end_the_connection",
         fence::malformed_frames_end_the_connection,
+    ),
+    (
+        "an_edit_keeps_links_of_those_that_stay",
+        edit::an_edit_keeps_links_of_those_that_stay,
+    ),
+    (
+        "an_edit_frees_those_that_wait_for_each_other",
+        edit::an_edit_frees_those_that_wait_for_each_other,
+    ),
+    (
+        "an_edit_amid_large_frames_stays_in_step",
+        edit::an_edit_amid_large_frames_stays_in_step,
+    ),
+    (
+        "frames_of_the_epoch_before_come_late_in_vain",
+        edit::frames_of_the_epoch_before_come_late_in_vain,
     ),
     (
         "reduce_scatter_equals_reference",

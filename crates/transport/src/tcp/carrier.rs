@@ -2,19 +2,23 @@
 //!
 //! ```text
 //!  close:  writer drains -> goodbye -> half-close      the peer's reader takes the goodbye -> half-closes -> our reader ends
-//!  abort:  abort frame if the line is idle -> half-close; our reader throws away what comes until the peer closes
+//!  abort:  writer finishes what was begun -> abort frame -> waits for the link of another epoch (see `serving`), or for the close
 //! ```
 //!
-//! Whoever ends a link half-closes its socket; readers read to the end of the stream, because closing a
+//! Whoever ends a connection half-closes its socket; readers read to the end of the stream, because closing a
 //! socket with unread bytes would reset the connection and could destroy our last frames on their way.
 
+use std::io::ErrorKind;
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rekindle_types::RankId;
 use socket2::SockRef;
 
+use super::serving::Serving;
 use super::{reader, writer};
 use crate::error::End;
 use crate::hub::{Carrier, Link};
@@ -24,52 +28,124 @@ use crate::{Deadline, TransportError};
 /// All connections of one rank.
 #[derive(Default)]
 pub struct Connections {
-    all: Vec<Connection>,
+    all: Mutex<Vec<Connection>>,
 }
 
-struct Connection {
-    link: Arc<Link>,
+/// A socket and its two threads. They outlive the link that they serve, if another epoch takes the connection over.
+pub(crate) struct Connection {
+    peer: RankId,
+    serving: Arc<Serving>,
     stream: Arc<TcpStream>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Connections {
-    pub(crate) fn start(&mut self, link: &Arc<Link>, stream: TcpStream) -> Result<(), TransportError> {
+    fn all(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn start(&self, link: &Arc<Link>, stream: TcpStream) -> Result<(), TransportError> {
         let mut connection = Connection {
-            link: Arc::clone(link),
+            peer: link.peer(),
+            serving: Arc::new(Serving::new(link)),
             stream: Arc::new(stream),
             threads: Vec::with_capacity(2),
         };
-        let line = writer::SocketLine {
-            link: Arc::downgrade(link),
-            stream: Arc::clone(&connection.stream),
-        };
-        link.outbox.set_line(Box::new(line));
+        connection.speaks_for(link);
         let started = connection
-            .spawn("read", run_reader)
+            .spawn("read", |serving, stream, _| run_reader(serving, stream))
             .and_then(|()| connection.spawn("write", run_writer));
         // Even half started it has to be joined.
-        self.all.push(connection);
+        self.add(connection);
         started.map_err(|source| TransportError::Io {
             what: "start a connection's threads".to_owned(),
             source,
         })
     }
+
+    /// Takes a connection over.
+    pub(crate) fn add(&self, connection: Connection) {
+        self.all().push(connection);
+    }
+
+    /// Gives its connections to another epoch.
+    pub(crate) fn take(&self) -> Vec<Connection> {
+        std::mem::take(&mut *self.all())
+    }
 }
 
 impl Connection {
-    fn spawn(&mut self, what: &str, body: fn(&Link, &TcpStream)) -> std::io::Result<()> {
-        let (link, stream) = (Arc::clone(&self.link), Arc::clone(&self.stream));
-        let name = format!("{what}-{}-{}", link.gate.me.rank.0, link.peer().0);
+    pub(crate) fn peer(&self) -> RankId {
+        self.peer
+    }
+
+    pub(crate) fn serving(&self) -> &Arc<Serving> {
+        &self.serving
+    }
+
+    /// Lets callers of the link write small frames themselves.
+    fn speaks_for(&self, link: &Arc<Link>) {
+        let line = writer::SocketLine {
+            link: Arc::downgrade(link),
+            stream: Arc::clone(&self.stream),
+        };
+        link.outbox.set_line(Box::new(line));
+    }
+
+    /// From now on it is for `link`, of a newer epoch; the link before was aborted.
+    pub(crate) fn turn(&self, link: &Arc<Link>) {
+        link.outbox.hold();
+        self.speaks_for(link);
+        self.serving.turn(Arc::clone(link));
+    }
+
+    /// Whether the peer has followed to the link's epoch and is still there: one that came first and gave up meanwhile has left a fence, and the
+    /// end of the stream behind it.
+    pub(crate) fn stands(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let looks = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        let more = SockRef::from(&*self.stream).recv_with_flags(&mut byte, looks);
+        let open = more.map_or_else(|error| error.kind() == ErrorKind::WouldBlock, |bytes| bytes > 0);
+        open && self.serving.is_met()
+    }
+
+    /// Ends it at once, whatever is under way.
+    pub(crate) fn sever(self) {
+        drop(self);
+    }
+
+    /// The thread is given the first link: it may come to run only after the connection was turned.
+    fn spawn(&mut self, what: &str, body: fn(&Serving, &TcpStream, Arc<Link>)) -> std::io::Result<()> {
+        let (serving, stream, link) = (
+            Arc::clone(&self.serving),
+            Arc::clone(&self.stream),
+            self.serving.link(),
+        );
+        let name = format!("{what}-{}-{}", link.gate.me.rank.0, self.peer.0);
         let thread = std::thread::Builder::new()
             .name(name)
-            .spawn(move || body(&link, &stream))?;
+            .spawn(move || body(&serving, &stream, link))?;
         self.threads.push(thread);
         Ok(())
     }
 
     fn is_finished(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    fn close_by(&mut self, deadline: Deadline) {
+        self.serving.close();
+        while deadline.remaining().is_some() && !self.is_finished() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if !self.is_finished() {
+            self.serving.link().end(&End::Closed);
+        }
+        // Not left to the drop of the socket: links that it served may hold it for longer.
+        drop(self.stream.shutdown(Shutdown::Both));
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
     }
 }
 
@@ -78,8 +154,8 @@ fn half_close(stream: &TcpStream) {
     drop(stream.shutdown(Shutdown::Write));
 }
 
-/// Tells the peer why, if that is possible without waiting.
-fn say_abort(link: &Link, stream: &TcpStream, reason: &str) {
+/// The frame that tells the peer why.
+fn abort_frame(link: &Link, reason: &str) -> Vec<u8> {
     let mut end = reason.len().min(MAX_REASON_BYTES);
     while !reason.is_char_boundary(end) {
         end -= 1;
@@ -87,21 +163,22 @@ fn say_abort(link: &Link, stream: &TcpStream, reason: &str) {
     let reason = &reason.as_bytes()[..end];
     let mut bytes = link.gate.header(FrameType::Abort, reason.len()).encode().to_vec();
     bytes.extend_from_slice(reason);
-    // A full socket or a dead peer: then it sees the end of the stream instead.
-    drop(SockRef::from(stream).send_with_flags(&bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL));
+    bytes
 }
 
-fn run_reader(link: &Link, stream: &TcpStream) {
-    let end = reader::read_all(link, stream);
+fn run_reader(serving: &Serving, stream: &TcpStream) {
+    let end = reader::read_all(serving, stream);
+    let link = serving.link();
     tracing::debug!(me = %link.gate.me, peer = %link.peer(), ?end, "connection ended");
     let writing = link.end(&end);
     if let (End::Protocol(error), false) = (&end, writing) {
-        say_abort(
-            link,
-            stream,
-            &format!("{} broke the protocol: {error}", link.peer()),
-        );
+        let reason = format!("{} broke the protocol: {error}", link.peer());
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // A full socket or a dead peer: then it sees the end of the stream instead.
+        drop(SockRef::from(stream).send_with_flags(&abort_frame(&link, &reason), flags));
     }
+    // Only now, as the writer then ends the stream; it may have been turned to another link meanwhile.
+    serving.end().end(&end);
     half_close(stream);
     if matches!(end, End::Protocol(_)) {
         // What follows has no meaning, but must be taken so that the peer gets our reason; it stops once it
@@ -110,50 +187,65 @@ fn run_reader(link: &Link, stream: &TcpStream) {
     }
 }
 
-fn run_writer(link: &Link, stream: &TcpStream) {
-    match writer::write_all(link, stream) {
-        Ok(true) => half_close(stream),
-        Ok(false) => {}
-        Err(error) => {
-            // The reader says how the connection ended, it may still find the peer's reason.
-            link.outbox.end(End::Reset(error.to_string()));
-            half_close(stream);
+fn run_writer(serving: &Serving, stream: &TcpStream, mut link: Arc<Link>) {
+    loop {
+        let stopped = match writer::write_all(&link, stream) {
+            Ok(goodbye) => !goodbye,
+            Err(error) => {
+                // The reader says how the connection ended, it may still find the peer's reason.
+                link.outbox.end(End::Reset(error.to_string()));
+                false
+            }
+        };
+        let next = stopped.then(|| writes_on(serving, &link, stream)).flatten();
+        match next {
+            Some(next) => link = next,
+            None => return half_close(stream),
         }
+    }
+}
+
+/// Tells the peer that this rank gave up, if that is how the link ended, and waits for the link of another epoch.
+fn writes_on(serving: &Serving, link: &Arc<Link>, stream: &TcpStream) -> Option<Arc<Link>> {
+    if let Some(reason) = link.outbox.given_up() {
+        writer::write_frame(stream, &abort_frame(link, &reason)).ok()?;
+    }
+    let next = serving.next(link)?;
+    writer::write_frame(stream, &next.gate.header(FrameType::Fence, 0).encode()).ok()?;
+    next.outbox.release();
+    Some(next)
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.close_by(Deadline::after(Duration::ZERO));
     }
 }
 
 impl Carrier for Connections {
     fn abort(&self, reason: &str) {
-        for connection in &self.all {
-            let writing = connection.link.outbox.end(End::Aborted(reason.to_owned()));
-            if !writing {
-                say_abort(&connection.link, &connection.stream, reason);
-            }
-            half_close(&connection.stream);
+        for connection in &*self.all() {
+            connection
+                .serving
+                .link()
+                .outbox
+                .end(End::Aborted(reason.to_owned()));
         }
     }
 
     fn close(&mut self, deadline: Deadline) {
-        for connection in &mut self.all {
-            while deadline.remaining().is_some() && !connection.is_finished() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            if !connection.is_finished() {
-                connection.link.end(&End::Closed);
-                drop(connection.stream.shutdown(Shutdown::Both));
-            }
-            for thread in connection.threads.drain(..) {
-                drop(thread.join());
-            }
-        }
+        let mut all = self.take();
+        all.iter().for_each(|connection| connection.serving.close());
+        all.iter_mut()
+            .for_each(|connection| connection.close_by(deadline));
     }
 }
 
 impl Drop for Connections {
     fn drop(&mut self) {
         // Only a start that failed half-way has anything left to do here.
-        for connection in &self.all {
-            connection.link.end(&End::Closed);
+        for connection in &*self.all() {
+            connection.serving.link().end(&End::Closed);
         }
         self.close(Deadline::after(Duration::ZERO));
     }

@@ -1,7 +1,8 @@
 //! The listening socket of a trainer, and making the connections of one epoch.
 //!
 //! In: an address to listen on; later the identity, the peers and the links of a plan. Out: a
-//! [`TcpTransport`]. The endpoint outlives its transports: the next epoch connects through the same port.
+//! [`TcpTransport`]. The endpoint outlives its transports: the next epoch connects through the same port, and may take
+//! connections over (`edit`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,7 +11,7 @@ use rekindle_types::RankId;
 
 use super::TcpTransport;
 use super::carrier::Connections;
-use super::establish::establish;
+use super::establish::{Wanted, establish};
 use crate::hub::{Hub, Linked};
 use crate::{Deadline, Identity, Options, TransportError};
 
@@ -34,6 +35,10 @@ impl TcpEndpoint {
         listener.set_nonblocking(true).map_err(io)?;
         let address = listener.local_addr().map_err(io)?;
         Ok(Self { listener, address })
+    }
+
+    pub(super) fn listener(&self) -> &TcpListener {
+        &self.listener
     }
 
     /// Where it listens.
@@ -60,24 +65,43 @@ impl TcpEndpoint {
     ) -> Result<TcpTransport, TransportError> {
         options.validate()?;
         check_links(&me, links)?;
-        let dial = links.range(RankId(me.rank.0.saturating_add(1))..);
-        let dial: BTreeMap<RankId, SocketAddr> = dial
-            .map(|&rank| {
-                peers
-                    .get(&rank)
-                    .map(|&at| (rank, at))
-                    .ok_or(TransportError::NotLinked { rank })
-            })
-            .collect::<Result<_, _>>()?;
-        let accept = links.range(..me.rank).copied().collect();
-        let streams = establish(&self.listener, &me, &dial, &accept, options, deadline)?;
+        let wanted = Wanted {
+            me: &me,
+            dial: &me.dials(peers, links)?,
+            accept: &me.accepts(links),
+            turning: BTreeMap::new(),
+        };
+        let streams = establish(&self.listener, wanted, options, deadline)?.made;
         let hub = Hub::new(me, links, options);
         let carrier = start(&hub, streams)?;
         Ok(Linked::new(hub, carrier))
     }
 }
 
-fn check_links(me: &Identity, links: &BTreeSet<RankId>) -> Result<(), TransportError> {
+impl Identity {
+    /// The linked ranks that this one dials, and where.
+    pub(super) fn dials(
+        &self,
+        peers: &BTreeMap<RankId, SocketAddr>,
+        links: &BTreeSet<RankId>,
+    ) -> Result<BTreeMap<RankId, SocketAddr>, TransportError> {
+        let higher = links.range(RankId(self.rank.0.saturating_add(1))..);
+        let at = |&rank| {
+            let address = peers.get(&rank).copied();
+            address
+                .map(|address| (rank, address))
+                .ok_or(TransportError::NotLinked { rank })
+        };
+        higher.map(at).collect()
+    }
+
+    /// The linked ranks that dial this one.
+    pub(super) fn accepts(&self, links: &BTreeSet<RankId>) -> BTreeSet<RankId> {
+        links.range(..self.rank).copied().collect()
+    }
+}
+
+pub(super) fn check_links(me: &Identity, links: &BTreeSet<RankId>) -> Result<(), TransportError> {
     let outside = links.iter().chain([&me.rank]).find(|rank| rank.0 >= me.world);
     if let Some(rank) = outside {
         let why = format!("{rank} is outside a world of {}", me.world);
@@ -93,7 +117,7 @@ fn check_links(me: &Identity, links: &BTreeSet<RankId>) -> Result<(), TransportE
 }
 
 fn start(hub: &Hub, mut streams: BTreeMap<RankId, TcpStream>) -> Result<Connections, TransportError> {
-    let mut connections = Connections::default();
+    let connections = Connections::default();
     for link in hub.links() {
         let stream = streams
             .remove(&link.peer())

@@ -5,7 +5,7 @@
 //!  accept loop, thread per caller:   hello -> judge -> welcome or refusal
 //! ```
 //!
-//! In: the listener, whom to dial, whom to expect. Out: one stream per link. All threads are scoped and end
+//! In: the listener, whom to dial, whom to expect, connections that may be kept. Out: one stream per link that had to be made. All threads are scoped and end
 //! before this returns; strangers that connect and say nothing hold nobody up, and only so many of them are
 //! listened to at a time.
 
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use rekindle_types::RankId;
 
+use super::carrier::Connection;
 use super::handshake::{GREETING_BYTES, Greeting, PROTOCOL_VERSION, judge};
 use super::socket::{read_by, tune};
 use crate::{Deadline, Identity, Options, RefusalReason, TransportError};
@@ -43,64 +44,103 @@ struct Attempt<'a> {
     listening_to: AtomicUsize,
 }
 
-pub(crate) fn establish(
+/// The links of an epoch.
+pub(crate) struct Wanted<'a> {
+    /// This member.
+    pub(crate) me: &'a Identity,
+    /// Higher ranks.
+    pub(crate) dial: &'a BTreeMap<RankId, SocketAddr>,
+    /// Lower ranks.
+    pub(crate) accept: &'a BTreeSet<RankId>,
+    /// Connections of some of them that may be kept: their peers' fences are awaited.
+    pub(crate) turning: BTreeMap<RankId, Connection>,
+}
+
+impl Wanted<'_> {
+    fn all(&self) -> BTreeSet<RankId> {
+        self.dial.keys().chain(self.accept).copied().collect()
+    }
+}
+
+/// All links of an epoch: the connections that are kept, and streams that were made.
+pub(crate) struct Stand {
+    pub(crate) kept: BTreeMap<RankId, Connection>,
+    pub(crate) made: BTreeMap<RankId, TcpStream>,
+}
+
+pub(crate) fn establish<'a>(
     listener: &TcpListener,
-    me: &Identity,
-    dial: &BTreeMap<RankId, SocketAddr>,
-    expected: &BTreeSet<RankId>,
-    options: &Options,
+    mut wanted: Wanted<'a>,
+    options: &'a Options,
     deadline: Deadline,
-) -> Result<BTreeMap<RankId, TcpStream>, TransportError> {
+) -> Result<Stand, TransportError> {
     let attempt = Attempt {
-        me,
-        expected,
+        me: wanted.me,
+        expected: wanted.accept,
         options,
         deadline,
         stop: AtomicBool::new(false),
         listening_to: AtomicUsize::new(0),
     };
-    let wanted: BTreeSet<RankId> = dial.keys().chain(expected).copied().collect();
     std::thread::scope(|scope| {
         let (events, inbox) = channel();
-        for (&rank, &address) in dial {
-            let (attempt, events) = (&attempt, events.clone());
-            scope.spawn(move || attempt.dial(rank, address, &events));
-        }
-        let result = attempt.gather(scope, listener, &wanted, &events, &inbox);
+        let result = attempt.gather(scope, listener, &mut wanted, &events, &inbox);
         attempt.stop.store(true, Ordering::Relaxed);
         result
     })
 }
 
-impl Attempt<'_> {
+impl<'a> Attempt<'a> {
     fn gather<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
         listener: &TcpListener,
-        wanted: &BTreeSet<RankId>,
+        wanted: &mut Wanted<'a>,
         events: &Sender<Event>,
         inbox: &Receiver<Event>,
-    ) -> Result<BTreeMap<RankId, TcpStream>, TransportError> {
-        let mut streams = BTreeMap::new();
+    ) -> Result<Stand, TransportError> {
+        let dial = |rank: RankId| {
+            if let Some(&address) = wanted.dial.get(&rank) {
+                let events = events.clone();
+                scope.spawn(move || self.dial(rank, address, &events));
+            }
+        };
+        let (all, turning) = (wanted.all(), &mut wanted.turning);
+        all.iter()
+            .copied()
+            .filter(|rank| !turning.contains_key(rank))
+            .for_each(dial);
+        let turn_by = self.deadline.earlier(Deadline::after(self.options.handshake));
+        let (mut made, mut kept) = (BTreeMap::new(), BTreeMap::new());
         let mut notes: Vec<String> = Vec::new();
-        while streams.len() < wanted.len() {
+        loop {
+            for (rank, connection) in turned(turning, turn_by) {
+                if connection.stands() {
+                    kept.insert(rank, connection);
+                } else {
+                    // Severed at once: the peer has to see that this one is of no use.
+                    connection.sever();
+                    dial(rank);
+                }
+            }
+            if made.len() + kept.len() == all.len() {
+                return Ok(Stand { kept, made });
+            }
             match inbox.try_recv() {
                 // The latest connection of a rank counts: it gave up on the earlier one.
-                Ok(Event::Connected(rank, stream)) => drop(streams.insert(rank, stream)),
+                Ok(Event::Connected(rank, stream)) => {
+                    let given_up = turning.remove(&rank).or_else(|| kept.remove(&rank));
+                    given_up.into_iter().for_each(Connection::sever);
+                    made.insert(rank, stream);
+                }
                 Ok(Event::Fatal(error)) => return Err(error),
                 Ok(Event::Note(note)) if notes.len() < NOTES && !notes.contains(&note) => notes.push(note),
                 Ok(Event::Note(_)) => {}
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => {
-                    let missing = || {
-                        wanted
-                            .iter()
-                            .copied()
-                            .filter(|r| !streams.contains_key(r))
-                            .collect()
-                    };
                     if self.deadline.remaining().is_none() {
+                        let stands = |rank: &RankId| made.contains_key(rank) || kept.contains_key(rank);
                         return Err(TransportError::ConnectDeadline {
-                            missing: missing(),
+                            missing: all.iter().copied().filter(|rank| !stands(rank)).collect(),
                             detail: notes.join("; "),
                         });
                     }
@@ -110,7 +150,6 @@ impl Attempt<'_> {
                 }
             }
         }
-        Ok(streams)
     }
 
     fn accept_one<'scope>(
@@ -238,4 +277,17 @@ impl Attempt<'_> {
             theirs,
         })
     }
+}
+
+/// Takes the connections out of `turning` whose peers have followed, or won't.
+fn turned(turning: &mut BTreeMap<RankId, Connection>, by: Deadline) -> BTreeMap<RankId, Connection> {
+    let late = by.remaining().is_none();
+    let decided = |connection: &Connection| {
+        let serving = connection.serving();
+        late || serving.is_over() || serving.is_met()
+    };
+    let all = std::mem::take(turning);
+    let (known, open) = all.into_iter().partition(|(_, connection)| decided(connection));
+    *turning = open;
+    known
 }

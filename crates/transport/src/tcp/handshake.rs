@@ -27,7 +27,7 @@ use crate::{Identity, ProtocolError, RefusalReason};
 /// Length of a greeting.
 pub const GREETING_BYTES: usize = 96;
 /// Raised with every change of the bytes on the wire.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 const MAGIC: [u8; 4] = *b"RKHS";
 
 /// Who speaks, to whom, and what it says.

@@ -13,14 +13,17 @@
 //! compute.
 
 mod carrier;
+mod edit;
 mod endpoint;
 mod establish;
 mod handshake;
 mod reader;
+mod serving;
 mod socket;
 mod writer;
 
 pub use carrier::Connections;
+pub use edit::Edit;
 pub use endpoint::TcpEndpoint;
 pub use handshake::{GREETING_BYTES, Greeting, PROTOCOL_VERSION};
 

@@ -1,11 +1,13 @@
-//! Reads frames from one connection into the inbox.
+//! Reads frames from one connection into the inbox of the link that it serves.
 //!
 //! In: a byte stream nobody trusts. Out: frames in the inbox, and how the stream ended. Generic over the
 //! stream, so that tests feed it garbage. Order per frame: header, gate, room in the inbox, only then memory
-//! for the payload (TR-3).
+//! for the payload (TR-3). Which link it is for is asked after its header came: so a frame of the epoch before is never taken for one of the
+//! next (TR-5), however late it comes.
 
 use std::io::{BufReader, ErrorKind, Read};
 
+use super::serving::Serving;
 use crate::error::End;
 use crate::gate::Verdict;
 use crate::hub::Link;
@@ -18,10 +20,10 @@ use crate::{Buffer, Frame, ProtocolError};
 const READ_AHEAD_BYTES: usize = 8 * 1024;
 
 /// Reads until the stream ends, and says how.
-pub(crate) fn read_all(link: &Link, stream: impl Read) -> End {
+pub(crate) fn read_all(serving: &Serving, stream: impl Read) -> End {
     let mut stream = BufReader::with_capacity(READ_AHEAD_BYTES, stream);
     loop {
-        if let Err(end) = read_one(link, &mut stream) {
+        if let Err(end) = read_one(serving, &mut stream) {
             return end;
         }
     }
@@ -34,10 +36,11 @@ fn lost(error: &std::io::Error) -> End {
     }
 }
 
-fn read_one(link: &Link, stream: &mut impl Read) -> Result<(), End> {
+fn read_one(serving: &Serving, stream: &mut impl Read) -> Result<(), End> {
     let mut bytes = [0; HEADER_BYTES];
     stream.read_exact(&mut bytes).map_err(|e| lost(&e))?;
     let header = Header::decode(&bytes).map_err(End::Protocol)?;
+    let (link, met) = serving.now();
     let verdict = link.gate.check(&header).map_err(End::Protocol)?;
     // The gate has compared it with max_frame_bytes, which is a usize.
     let length = header.payload_bytes as usize;
@@ -46,19 +49,25 @@ fn read_one(link: &Link, stream: &mut impl Read) -> Result<(), End> {
             add(&link.counters.frames_dropped_old, 1);
             skip(stream, length)
         }
+        (Verdict::Fence, _) => serving.fence(header.epoch),
+        (Verdict::Accept, _) if !met => Err(End::Protocol(ProtocolError::Malformed {
+            why: "a frame before the fence of its epoch",
+        })),
         (Verdict::Accept, FrameType::Data(tag)) => match link.inbox.reserve(link.peer(), length) {
             Room::Discard => skip(stream, length),
             Room::Reserved => {
-                let buffer = read_payload(link, stream, &header, length)?;
+                let buffer = read_payload(&link, stream, &header, length)?;
                 link.inbox.deliver(Frame::new(link.peer(), tag, buffer));
                 Ok(())
             }
         },
-        (Verdict::Accept, FrameType::Goodbye) => Err(End::Closed),
         (Verdict::Accept, FrameType::Abort) => {
-            let reason = read_payload(link, stream, &header, length)?;
-            Err(End::PeerAborted(String::from_utf8_lossy(&reason).into_owned()))
+            // Its fence of another epoch may follow.
+            let reason = read_payload(&link, stream, &header, length)?;
+            link.end(&End::PeerAborted(String::from_utf8_lossy(&reason).into_owned()));
+            Ok(())
         }
+        (Verdict::Accept, FrameType::Goodbye | FrameType::Fence) => Err(End::Closed),
     }
 }
 
@@ -157,7 +166,7 @@ mod tests {
             let hub = hub();
             let link = hub.link(RankId(0)).unwrap();
             let bytes: Vec<u8> = (0..).zip(&payloads).flat_map(|(i, p)| frame(i, p)).collect();
-            prop_assert!(matches!(read_all(link, Dribble(&bytes, step)), End::Reset(_)));
+            prop_assert!(matches!(read_all(&Serving::new(link), Dribble(&bytes, step)), End::Reset(_)));
             for (i, payload) in (0..).zip(&payloads) {
                 let got = link.inbox.wait(RankId(0), tag(i), Deadline::after(std::time::Duration::ZERO));
                 let got = got.unwrap();
@@ -169,7 +178,7 @@ mod tests {
         fn garbage_ends_the_stream_and_allocates_nothing(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
             let hub = hub();
             let link = hub.link(RankId(0)).unwrap();
-            let end = read_all(link, &bytes[..]);
+            let end = read_all(&Serving::new(link), &bytes[..]);
             prop_assert!(matches!(end, End::Protocol(_) | End::Reset(_)), "{:?}", end);
             prop_assert_eq!(link.pool.free_bytes(), 0);
         }
@@ -189,7 +198,7 @@ mod tests {
             let sum = checksum(&bytes[..60]);
             bytes[60..64].copy_from_slice(&sum.to_le_bytes());
             bytes.truncate(cut);
-            let _end = read_all(link, &bytes[..]);
+            let _end = read_all(&Serving::new(link), &bytes[..]);
             prop_assert!(link.counters.read().inbox_peak_bytes <= (MAX_FRAME + HEADER_BYTES) as u64);
             prop_assert!(link.pool.free_bytes() <= 2 * MAX_FRAME);
         }

@@ -18,7 +18,12 @@ const BATCH_FRAMES: usize = 32;
 /// A batch ends behind the frame that reaches this, so that callers waiting for room aren't kept for long.
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// Writes until the outbox ends. `Ok(true)` after a goodbye, `Ok(false)` when somebody else ended the link.
+/// Writes a frame that is no data.
+pub(crate) fn write_frame(mut stream: impl Write, bytes: &[u8]) -> Result<(), Error> {
+    stream.write_all(bytes)
+}
+
+/// Writes until the outbox ends. `Ok(true)` after a goodbye, `Ok(false)` when the link ended otherwise; what was written are whole frames.
 pub(crate) fn write_all(link: &Link, mut stream: impl Write) -> Result<bool, Error> {
     loop {
         match link.outbox.take(BATCH_FRAMES, BATCH_BYTES) {

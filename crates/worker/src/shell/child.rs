@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::lines::Lines;
 use super::{Incoming, TrainerProgram};
 
-/// Messages that wait for a trainer's stdin; there are three in a trainer's life.
+/// Messages that wait for a trainer's stdin; there are three in an epoch.
 const MESSAGES: usize = 8;
 /// Log lines kept for the report of an exit, and the length they are cut to.
 const LAST_LINES: usize = 5;
@@ -34,6 +34,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// A running trainer process. Dropping it kills the process.
 pub struct Child {
     pid: Option<u32>,
+    started_as: TrainerKey,
     messages: Option<mpsc::Sender<ToTrainer>>,
     kill: CancellationToken,
     /// Whether it is to stand still.
@@ -73,13 +74,27 @@ impl Child {
         let pid = child.id();
         tokio::spawn(write(stdin, outgoing));
         let tail = tokio::spawn(copy_log(stderr, log.to_owned()));
-        tokio::spawn(own(child, key, stdout, tail, kill.clone(), wishes, events));
+        tokio::spawn(own(
+            child,
+            key.clone(),
+            stdout,
+            tail,
+            kill.clone(),
+            wishes,
+            events,
+        ));
         Ok(Self {
             pid,
+            started_as: key,
             messages: Some(messages),
             kill,
             held,
         })
+    }
+
+    /// The trainer that it was started as, which its events name.
+    pub fn started_as(&self) -> &TrainerKey {
+        &self.started_as
     }
 
     /// The process id, while it lives.

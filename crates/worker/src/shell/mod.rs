@@ -102,6 +102,7 @@ pub async fn serve(options: WorkerOptions, shutdown: CancellationToken) -> Resul
         session: None,
         generation: 0,
         children: BTreeMap::new(),
+        edited: BTreeMap::new(),
         vault,
         sender,
         start: Instant::now(),
@@ -159,6 +160,8 @@ struct Shell {
     session: Option<Session>,
     generation: u64,
     children: BTreeMap<TrainerKey, Child>,
+    /// What processes were started as that were edited since, and what they are now: the tasks that listen to them know the former.
+    edited: BTreeMap<TrainerKey, TrainerKey>,
     vault: Option<VaultFolder>,
     sender: mpsc::Sender<Incoming>,
     start: Instant,
@@ -168,7 +171,7 @@ struct Shell {
 impl Shell {
     /// Gives the machine an event and does what it says, until nothing follows from it any more.
     fn handle(&mut self, event: Event) {
-        let mut events = VecDeque::from([event]);
+        let mut events = VecDeque::from([self.of_edited(event)]);
         while let Some(event) = events.pop_front() {
             if let Event::Exited { key, exit } = &event {
                 tracing::info!(trainer = %key, code = exit.code, signal = exit.signal, "trainer ended");
@@ -179,6 +182,30 @@ impl Shell {
                 events.extend(self.act(effect));
             }
         }
+    }
+
+    /// What a process says that was edited, as what it is now.
+    fn of_edited(&mut self, mut event: Event) -> Event {
+        if let Event::FromTrainer { key, .. } | Event::Exited { key, .. } = &mut event
+            && let Some(now) = self.edited.get(key).cloned()
+        {
+            let started_as = std::mem::replace(key, now);
+            if matches!(event, Event::Exited { .. }) {
+                self.edited.remove(&started_as);
+            }
+        }
+        event
+    }
+
+    /// A process is another trainer from now on.
+    fn edit(&mut self, from: &TrainerKey, key: TrainerKey, message: ToTrainer) {
+        let Some(child) = self.children.remove(from) else {
+            return;
+        };
+        child.tell(message);
+        self.edited.insert(child.started_as().clone(), key.clone());
+        tracing::info!(trainer = %key, was = %from, pid = child.pid(), "trainer goes over to another epoch");
+        self.children.insert(key, child);
     }
 
     /// Carries out one effect; an event may follow at once.
@@ -220,6 +247,7 @@ impl Shell {
                 };
                 return Some(self.spawn(key, &log, begin));
             }
+            Effect::EditTrainer { from, key, start } => self.edit(&from, key, ToTrainer::Edit { start }),
             Effect::ToTrainer { key, message } => {
                 if let Some(child) = self.children.get(&key) {
                     child.tell(message);

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+use rekindle_transport::tcp::Edit;
 use rekindle_transport::{Deadline, Identity, Options, TcpEndpoint, TcpTransport};
 use rekindle_types::RankId;
 
 use super::TrainerError;
 use super::context::Context;
+use super::standing::Met;
 
 /// All links have to stand within this: every peer said that it listens before.
 const MEET: Duration = Duration::from_secs(30);
@@ -29,7 +31,7 @@ pub fn advertised(endpoint: &TcpEndpoint, host: &str) -> String {
     format!("{host}:{}", endpoint.local_addr().port())
 }
 
-/// Connects to every rank this one exchanges frames with.
+/// Connects to every rank this one exchanges frames with; `before` is the gang of the epoch before, if this process was in it.
 ///
 /// # Errors
 /// [`TrainerError`] naming who is missing, or refused.
@@ -37,6 +39,7 @@ pub fn meet(
     endpoint: &TcpEndpoint,
     context: &Context,
     peers: &BTreeMap<RankId, String>,
+    before: Option<&Met>,
 ) -> Result<TcpTransport, TrainerError> {
     let links = context.links();
     let addresses = addresses(peers, &links)?;
@@ -46,7 +49,30 @@ pub fn meet(
         rank: context.id(),
         world: context.plan.world(),
     };
-    Ok(endpoint.connect(me, &addresses, &links, &options(context), Deadline::after(MEET))?)
+    let (options, deadline) = (options(context), Deadline::after(MEET));
+    let Some(Met {
+        transport,
+        peers: were,
+    }) = before
+    else {
+        tracing::info!(links = links.len(), "connects");
+        return Ok(endpoint.connect(me, &addresses, &links, &options, deadline)?);
+    };
+    let stays = |rank: &RankId| were.contains_key(rank) && were.get(rank) == peers.get(rank);
+    let edit = Edit {
+        me,
+        peers: &addresses,
+        links: &links,
+        stay: &links.iter().copied().filter(stays).collect(),
+        options: &options,
+    };
+    let (transport, kept) = endpoint.edit(transport, &edit, deadline)?;
+    tracing::info!(
+        links = links.len(),
+        kept = kept.len(),
+        "connected over the links there were"
+    );
+    Ok(transport)
 }
 
 fn addresses(

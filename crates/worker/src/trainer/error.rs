@@ -2,6 +2,7 @@
 
 use rekindle_compute::ComputeError;
 use rekindle_model::EngineError;
+use rekindle_transport::TransportError;
 use rekindle_types::{Failure, FailureClass, RankId};
 
 use super::load::is_damaged;
@@ -22,6 +23,12 @@ pub enum TrainerError {
     #[error("{what}")]
     Device {
         /// What it can't do, and what to do.
+        what: String,
+    },
+    /// The device has less memory than this rank takes.
+    #[error("{what}")]
+    OutOfMemory {
+        /// What is wanted for what, what there is, and what to do.
         what: String,
     },
     /// A peer was lost, late, or broke the protocol.
@@ -82,10 +89,9 @@ impl TrainerError {
     pub fn class(&self) -> FailureClass {
         match self {
             Self::Data(_) => FailureClass::DataError,
-            // Another process, on this worker or on another one, starts afresh.
-            Self::Model(EngineError::Compute(ComputeError::Lost { .. }))
-            | Self::Compute(ComputeError::Lost { .. }) => FailureClass::WorkerCrash,
-            Self::Model(_) | Self::Compute(_) | Self::Device { .. } => FailureClass::ConfigInvalid,
+            Self::Model(EngineError::Compute(error)) | Self::Compute(error) => of_device(error),
+            Self::OutOfMemory { .. } => FailureClass::OomDevice,
+            Self::Model(_) | Self::Device { .. } => FailureClass::ConfigInvalid,
             Self::Transport(_) => FailureClass::Network,
             Self::HuggingFace(_) => FailureClass::OutputError,
             Self::Checkpoint(error) if is_damaged(error) => FailureClass::CheckpointCorrupt,
@@ -94,6 +100,15 @@ impl TrainerError {
             Self::Store(_) | Self::NotSaved { .. } => FailureClass::CheckpointIo,
             Self::NonFinite { .. } | Self::Average(_) => FailureClass::NumericNan,
             Self::Protocol { .. } | Self::Pipe(_) => FailureClass::Internal,
+        }
+    }
+
+    /// Whether the epoch can't go on for want of its peers, or was ended from outside: nothing is wrong with this process.
+    #[must_use]
+    pub fn gives_up(&self) -> bool {
+        match self {
+            Self::Transport(error) => error.is_peer_loss() || matches!(error, TransportError::Aborted { .. }),
+            _ => false,
         }
     }
 
@@ -117,6 +132,17 @@ impl TrainerError {
     }
 }
 
+/// The class of what a device says.
+fn of_device(error: &ComputeError) -> FailureClass {
+    match error {
+        // Another process, on this worker or on another one, starts afresh.
+        ComputeError::Lost { .. } => FailureClass::WorkerCrash,
+        ComputeError::Faulty { .. } => FailureClass::GpuXid,
+        ComputeError::OutOfMemory { .. } => FailureClass::OomDevice,
+        _ => FailureClass::ConfigInvalid,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +151,8 @@ mod tests {
     fn a_lost_device_is_a_crash_that_recovery_takes_up_and_a_refused_one_is_not() {
         let lost = || ComputeError::Lost { what: "gone".into() };
         let refused = ComputeError::Device { what: "no".into() };
+        let faulty = ComputeError::Faulty { what: "ECC".into() };
+        assert_eq!(TrainerError::from(faulty).class(), FailureClass::GpuXid);
         assert_eq!(TrainerError::from(lost()).class(), FailureClass::WorkerCrash);
         let inside = TrainerError::from(EngineError::from(lost()));
         assert_eq!(inside.class(), FailureClass::WorkerCrash);

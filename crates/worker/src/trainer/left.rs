@@ -105,6 +105,31 @@ pub fn forget_older(folder: &Path, context: &Context, which: impl Fn(Whose) -> b
     }
 }
 
+/// Whether this rank's state of older epochs is still being written, or held, by somebody, after a while: whoever goes on without it would lose steps.
+#[must_use]
+pub fn held(folder: &Path, context: &Context) -> bool {
+    let by = Instant::now() + WRITER_ENDS;
+    let own = Whose::Own(context.id());
+    let files: Vec<_> = older(folder, context)
+        .into_iter()
+        .filter(|(whose, ..)| *whose == own)
+        .collect();
+    let written = |path: &Path| {
+        matches!(
+            Snapshot::open(path, &own.identity(context)),
+            Err(Unusable::Written)
+        )
+    };
+    files.iter().any(|(_, _, path)| {
+        loop {
+            match written(path) {
+                true if Instant::now() < by => std::thread::sleep(LOOK_AGAIN),
+                written => return written,
+            }
+        }
+    })
+}
+
 /// What a trainer left.
 pub struct Left {
     path: PathBuf,

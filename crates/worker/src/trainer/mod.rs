@@ -3,12 +3,16 @@
 //! ```text
 //!   worker --Begin--> read the text, see what state is in memory, listen --Ready--> worker
 //!   worker --Connect--> load the state, meet the peers, then steps s+1..n --Step, Progress, Saved--> worker
-//!   after the last step: export, Finished. At any error: Failed.
+//!   a lost peer, or Halt: Halted --> the worker's Edit, and all of this again in the same process [standing]
+//!   after the last step: export, Finished. At any other error: Failed.
 //! ```
 //!
 //! The coordinator is not on this path: between Connect and Finished a trainer talks to its peers only.
 //!
-//! Deliberately absent: recovery. A trainer that loses a peer says so and ends.
+//! A trainer that goes over to another epoch has kept its process, its text, its endpoint and its connections. Its state it finds as another
+//! process would: where it left it, in the worker's memory. So what an epoch that was given up left half done can't matter.
+//!
+//! Deliberately absent: recovery. What the next epoch is, and from which step it goes on, is the coordinator's decision.
 
 mod batch;
 mod cadence;
@@ -35,9 +39,11 @@ mod reduction;
 mod refill;
 mod report;
 mod reports;
+mod room;
 mod saver;
 mod setup;
 mod shadow;
+mod standing;
 mod step;
 mod storage;
 mod swap;
@@ -65,8 +71,10 @@ use local::Local;
 use parity::Parity;
 use pipe::Pipe;
 use reports::Reports;
+use room::Room;
 use saver::Saver;
 use shadow::Shadows;
+use standing::Standing;
 use step::Trainer;
 use watch::Watch;
 
@@ -90,10 +98,14 @@ pub fn trainer_main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (pipe, mut rank) = (Rc::new(pipe), None);
-    match run(&pipe, &mut rank) {
+    let (pipe, mut known) = (Rc::new(pipe), None);
+    match run(&pipe, &mut known) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let (rank, error) = match known {
+                Some((rank, room)) => (Some(rank), room.explain(error)),
+                None => (None, error),
+            };
             tracing::error!(%error, class = %error.class(), "can't go on");
             if let Err(error) = pipe.tell(&FromTrainer::Failed(error.failure(rank))) {
                 tracing::error!(%error, "can't tell the worker");
@@ -103,10 +115,30 @@ pub fn trainer_main() -> ExitCode {
     }
 }
 
-fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
-    let (context, listen_host, computing, vault) = begin(pipe)?;
-    *rank = Some(context.id());
-    computing.check(&context)?;
+/// Says in `known` who this is and what it takes of its device, once it is told.
+fn run(pipe: &Rc<Pipe>, known: &mut Option<(RankId, Room)>) -> Result<(), TrainerError> {
+    let (mut context, mut standing) = begin(pipe)?;
+    *known = Some((context.id(), Room::of(&context, standing.computing)));
+    standing.computing.check(&context)?;
+    while epoch(pipe, context, &mut standing)? == End::Halted {
+        context = standing.next(pipe)?;
+        *known = Some((context.id(), Room::of(&context, standing.computing)));
+    }
+    pipe.tell(&FromTrainer::Finished)
+}
+
+/// How an epoch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// All steps are committed.
+    Through,
+    /// The epoch was given up, and the worker was told: another one may follow.
+    Halted,
+}
+
+/// One epoch, from looking for the state to the last step.
+fn epoch(pipe: &Rc<Pipe>, context: Context, standing: &mut Standing) -> Result<End, TrainerError> {
+    let (computing, vault) = (standing.computing, standing.vault.clone());
     let memory = in_memory(vault.as_deref(), &context);
     let local = Local::new(vault.as_deref(), &context, computing.device);
     let mut engine = setup::engine(&context, computing, local.as_ref().map(Local::memory))?;
@@ -115,9 +147,8 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     if local.is_some() || sets.is_some() {
         engine.reserve_whole()?;
     }
-    let text = setup::text(&context)?;
-    let endpoint = connect::listen(&listen_host)?;
-    let data_address = connect::advertised(&endpoint, &listen_host);
+    let text = standing.text(&context)?;
+    let data_address = standing.data_address();
     let Computing { device, threads } = computing;
     tracing::info!(rank = %context.rank, %data_address, %device, threads, "ready");
     pipe.tell(&FromTrainer::Ready {
@@ -132,9 +163,8 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
     let save = from.save;
     let context = load_state(context, &mut engine, &memory, from)?;
     let saver = Saver::new(&context, &mut engine)?;
-    let transport: SharedTransport = Arc::new(connect::meet(&endpoint, &context, &peers)?);
+    let transport: SharedTransport = standing.meet(&context, peers)?;
     watch.sees(&transport);
-    tracing::info!(links = context.links().len(), "connected");
     let parity = Parity::start(sets, vault.as_deref(), &context, &transport)?;
     let to_worker = Rc::clone(pipe);
     let goes_on = local.is_some() || !context.guards.is_empty() || parity.is_some();
@@ -152,15 +182,34 @@ fn run(pipe: &Rc<Pipe>, rank: &mut Option<RankId>) -> Result<(), TrainerError> {
         parity,
         last_commit: Instant::now(),
     };
+    pipe.halts(&trainer.transport);
+    let through = steps(pipe, &mut trainer, memory, save);
+    pipe.over();
+    let end = match through {
+        Ok(()) => {
+            Room::of(&trainer.context, computing).tell(trainer.engine.device());
+            End::Through
+        }
+        Err(error) if error.gives_up() => {
+            tracing::warn!(%error, "gives this epoch up");
+            trainer.transport.abort(&error.to_string());
+            let failure = error.failure(Some(trainer.context.id()));
+            pipe.tell(&FromTrainer::Halted { failure })?;
+            End::Halted
+        }
+        Err(error) => return Err(error),
+    };
+    standing.leave(end, &mut trainer);
+    Ok(end)
+}
+
+/// What is done with a gang that has met.
+fn steps(pipe: &Pipe, trainer: &mut Trainer, memory: Memory, save: bool) -> Result<(), TrainerError> {
     trainer.begin(&memory, save)?;
     drop(memory);
-    tell_again(pipe, &mut trainer)?;
-    train(pipe, &mut trainer)?;
-    export::export(&trainer)?;
-    // Says goodbye to the peers, so that they don't take the end of this process for a loss.
-    drop(watch);
-    drop(trainer);
-    pipe.tell(&FromTrainer::Finished)
+    tell_again(pipe, trainer)?;
+    train(pipe, trainer)?;
+    export::export(trainer)
 }
 
 /// Reports that the worker of a dead rank 0 may never have passed on.
@@ -206,7 +255,7 @@ fn load_state(
     Ok(context)
 }
 
-fn begin(pipe: &Pipe) -> Result<(Context, String, Computing, Option<PathBuf>), TrainerError> {
+fn begin(pipe: &Pipe) -> Result<(Context, Standing), TrainerError> {
     match pipe.next(BEGIN_WAIT)? {
         ToTrainer::Begin {
             start,
@@ -218,7 +267,8 @@ fn begin(pipe: &Pipe) -> Result<(Context, String, Computing, Option<PathBuf>), T
             let context = setup::context(*start, PATIENCE)?;
             let threads = threads.max(1);
             let computing = Computing { device, threads };
-            Ok((context, listen_host, computing, vault.map(PathBuf::from)))
+            let standing = Standing::new(computing, listen_host, vault.map(PathBuf::from))?;
+            Ok((context, standing))
         }
         other => Err(unexpected("Begin", &other)),
     }
@@ -252,6 +302,8 @@ fn unexpected(wanted: &str, got: &ToTrainer) -> TrainerError {
         ToTrainer::Begin { .. } => "Begin",
         ToTrainer::Connect { .. } => "Connect",
         ToTrainer::Save => "Save",
+        ToTrainer::Halt => "Halt",
+        ToTrainer::Edit { .. } => "Edit",
         ToTrainer::Stop => "Stop",
     };
     TrainerError::Protocol {

@@ -1,7 +1,8 @@
 //! The trainer's line to its worker: JSON lines on stdin and stdout.
 //!
 //! Invariant
-//! - WK-3 A trainer never outlives its worker: the end of stdin, like `Stop`, ends the process at once.
+//! - WK-3 A trainer never outlives its worker: the end of stdin, like `Stop`, ends the process at once. So does `Halt` where there is no epoch to
+//!   give up yet.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,12 +13,24 @@ use std::time::Duration;
 use rekindle_worker_core::trainer_messages::{FromTrainer, MAX_LINE, ToTrainer};
 
 use super::TrainerError;
+use super::context::SharedTransport;
 
-/// Messages from the worker that the trainer hasn't looked at yet; there are two at most (Begin, Connect).
+/// Messages from the worker that the trainer hasn't looked at yet; there are two at most (Begin or Edit, Connect).
 const QUEUE: usize = 8;
+
+/// What `Halt` means now.
+enum Epoch {
+    /// It isn't at its steps: the process ends.
+    Begins,
+    /// Communication is aborted, by which the epoch ends.
+    Runs(SharedTransport),
+    /// There is nothing to give up.
+    Over,
+}
 
 /// Both directions of the line.
 pub struct Pipe {
+    epoch: Arc<Mutex<Epoch>>,
     incoming: Receiver<Result<ToTrainer, String>>,
     save: Arc<AtomicBool>,
     outgoing: Arc<Mutex<std::io::Stdout>>,
@@ -32,6 +45,8 @@ impl Pipe {
         let (sender, incoming) = sync_channel(QUEUE);
         let save = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&save);
+        let epoch = Arc::new(Mutex::new(Epoch::Begins));
+        let now = Arc::clone(&epoch);
         std::thread::Builder::new()
             .name("from-worker".to_owned())
             .spawn(move || {
@@ -41,7 +56,12 @@ impl Pipe {
                         Ok(None) => leave("the worker is gone"),
                         Ok(Some(ToTrainer::Stop)) => leave("told to stop"),
                         Ok(Some(ToTrainer::Save)) => asked.store(true, Ordering::Relaxed),
+                        Ok(Some(ToTrainer::Halt)) => halt(&now),
                         Ok(Some(message)) => {
+                            if matches!(message, ToTrainer::Edit { .. }) {
+                                asked.store(false, Ordering::Relaxed);
+                                *lock(&now) = Epoch::Begins;
+                            }
                             if sender.send(Ok(message)).is_err() {
                                 return;
                             }
@@ -54,10 +74,21 @@ impl Pipe {
                 }
             })?;
         Ok(Self {
+            epoch,
             incoming,
             save,
             outgoing: Arc::new(Mutex::new(std::io::stdout())),
         })
+    }
+
+    /// From now on `Halt` ends this epoch by aborting its communication.
+    pub fn halts(&self, transport: &SharedTransport) {
+        *lock(&self.epoch) = Epoch::Runs(Arc::clone(transport));
+    }
+
+    /// This epoch is through or given up: `Halt` means nothing any more.
+    pub fn over(&self) {
+        *lock(&self.epoch) = Epoch::Over;
     }
 
     /// Whether the state after the step in flight is wanted to be saved; asked once, said once.
@@ -105,6 +136,18 @@ fn write(outgoing: &Mutex<std::io::Stdout>, message: &FromTrainer) -> Result<(),
     let mut out = outgoing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     out.write_all(&line)?;
     Ok(out.flush()?)
+}
+
+fn lock(epoch: &Mutex<Epoch>) -> std::sync::MutexGuard<'_, Epoch> {
+    epoch.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn halt(epoch: &Mutex<Epoch>) {
+    match &*lock(epoch) {
+        Epoch::Begins => leave("told to halt before its first step"),
+        Epoch::Runs(transport) => transport.abort("told to halt"),
+        Epoch::Over => {}
+    }
 }
 
 fn leave(why: &str) -> ! {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rekindle_checkpoint::HfModel;
-use rekindle_compute::StateMemory;
+use rekindle_compute::{AnyDevice, StateMemory};
 use rekindle_data::{Corpus, Sampler};
 use rekindle_model::{AdamW, Stage, StageSpec, StateKind};
 use rekindle_plan::{end_guards_of, guards_of};
@@ -13,6 +13,7 @@ use rekindle_types::{LayerId, Part, Rank, StartTrainer};
 use super::context::Context;
 use super::device::Computing;
 use super::load::load;
+use super::room::Room;
 use super::{Engine, TrainerError};
 
 /// Training text and the order in which steps take it.
@@ -65,7 +66,8 @@ pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Con
     })
 }
 
-/// The layers of this rank, without any state yet. On a CPU their state is to lie in `memory`, if there is one.
+/// The layers of this rank, without any state yet. On a CPU their state is to lie in `memory`, if there is one; on a CUDA device all that the plan
+/// says is reserved first.
 ///
 /// # Errors
 /// [`TrainerError`] when the device can't be had or the shape can't be built.
@@ -75,6 +77,9 @@ pub fn engine(
     memory: Option<Arc<dyn StateMemory>>,
 ) -> Result<Engine, TrainerError> {
     let device = computing.open(context, memory)?;
+    if let AnyDevice::Cuda(cuda) = &device {
+        Room::of(context, computing).reserve(&**cuda)?;
+    }
     Ok(Stage::new(device.into(), stage_of(context, context.rank))?)
 }
 

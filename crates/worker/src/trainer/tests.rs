@@ -3,6 +3,7 @@
 mod choice;
 mod ends;
 mod lines;
+mod memory;
 mod shadows;
 mod swap;
 

@@ -31,9 +31,12 @@ pub use sums::CudaSums;
 use super::blas::Blas;
 use super::driver::{Context, Event, Memory, Stream};
 use super::{Precision, survey};
-use crate::{ComputeError, Result};
+use crate::{ComputeError, HandedOut, Result};
 use code::Code;
 use pool::Pool;
+
+/// Bytes in which the work space grows.
+pub const SPACE_STEP: usize = 1 << 20;
 
 /// A CUDA device, computing in a precision.
 pub struct Cuda {
@@ -99,6 +102,31 @@ impl Cuda {
         self.stream.context().memory()
     }
 
+    /// Takes so much of the device's memory in one piece, out of which buffers are given from now on, so that they can't be refused later. `space`
+    /// bytes of it are for the work space at once, which then has no reason to grow and to leave a gap.
+    ///
+    /// # Errors
+    /// [`ComputeError::OutOfMemory`] when the device doesn't have it.
+    pub fn reserve(&self, bytes: usize, space: usize) -> Result<()> {
+        self.stream.context().reserve(bytes)?;
+        match space {
+            0 => Ok(()),
+            _ => self.space(space).map(drop),
+        }
+    }
+
+    /// Bytes of memory that this device has handed out, to itself too.
+    #[must_use]
+    pub fn handed_out(&self) -> HandedOut {
+        self.stream.context().tally().handed_out()
+    }
+
+    /// Bytes that were taken beside what was reserved, because that had no room left; 0 where nothing was reserved.
+    #[must_use]
+    pub fn beside_reserved(&self) -> u64 {
+        self.stream.context().beside()
+    }
+
     /// Waits for all work given so far.
     ///
     /// # Errors
@@ -147,7 +175,7 @@ impl Cuda {
             *held = None;
             *held = Some(Memory::new(
                 self.stream.context(),
-                bytes.next_multiple_of(1 << 20),
+                bytes.next_multiple_of(SPACE_STEP),
             )?);
         }
         Ok(Space(held))

@@ -69,9 +69,8 @@ impl Device for Cuda {
         }
     }
 
-    /// As many as keep all multiprocessors busy with a product of a few thousand rows.
     fn logits_at_once(&self) -> usize {
-        1 << 28
+        crate::sizes::CUDA.logits_at_once
     }
 
     fn len(&self, buffer: &CudaBuffer) -> usize {

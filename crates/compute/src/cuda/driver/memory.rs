@@ -5,39 +5,42 @@ use std::sync::Arc;
 
 use cudarc::driver::result;
 
-use super::{Context, Named, Stream, failed};
-use crate::Result;
+use super::super::arena::ALIGNMENT;
+use super::{Context, Named, Stream, failed, refused};
+use crate::tally::Counted;
+use crate::{ComputeError, Result};
 
 /// Memory of the device.
 pub struct Memory {
     context: Arc<Context>,
     at: u64,
     bytes: usize,
+    /// It is a part of what the context has reserved.
+    reserved: bool,
+    _counted: Counted,
 }
 
 impl Memory {
     /// `bytes` that hold anything.
     ///
     /// # Errors
-    /// [`ComputeError::Device`] when there is no more.
+    /// [`ComputeError::OutOfMemory`] when there is no more.
     pub fn new(context: &Arc<Context>, bytes: usize) -> Result<Self> {
         context.bind()?;
-        // SAFETY: nothing is read from it before it is written; freed when this is dropped. No allocation is empty.
-        let at = unsafe { result::malloc_sync(bytes.max(16)) }.map_err(|error| {
-            let (free, all) = result::mem_get_info().unwrap_or_default();
-            let mib = |bytes: usize| bytes >> 20;
-            let what = format!(
-                "cuMemAlloc of {} MiB (of {} MiB, {} are free)",
-                mib(bytes),
-                mib(all),
-                mib(free)
-            );
-            failed(&what, error)
-        })?;
+        let reserved = context.take_reserved(bytes);
+        let at = match reserved {
+            Some(at) => at,
+            None => allocate(bytes)?,
+        };
+        if reserved.is_none() {
+            context.went_beside(bytes);
+        }
         Ok(Self {
             context: Arc::clone(context),
             at,
             bytes,
+            reserved: reserved.is_some(),
+            _counted: context.tally().count(bytes.max(1).next_multiple_of(ALIGNMENT)),
         })
     }
 
@@ -64,11 +67,29 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if self.context.bind().is_ok() {
+        if self.reserved {
+            self.context.give_reserved(self.at, self.bytes);
+        } else if self.context.bind().is_ok() {
             // SAFETY: given by the driver in `new`, freed once. The driver waits for work that may use it.
             let _ = unsafe { result::free_sync(self.at) };
         }
     }
+}
+
+/// Memory from the driver. The context is current.
+pub(super) fn allocate(bytes: usize) -> Result<u64> {
+    // SAFETY: nothing is read from it before it is written; whoever asks frees it once. No allocation is empty.
+    unsafe { result::malloc_sync(bytes.max(16)) }.map_err(|error| {
+        let (free, all) = result::mem_get_info().unwrap_or_default();
+        let mib = |bytes: usize| bytes >> 20;
+        let what = format!(
+            "cuMemAlloc of {} MiB (of {} MiB, {} are free)",
+            mib(bytes),
+            mib(all),
+            mib(free)
+        );
+        failed(&what, error)
+    })
 }
 
 /// Memory of the host that copies go to and from without a stop.
@@ -87,12 +108,20 @@ impl Pinned {
     /// `bytes` of zeroes, every page touched.
     ///
     /// # Errors
-    /// [`ComputeError::Device`] when there is no more.
+    /// [`ComputeError::Device`] when the host has no more: that is nothing of the device's memory.
     pub fn new(context: &Arc<Context>, bytes: usize) -> Result<Self> {
         context.bind()?;
         let len = bytes.max(1);
         // SAFETY: filled below before anything reads it; freed when this is dropped.
-        let at = unsafe { result::malloc_host(len, 0) }.named("cuMemHostAlloc")?;
+        let at = unsafe { result::malloc_host(len, 0) }
+            .named("cuMemHostAlloc")
+            .map_err(|error| match error {
+                ComputeError::OutOfMemory { what } => refused(format!(
+                    "{what}: the host has no {} MiB more of pinned memory; lower checkpoint.pool or allow the process more",
+                    len >> 20
+                )),
+                other => other,
+            })?;
         // SAFETY: the driver gave `len` bytes.
         unsafe { std::ptr::write_bytes(at.cast::<u8>(), 0, len) };
         Ok(Self {

@@ -4,7 +4,8 @@
 //! thread first, so that values may be used and dropped on any thread.
 //!
 //! Invariants
-//! - CP-6 Memory that a kernel or a copy in flight uses stays allocated: the driver finishes a device's work before it frees.
+//! - CP-6 Memory that a kernel or a copy in flight uses stays allocated: the driver finishes a device's work before it frees, and what is given
+//!   back to the piece that was reserved is used again only by work that comes later in the same stream.
 //!
 //! Deliberately absent: what kernels compute. Calls of the driver that do work are in this module alone.
 
@@ -22,13 +23,14 @@ pub use event::Event;
 pub use memory::{Memory, Pinned};
 pub use stream::Stream;
 
+use super::fault::of_driver;
 use crate::{ComputeError, Result};
 
 fn refused(what: String) -> ComputeError {
     ComputeError::Device { what }
 }
 
-/// An error that names the call. After some of them nothing of this process on the device can be used any more.
+/// An error that names the call, as [`of_driver`] takes it.
 fn failed(call: &str, error: DriverError) -> ComputeError {
     let code = error.0 as u32;
     let name = error.error_name().map(|n| n.to_string_lossy().into_owned());
@@ -36,14 +38,7 @@ fn failed(call: &str, error: DriverError) -> ComputeError {
         "CUDA: {call} gave {code} ({})",
         name.unwrap_or_else(|_| "unknown".to_owned())
     );
-    match code {
-        2 => refused(what + "; take a smaller micro-batch, `recompute = \"block\"`, or more stages"),
-        // Unavailable, stopped by MPS, uncorrectable memory, errors of kernels and of the hardware, unknown.
-        46 | 79 | 214 | 700..=720 | 999 => ComputeError::Lost {
-            what: what + "; look at `dmesg` for Xid errors and at `nvidia-smi`",
-        },
-        _ => refused(what),
-    }
+    of_driver(code).error(what)
 }
 
 trait Named<T> {

@@ -1,0 +1,171 @@
+//! Trainers that outlive their epoch.
+
+use rekindle_types::{Command, FailureClass, JobId, JobState, RankId, Report, TrainerPhase, Wait, Watermark};
+
+use crate::desk::{Desk, failure, memory_spec, saving_spec, status, step};
+use crate::memory::ready;
+
+fn crashed() -> Report {
+    Report::Failed(failure(FailureClass::WorkerCrash))
+}
+
+fn halted() -> Report {
+    Report::Halted { failure: None }
+}
+
+/// A job on a and b that has committed five steps.
+fn running(desk: &mut Desk) -> JobId {
+    let job = desk.training_of(memory_spec(9));
+    (2..=5).for_each(|at| desk.report("a", &job, 0, Report::Step(step(at))));
+    desk.orders();
+    job
+}
+
+#[test]
+fn who_survives_is_halted_and_given_the_next_plan_in_its_slot() {
+    let mut desk = Desk::new();
+    let job = running(&mut desk);
+    desk.report("b", &job, 1, crashed());
+    assert_eq!(
+        desk.orders(),
+        ["halt a"],
+        "what still trains; nothing else before it has halted"
+    );
+    desk.report("a", &job, 0, halted());
+    assert_eq!(desk.orders(), ["start a 0", "start b 1"]);
+    ready(&mut desk, "b", &job, 2, 1, &[5, 4]);
+    ready(&mut desk, "a", &job, 2, 0, &[5, 4]);
+    let connects = desk.commands();
+    let from = |command: &Command| match command {
+        Command::Connect { from, .. } => from.step,
+        _ => None,
+    };
+    assert_eq!(connects.iter().filter(|(_, c)| from(c) == Some(5)).count(), 2);
+    desk.report_of("a", &job, 2, 0, Report::Step(step(6)));
+    assert_eq!(desk.view(&job).state, JobState::Running);
+}
+
+#[test]
+fn one_that_halted_by_itself_is_a_weak_failure_and_waits_for_the_verdict() {
+    let mut desk = Desk::new();
+    let job = running(&mut desk);
+    let lost = Report::Halted {
+        failure: Some(failure(FailureClass::Network)),
+    };
+    desk.report("a", &job, 0, lost.clone());
+    assert_eq!(desk.orders(), Vec::<String>::new());
+    assert_eq!(
+        desk.view(&job).state,
+        JobState::Running,
+        "not before the cause is known"
+    );
+    desk.report("b", &job, 1, crashed());
+    assert_eq!(
+        desk.orders(),
+        ["start a 0", "start b 1"],
+        "at once: nobody has to be waited for"
+    );
+    let incidents = desk.machine.incidents(&job).expect("the job is known");
+    let verdict = incidents[0].initiating().expect("it is decided");
+    assert_eq!(verdict.failure.class, FailureClass::WorkerCrash);
+    desk.report_of("a", &job, 1, 0, lost);
+    assert_eq!(desk.orders(), Vec::<String>::new(), "late, and of no effect");
+}
+
+#[test]
+fn one_that_is_not_heard_to_halt_is_stopped() {
+    let mut desk = Desk::new();
+    let job = running(&mut desk);
+    desk.report("b", &job, 1, crashed());
+    assert_eq!(desk.orders(), ["halt a"]);
+    desk.wait(6_000, &["a", "b"]);
+    assert_eq!(desk.orders(), ["stop a"]);
+    desk.report("a", &job, 0, halted());
+    assert_eq!(desk.orders(), Vec::<String>::new(), "it was told to stop since");
+    desk.report("a", &job, 0, Report::Stopped);
+    assert_eq!(desk.orders(), ["start a 0", "start b 1"]);
+}
+
+#[test]
+fn one_that_stands_still_is_stopped_and_the_others_are_halted() {
+    let mut desk = Desk::with(rekindle_coordinator_core::Config::default());
+    let job = running(&mut desk);
+    let waits = Watermark {
+        step: 6,
+        passes: 1,
+        waits: Some(Wait {
+            on: RankId(1),
+            what: "a frame".to_owned(),
+            ms: 2_500,
+        }),
+    };
+    let mut orders = Vec::new();
+    for _ in 0..20 {
+        desk.report("a", &job, 0, Report::Watermark(waits.clone()));
+        desk.wait(3_000, &["a", "b"]);
+        orders.extend(desk.orders());
+        if !orders.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(orders, ["halt a", "stop b"]);
+}
+
+#[test]
+fn one_that_finds_no_place_in_time_is_stopped_and_so_is_one_whose_worker_leaves() {
+    for leaves in [false, true] {
+        let mut desk = Desk::new();
+        let job = running(&mut desk);
+        desk.lose("b");
+        desk.wait(9_000, &["a"]);
+        assert_eq!(desk.orders(), ["halt a"], "b didn't come back");
+        desk.report("a", &job, 0, halted());
+        assert_eq!(desk.orders(), Vec::<String>::new(), "b may come back yet");
+        if leaves {
+            desk.drain("a");
+        } else {
+            desk.wait(11_000, &["a"]);
+        }
+        let state = desk.view(&job).state;
+        assert!(state.is_terminal() || desk.orders() == ["stop a"], "{state}");
+    }
+}
+
+#[test]
+fn a_plan_that_has_no_place_for_it_waits_until_it_is_gone() {
+    let mut desk = Desk::new();
+    let job = desk.training_of(saving_spec(9));
+    desk.lose("b");
+    desk.wait(9_000, &["a"]);
+    desk.report("a", &job, 0, halted());
+    desk.orders();
+    let (_, _) = (desk.register("c", 7, 1, vec![]), desk.register("d", 8, 1, vec![]));
+    desk.wait(1_000, &["a", "c", "d"]);
+    let starts = |orders: &[String]| orders.iter().filter(|order| order.starts_with("start")).count();
+    let orders = desk.orders();
+    // Whichever two of the three places it takes: rank 0 goes on where it waits, or is stopped first.
+    match orders.contains(&"stop a".to_owned()) {
+        true => {
+            assert_eq!(starts(&orders), 0, "{orders:?}");
+            desk.report("a", &job, 0, Report::Stopped);
+            assert_eq!(starts(&desk.orders()), 2);
+        }
+        false => assert!(
+            orders.contains(&"start a 0".to_owned()) && starts(&orders) == 2,
+            "{orders:?}"
+        ),
+    }
+}
+
+#[test]
+fn a_coordinator_that_was_restarted_meanwhile_stops_it() {
+    let mut desk = Desk::new();
+    let job = running(&mut desk);
+    desk.report("b", &job, 1, crashed());
+    desk.report("a", &job, 0, halted());
+    let mut desk = desk.restart();
+    let training = status(&job, 1, 0, TrainerPhase::Training);
+    desk.register("a", 1, 1, vec![training]);
+    let orders = desk.orders();
+    assert!(orders.contains(&"stop a".to_owned()), "{orders:?}");
+}
