@@ -4,8 +4,8 @@
 #   scripts/gpu-check.sh pack FOLDER             where Rust is: builds what the check needs and puts it into FOLDER
 #   scripts/gpu-check.sh run FOLDER [PART …]     where the GPU is: runs it. Nothing is built there, and no Rust is needed.
 #
-# Parts: doctor, tests, sanitizer, bench, eager, compile. Without any, all but sanitizer. Logs and results go to $REKINDLE_GPU_RESULTS, or to
-# FOLDER/results. NVRTC and cuBLASLt are taken from REKINDLE_CUDA_LIBRARIES, the toolkit, or beside PyTorch; eager and compile need python3 with torch and
+# Parts: doctor, tests, sanitizer, nccl, bench, eager, compile. Without any, all but sanitizer and nccl. Logs and results go to
+# $REKINDLE_GPU_RESULTS, or to FOLDER/results. NVRTC, cuBLASLt and NCCL are taken from REKINDLE_CUDA_LIBRARIES, the toolkit, or beside PyTorch; eager and compile need python3 with torch and
 # transformers. Only the card as it is found is measured: no clock or limit is set.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -20,7 +20,11 @@ pack() {
     built=$(cargo test --release --locked -p "rekindle-$crate" --test cuda --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')
     cp "$built" "$folder/test-$crate"
   done
-  strip "$folder/rekindle" "$folder/test-compute" "$folder/test-model"
+  cargo build --release --locked -p rekindle-transport --example nccl_check
+  cp "$release/examples/nccl_check" "$folder/nccl_check"
+  built=$(cargo test --release --locked -p rekindle-transport --test nccl_real --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')
+  cp "$built" "$folder/test-nccl"
+  strip "$folder/rekindle" "$folder"/test-* "$folder/nccl_check"
   cp -r crates/model/tests/fixtures/llama-tied "$folder/fixtures/"
   if [ -d ../shared/fixtures/llama-gqa ]; then
     cp -r ../shared/fixtures/llama-gqa "$folder/fixtures/"
@@ -61,6 +65,20 @@ sanitizer() {
   for tool in memcheck racecheck; do
     note "sanitizer-$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "$folder/test-compute" --exact bf16_conforms
   done
+}
+
+# Communicators of real processes, on as many devices as there are: meet, transfer, abort, split, shrink, grow, the transport, with times. Three
+# ranks that share one device are more than NCCL promises, so two come first. The conformance suite wants a device for each of five ranks.
+nccl() {
+  for ranks in 2 3; do
+    note "nccl-$ranks" "$folder/nccl_check" "$ranks"
+    sed 's/^/       /' "$results/nccl-$ranks.log"
+  done
+  if [ "$(nvidia-smi --list-gpus | wc -l)" -ge 5 ]; then
+    REKINDLE_REQUIRE_NCCL=1 note nccl-conformance "$folder/test-nccl" --nocapture
+  else
+    echo "not run: nccl-conformance, which wants 5 devices"
+  fi
 }
 
 # The shapes that are measured: model, sequence, micro-batch, micro-batches.
@@ -131,13 +149,13 @@ run() {
   mkdir -p "$results"
   beside=$(python3 -c 'import nvidia, os; print(":".join(os.path.join(p, d, "lib") for p in nvidia.__path__ for d in os.listdir(p)))' 2>/dev/null || true)
   export REKINDLE_CUDA_LIBRARIES="${REKINDLE_CUDA_LIBRARIES:+$REKINDLE_CUDA_LIBRARIES:}/usr/local/cuda/lib64:$beside"
-  chmod +x "$folder/rekindle" "$folder"/test-*
+  chmod +x "$folder/rekindle" "$folder/nccl_check" "$folder"/test-*
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$results/card.txt"
   for part in "${@:-doctor tests bench eager compile}"; do
     for each in $part; do
       case $each in
         doctor) note doctor "$folder/rekindle" doctor ;;
-        tests | sanitizer | bench) "$each" ;;
+        tests | sanitizer | nccl | bench) "$each" ;;
         eager | compile) torch "$each" ;;
         *) echo "unknown part $each" >&2; exit 2 ;;
       esac

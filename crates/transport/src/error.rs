@@ -246,6 +246,14 @@ pub enum TransportError {
         /// Whose part was added last.
         from: RankId,
     },
+    /// NCCL, or the device under it, failed on the way to or from a peer. Which end is at fault can't be told from here.
+    #[error("NCCL between this rank and {rank}: {detail}")]
+    Nccl {
+        /// The peer.
+        rank: RankId,
+        /// What failed, with NCCL's own words.
+        detail: String,
+    },
     /// A socket couldn't be set up.
     #[error("{what}: {source}")]
     Io {
@@ -284,6 +292,7 @@ pub(crate) enum End {
     PeerAborted(String),
     Aborted(String),
     Protocol(ProtocolError),
+    Nccl(String),
 }
 
 impl End {
@@ -294,6 +303,7 @@ impl End {
             Self::PeerAborted(reason) => TransportError::PeerAborted { rank, reason },
             Self::Aborted(reason) => TransportError::Aborted { reason },
             Self::Protocol(source) => TransportError::Protocol { rank, source },
+            Self::Nccl(detail) => TransportError::Nccl { rank, detail },
         }
     }
 }

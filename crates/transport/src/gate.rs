@@ -59,8 +59,8 @@ impl Gate {
             });
         }
         let limit = match header.frame {
-            FrameType::Data(_) => self.max_frame_bytes,
-            FrameType::Goodbye | FrameType::Fence => 0,
+            FrameType::Data(_) | FrameType::Apart(_) => self.max_frame_bytes,
+            FrameType::Goodbye | FrameType::Fence | FrameType::Ready => 0,
             FrameType::Abort => MAX_REASON_BYTES,
         } as u64;
         if header.payload_bytes > limit {

@@ -4,10 +4,11 @@
 //! between ranks. A carrier never sees callers, callers never see a carrier.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rekindle_types::{Epoch, RankId};
 
+use crate::apart::Apart;
 use crate::error::End;
 use crate::gate::Gate;
 use crate::inbox::Inbox;
@@ -35,11 +36,20 @@ pub(crate) struct Link {
     pub(crate) counters: Arc<Counters>,
     pub(crate) pool: BufferPool,
     pub(crate) payload_checksum: bool,
+    /// Another way for payloads, where both ends have one.
+    pub(crate) apart: OnceLock<Arc<dyn Apart>>,
 }
 
 impl Link {
     pub(crate) fn peer(&self) -> RankId {
         self.gate.peer
+    }
+
+    /// Stops what goes another way.
+    pub(crate) fn stop_apart(&self) {
+        if let Some(apart) = self.apart.get() {
+            apart.stop();
+        }
     }
 
     /// The connection is over in both directions. Returns whether the writer was in the middle of a write.
@@ -101,6 +111,7 @@ impl Hub {
             counters,
             pool: self.pool.clone(),
             payload_checksum: options.payload_checksum,
+            apart: OnceLock::new(),
         })
     }
 

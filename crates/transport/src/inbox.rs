@@ -17,7 +17,7 @@ use rekindle_types::RankId;
 use crate::error::End;
 use crate::stats::{Counters, add, add_time, raise};
 use crate::wire::HEADER_BYTES;
-use crate::{Blocked, Deadline, Frame, Operation, Tag, TransportError};
+use crate::{Blocked, Deadline, Frame, Operation, Tag, TagKind, TransportError};
 
 pub(crate) struct Inbox {
     state: Mutex<State>,
@@ -180,8 +180,11 @@ impl Inbox {
         let Some(peer) = self.peers.get(&frame.from()) else {
             return;
         };
-        add(&peer.counters.bytes_received, frame.len());
-        add(&peer.counters.frames_received, 1);
+        // What the ends of a link agree on is no payload of anybody's.
+        if frame.tag().kind != TagKind::Pair {
+            add(&peer.counters.bytes_received, frame.len());
+            add(&peer.counters.frames_received, 1);
+        }
         let mut state = self.lock();
         if let Some(compartment) = state.compartments.get_mut(&frame.from()) {
             compartment

@@ -35,6 +35,7 @@
 //! Deliberately absent: reconnecting within an epoch (a broken link is the coordinator's business: it makes a new plan under
 //! a new epoch), encryption, discovery of addresses, asynchronous code (trainers are threads that compute).
 
+mod apart;
 mod buffer;
 pub mod collective;
 pub mod conformance;
@@ -46,6 +47,7 @@ mod hub;
 mod identity;
 mod inbox;
 pub mod memory;
+pub mod nccl;
 mod options;
 mod outbox;
 mod payload;

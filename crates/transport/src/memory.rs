@@ -152,6 +152,8 @@ fn pump(out: &Link, into: &Link) {
                     if !arrive(into, &header, payload) {
                         out.end(&End::Reset("the peer ended the connection".to_owned()));
                     }
+                    add(&out.counters.bytes_sent, bytes);
+                    add(&out.counters.frames_sent, 1);
                     out.outbox.written_bytes(1, bytes);
                 }
             }
@@ -160,6 +162,8 @@ fn pump(out: &Link, into: &Link) {
                 return;
             }
             Next::Stop => return,
+            // Nothing goes apart here.
+            Next::Ready(_) => out.outbox.told_ready(),
         }
     }
 }

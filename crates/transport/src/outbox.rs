@@ -9,7 +9,10 @@
 //! on the connection would make no sense otherwise. The writer's own wait has no deadline: it is an owned thread and
 //! ends with [`Outbox::close`] or [`Outbox::end`].
 
+mod apart;
+
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -19,7 +22,7 @@ use crate::error::End;
 use crate::inbox::{Inbox, wait_timeout};
 use crate::stats::{Counters, add, add_time, raise};
 use crate::wire::HEADER_BYTES;
-use crate::{Blocked, Deadline, Operation, Payload, Tag, TransportError};
+use crate::{Blocked, Deadline, Operation, Payload, Tag, TagKind, TransportError};
 
 /// The longest payload a caller writes itself: about what is copied while another thread wakes up.
 const INLINE_BYTES: usize = 64 * 1024;
@@ -46,6 +49,8 @@ pub(crate) struct Outbox {
     counters: Arc<Counters>,
     max_bytes: usize,
     max_frames: usize,
+    /// Payloads of this length and more go apart.
+    apart_from: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -60,12 +65,20 @@ struct State {
     writing: bool,
     closing: bool,
     end: Option<End>,
+    /// The writer has said goodbye, or is about to.
+    said_goodbye: bool,
+    /// Payloads apart that this rank is ready for and hasn't said so.
+    owed: usize,
+    /// Payloads apart that the peer said it is ready for and that haven't gone.
+    ready: usize,
 }
 
 /// What the writer shall do next.
 pub(crate) enum Next {
     /// Write these, then call [`Outbox::written`].
     Write(Vec<Outgoing>),
+    /// Say so often that this rank is ready, then call [`Outbox::told_ready`].
+    Ready(usize),
     /// Everything is written and nothing more will come: say goodbye.
     Goodbye,
     /// Stop at once.
@@ -87,6 +100,7 @@ impl Outbox {
             counters,
             max_bytes,
             max_frames,
+            apart_from: AtomicUsize::new(usize::MAX),
         }
     }
 
@@ -172,7 +186,8 @@ impl Outbox {
         state.frames += 1;
         state.pushed += 1;
         raise(&self.counters.outbox_peak_bytes, state.bytes);
-        let idle = state.frames == 1 && !state.writing && payload.len() <= INLINE_BYTES;
+        let apart = self.goes_apart(payload.len());
+        let idle = state.frames == 1 && !state.writing && payload.len() <= INLINE_BYTES && !apart;
         match self.line.get() {
             Some(line) if idle => {
                 state.writing = true;
@@ -229,6 +244,10 @@ impl Outbox {
         loop {
             // A caller that writes itself will wake this thread.
             if !state.writing {
+                if state.owed > 0 && state.end.is_none() {
+                    state.writing = true;
+                    return Next::Ready(std::mem::take(&mut state.owed));
+                }
                 // After an end only a frame that was begun is left.
                 if !state.queue.is_empty() {
                     break;
@@ -237,6 +256,7 @@ impl Outbox {
                     return Next::Stop;
                 }
                 if state.closing {
+                    state.said_goodbye = true;
                     return Next::Goodbye;
                 }
             }
@@ -259,14 +279,18 @@ impl Outbox {
     pub(crate) fn written(&self, batch: Vec<Outgoing>) {
         let frames = batch.len();
         let bytes: usize = batch.iter().map(|item| item.payload.len()).sum();
+        // What the ends of a link agree on is no payload of anybody's.
+        for item in batch.iter().filter(|item| item.tag.kind != TagKind::Pair) {
+            add(&self.counters.bytes_sent, item.payload.len());
+            add(&self.counters.frames_sent, 1);
+        }
         // Payloads are freed before their bytes are, so that the bound holds for the memory itself.
         drop(batch);
         self.written_bytes(frames, bytes);
     }
 
+    /// So many aren't queued any more.
     pub(crate) fn written_bytes(&self, frames: usize, bytes: usize) {
-        add(&self.counters.bytes_sent, bytes);
-        add(&self.counters.frames_sent, frames);
         let mut state = self.lock();
         state.writing = false;
         state.frames -= frames;
@@ -342,66 +366,4 @@ impl Outbox {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::mpsc::channel;
-    use std::sync::{Mutex, Weak};
-    use std::time::Duration;
-
-    use super::*;
-    use crate::TagKind;
-
-    fn tag(index: u32) -> Tag {
-        Tag::new(TagKind::Eval, 0, index)
-    }
-
-    fn far() -> Deadline {
-        Deadline::after(Duration::from_secs(60))
-    }
-
-    /// Takes 10 bytes of the first frame, while another caller queues a second one and the writer gets time
-    /// to run.
-    struct Slow(Weak<Outbox>, Arc<Inbox>, Mutex<bool>);
-
-    impl Line for Slow {
-        fn write_now(&self, _tag: Tag, _payload: &[u8]) -> usize {
-            let first = !std::mem::replace(&mut *self.2.lock().unwrap(), true);
-            assert!(first, "the line isn't idle for the second frame");
-            self.0
-                .upgrade()
-                .unwrap()
-                .push(tag(2), Payload::empty(), far(), &self.1)
-                .unwrap();
-            std::thread::sleep(Duration::from_millis(50));
-            10
-        }
-    }
-
-    #[test]
-    fn nothing_overtakes_a_frame_its_caller_has_half_written() {
-        let counters = Arc::new(Counters::default());
-        let inbox = Arc::new(Inbox::new(&BTreeMap::new(), 1000, 1000));
-        let outbox = Arc::new(Outbox::new(RankId(1), counters, 10_000, 10));
-        outbox.set_line(Box::new(Slow(
-            Arc::downgrade(&outbox),
-            Arc::clone(&inbox),
-            Mutex::new(false),
-        )));
-        let (order, written) = channel();
-        std::thread::scope(|scope| {
-            let writer = Arc::clone(&outbox);
-            scope.spawn(move || {
-                while let Next::Write(batch) = writer.take(1, 1) {
-                    order.send((batch[0].tag, batch[0].skip)).unwrap();
-                    writer.written(batch);
-                }
-            });
-            outbox
-                .push(tag(1), Payload::vec(vec![1_u8; 20]), far(), &inbox)
-                .unwrap();
-            outbox.flush(far(), &inbox).unwrap();
-            outbox.close();
-        });
-        assert_eq!(written.iter().collect::<Vec<_>>(), [(tag(1), 10), (tag(2), 0)]);
-    }
-}
+mod tests;

@@ -60,6 +60,8 @@ tag_kinds! {
     ShadowState = 14,
     /// Pieces of a state for the parities of a group, or of states and parities for one that is lost.
     Parity = 15,
+    /// What the two ends of a link agree on about another way for their payloads.
+    Pair = 16,
 }
 
 impl TagKind {

@@ -5,8 +5,8 @@
 //! | bytes  | what |
 //! |--------|------|
 //! | 0..4   | magic `RKF1` |
-//! | 4      | frame type: 0 data, 1 goodbye, 2 abort, 3 fence |
-//! | 5      | tag kind ([`TagKind`]'s code); 0 unless data |
+//! | 4      | frame type: 0 data, 1 goodbye, 2 abort, 3 fence, 4 data whose payload goes apart, 5 ready |
+//! | 5      | tag kind ([`TagKind`]'s code); 0 unless data or data apart |
 //! | 6      | flags: bit 0 = the payload checksum is present; the others are 0 |
 //! | 7      | 0 |
 //! | 8..16  | job hash: xxh3-64 of the job id, seed 0 |
@@ -45,6 +45,10 @@ pub enum FrameType {
     Abort,
     /// The sender goes over to the header's epoch: what follows is of that one.
     Fence,
+    /// A tagged payload that doesn't follow: it goes another way than the connection, once the receiver is ready for it.
+    Apart(Tag),
+    /// The sender is ready for the oldest payload apart that it hasn't said this of.
+    Ready,
 }
 
 /// A frame header's content.
@@ -82,6 +86,26 @@ fn get<const N: usize>(bytes: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
     out
 }
 
+fn put_tag(out: &mut [u8; HEADER_BYTES], tag: Tag, code: u8) -> u8 {
+    out[5] = tag.kind.code();
+    put(out, 24, tag.step.to_le_bytes());
+    put(out, 32, tag.index.to_le_bytes());
+    put(out, 36, tag.part.to_le_bytes());
+    code
+}
+
+fn get_tag(bytes: &[u8; HEADER_BYTES]) -> Result<Tag, ProtocolError> {
+    let kind = TagKind::from_code(bytes[5]).ok_or(ProtocolError::Malformed {
+        why: "unknown tag kind",
+    })?;
+    Ok(Tag {
+        kind,
+        step: u64::from_le_bytes(get(bytes, 24)),
+        index: u32::from_le_bytes(get(bytes, 32)),
+        part: u32::from_le_bytes(get(bytes, 36)),
+    })
+}
+
 impl Header {
     /// The header's bytes.
     #[must_use]
@@ -89,16 +113,12 @@ impl Header {
         let mut out = [0; HEADER_BYTES];
         put(&mut out, 0, MAGIC);
         out[4] = match self.frame {
-            FrameType::Data(tag) => {
-                out[5] = tag.kind.code();
-                put(&mut out, 24, tag.step.to_le_bytes());
-                put(&mut out, 32, tag.index.to_le_bytes());
-                put(&mut out, 36, tag.part.to_le_bytes());
-                0
-            }
+            FrameType::Data(tag) => put_tag(&mut out, tag, 0),
             FrameType::Goodbye => 1,
             FrameType::Abort => 2,
             FrameType::Fence => 3,
+            FrameType::Apart(tag) => put_tag(&mut out, tag, 4),
+            FrameType::Ready => 5,
         };
         put(&mut out, 8, self.job_hash.to_le_bytes());
         put(&mut out, 16, self.epoch.0.to_le_bytes());
@@ -150,20 +170,12 @@ impl Header {
 
     fn decode_type(bytes: &[u8; HEADER_BYTES]) -> Result<FrameType, ProtocolError> {
         match bytes[4] {
-            0 => {
-                let kind = TagKind::from_code(bytes[5]).ok_or(ProtocolError::Malformed {
-                    why: "unknown tag kind",
-                })?;
-                Ok(FrameType::Data(Tag {
-                    kind,
-                    step: u64::from_le_bytes(get(bytes, 24)),
-                    index: u32::from_le_bytes(get(bytes, 32)),
-                    part: u32::from_le_bytes(get(bytes, 36)),
-                }))
-            }
+            0 => get_tag(bytes).map(FrameType::Data),
             1 => Ok(FrameType::Goodbye),
             2 => Ok(FrameType::Abort),
             3 => Ok(FrameType::Fence),
+            4 => get_tag(bytes).map(FrameType::Apart),
+            5 => Ok(FrameType::Ready),
             _ => Err(ProtocolError::Malformed {
                 why: "unknown frame type",
             }),

@@ -11,6 +11,7 @@ mod driver;
 mod fault;
 pub mod kernels;
 pub mod library;
+pub mod nccl;
 pub mod nvrtc;
 mod raw;
 pub mod survey;

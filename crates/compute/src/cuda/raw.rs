@@ -29,7 +29,7 @@ type Number = unsafe extern "C" fn() -> usize;
 ///
 /// # Safety
 /// `F` is the C type of that function.
-unsafe fn function<F: Copy>(found: &Found, name: &CStr) -> Answer<F> {
+pub(super) unsafe fn function<F: Copy>(found: &Found, name: &CStr) -> Answer<F> {
     // SAFETY: the caller's promise; libraries are never unloaded, so that the pointer stays good.
     let symbol = unsafe { found.library.get::<F>(name.to_bytes_with_nul()) };
     symbol

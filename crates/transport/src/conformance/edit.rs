@@ -7,7 +7,7 @@ use std::time::Duration;
 use rekindle_types::{Epoch, RankId};
 
 use super::harnesses::stayed;
-use super::{EPOCH, Forger, Harness, Mesh, far, member, small_queues, tag};
+use super::{EPOCH, EditHarness, Forger, Mesh, far, member, small_queues, tag};
 use crate::wire::{FrameType, Header, checksum};
 use crate::{Deadline, Options, Payload, Transport};
 
@@ -41,7 +41,7 @@ fn all_hear_all(members: &[&dyn Transport], epoch: Epoch) {
 }
 
 /// One of four is another process: links between the other three stay, frames that nobody asked for are gone.
-pub(super) fn an_edit_keeps_links_of_those_that_stay(harness: &dyn Harness) {
+pub(super) fn an_edit_keeps_links_of_those_that_stay(harness: &dyn EditHarness) {
     let mut mesh = harness.mesh(4, &Options::default());
     for (epoch, replaced) in [(6, Some(2)), (7, None), (9, Some(0)), (10, Some(3))] {
         for me in mesh.members() {
@@ -63,7 +63,7 @@ pub(super) fn an_edit_keeps_links_of_those_that_stay(harness: &dyn Harness) {
 }
 
 /// Rank 3 is gone; 0 learns of it, 1 waits for 0, 2 for 1. One that gives up frees the one that waits for it, and all go on.
-pub(super) fn an_edit_frees_those_that_wait_for_each_other(harness: &dyn Harness) {
+pub(super) fn an_edit_frees_those_that_wait_for_each_other(harness: &dyn EditHarness) {
     let mut mesh = harness.mesh(4, &Options::default());
     let waiting = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -91,7 +91,7 @@ pub(super) fn an_edit_frees_those_that_wait_for_each_other(harness: &dyn Harness
 }
 
 /// Large frames are under way in both directions, and nobody takes them: what was begun is finished, so that what follows is understood.
-pub(super) fn an_edit_amid_large_frames_stays_in_step(harness: &dyn Harness) {
+pub(super) fn an_edit_amid_large_frames_stays_in_step(harness: &dyn EditHarness) {
     let mut mesh = harness.mesh(2, &small_queues());
     for epoch in 6..16 {
         std::thread::scope(|scope| {
@@ -129,7 +129,7 @@ pub(crate) fn frame(epoch: Epoch, payload: &[u8]) -> Header {
 }
 
 /// Whether they lie in the inbox, come while the rank goes over, or afterwards.
-pub(super) fn frames_of_the_epoch_before_come_late_in_vain(harness: &dyn Harness) {
+pub(super) fn frames_of_the_epoch_before_come_late_in_vain(harness: &dyn EditHarness) {
     let (mut mesh, mut forger) = harness.forge_mesh(&Options::default());
     let next = Epoch(EPOCH.0 + 1);
     let send = |forger: &mut dyn Forger, epoch, payload: &[u8]| {

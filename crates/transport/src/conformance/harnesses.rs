@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use rekindle_types::{Epoch, RankId};
 
-use super::{Boxed, Forger, Harness, Mesh, far, member};
+use super::{Boxed, EditHarness, Forger, Harness, Mesh, far, member};
 use crate::memory::Injector;
 use crate::tcp::{Edit, GREETING_BYTES, Greeting, PROTOCOL_VERSION};
 use crate::wire::HEADER_BYTES;
@@ -47,7 +47,9 @@ impl Harness for Memory {
         let injector = real.injector(RankId(0)).unwrap();
         (Box::new(real), Box::new((injector, peer)))
     }
+}
 
+impl EditHarness for Memory {
     fn mesh(&self, world: u32, options: &Options) -> Box<dyn Mesh> {
         let members: Vec<_> = (0..world).map(|rank| member(rank, world)).collect();
         let members = MemoryMesh::connect_members(members, options).unwrap();
@@ -171,6 +173,13 @@ impl Harness for Tcp {
         })
     }
 
+    fn forge(&self, options: &Options) -> (Boxed, Box<dyn Forger>) {
+        let (_, transport, stream) = forged(options);
+        (Box::new(transport), Box::new(stream))
+    }
+}
+
+impl EditHarness for Tcp {
     fn mesh(&self, world: u32, options: &Options) -> Box<dyn Mesh> {
         let ranks = (0..world).map(RankId);
         let mut sockets = Sockets {
@@ -182,11 +191,6 @@ impl Harness for Tcp {
         };
         sockets.connect_all(world);
         Box::new(sockets)
-    }
-
-    fn forge(&self, options: &Options) -> (Boxed, Box<dyn Forger>) {
-        let (_, transport, stream) = forged(options);
-        (Box::new(transport), Box::new(stream))
     }
 
     fn forge_mesh(&self, options: &Options) -> (Box<dyn Mesh>, Box<dyn Forger>) {

@@ -1,5 +1,5 @@
 //! What every transport must do, as functions over a [`Harness`] that makes connected transports. A new
-//! implementation runs all of [`ALL`] (see `tests/conformance.rs`); each function panics with what went
+//! implementation runs all of [`ALL`], one that goes over to other epochs all of [`EDITS`], too (see `tests/conformance.rs`); each function panics with what went
 //! wrong.
 //!
 //! In: a harness. Out: nothing, or a panic. No assertion is about time: waits that must be freed have a
@@ -45,11 +45,14 @@ pub trait Harness {
     /// A real rank 1 of a world of 2 (job "conformance", epoch 5), and a peer "rank 0" that sends whatever it
     /// is told.
     fn forge(&self, options: &Options) -> (Boxed, Box<dyn Forger>);
+}
 
-    /// As [`Harness::connect`] of `world` members, which can go over to other epochs.
+/// Makes transports that can go over to other epochs.
+pub trait EditHarness: Harness {
+    /// As [`Harness::connect`] of `world` members.
     fn mesh(&self, world: u32, options: &Options) -> Box<dyn Mesh>;
 
-    /// As [`Harness::forge`], where the real rank can go over to other epochs.
+    /// As [`Harness::forge`].
     fn forge_mesh(&self, options: &Options) -> (Box<dyn Mesh>, Box<dyn Forger>);
 }
 
@@ -72,7 +75,7 @@ pub trait Forger: Send {
 /// A named check.
 pub type Check = (&'static str, fn(&dyn Harness));
 
-/// Every check.
+/// Every check that all transports pass.
 pub const ALL: &[Check] = &[
     ("order_per_tag", order::order_per_tag),
     ("any_tag_order", order::any_tag_order),
@@ -119,22 +122,6 @@ pub const ALL: &[Check] = &[
         fence::malformed_frames_end_the_connection,
     ),
     (
-        "an_edit_keeps_links_of_those_that_stay",
-        edit::an_edit_keeps_links_of_those_that_stay,
-    ),
-    (
-        "an_edit_frees_those_that_wait_for_each_other",
-        edit::an_edit_frees_those_that_wait_for_each_other,
-    ),
-    (
-        "an_edit_amid_large_frames_stays_in_step",
-        edit::an_edit_amid_large_frames_stays_in_step,
-    ),
-    (
-        "frames_of_the_epoch_before_come_late_in_vain",
-        edit::frames_of_the_epoch_before_come_late_in_vain,
-    ),
-    (
         "reduce_scatter_equals_reference",
         collectives::reduce_scatter_equals_reference,
     ),
@@ -151,6 +138,29 @@ pub const ALL: &[Check] = &[
     (
         "integer_overflow_reaches_everybody",
         collectives::integer_overflow_reaches_everybody,
+    ),
+];
+
+/// A named check of going over to another epoch.
+pub type EditCheck = (&'static str, fn(&dyn EditHarness));
+
+/// Every such check.
+pub const EDITS: &[EditCheck] = &[
+    (
+        "an_edit_keeps_links_of_those_that_stay",
+        edit::an_edit_keeps_links_of_those_that_stay,
+    ),
+    (
+        "an_edit_frees_those_that_wait_for_each_other",
+        edit::an_edit_frees_those_that_wait_for_each_other,
+    ),
+    (
+        "an_edit_amid_large_frames_stays_in_step",
+        edit::an_edit_amid_large_frames_stays_in_step,
+    ),
+    (
+        "frames_of_the_epoch_before_come_late_in_vain",
+        edit::frames_of_the_epoch_before_come_late_in_vain,
     ),
 ];
 

@@ -11,6 +11,7 @@
 use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,12 +19,16 @@ use std::time::Duration;
 use rekindle_types::RankId;
 use socket2::SockRef;
 
+use super::reader::Glance;
 use super::serving::Serving;
 use super::{reader, writer};
 use crate::error::End;
 use crate::hub::{Carrier, Link};
 use crate::wire::{FrameType, MAX_REASON_BYTES};
 use crate::{Deadline, TransportError};
+
+/// How long a thread that was told to end is waited for.
+const STUCK: Duration = Duration::from_secs(30);
 
 /// All connections of one rank.
 #[derive(Default)]
@@ -139,12 +144,27 @@ impl Connection {
             std::thread::sleep(Duration::from_millis(1));
         }
         if !self.is_finished() {
-            self.serving.link().end(&End::Closed);
+            let link = self.serving.link();
+            link.end(&End::Closed);
+            link.stop_apart();
         }
         // Not left to the drop of the socket: links that it served may hold it for longer.
         drop(self.stream.shutdown(Shutdown::Both));
+        self.join();
+    }
+
+    /// The socket is shut down and what goes apart is stopped by now, so the threads end; one that is stuck inside somebody else's library is
+    /// left behind.
+    fn join(&mut self) {
+        let until = Deadline::after(STUCK);
         for thread in self.threads.drain(..) {
-            drop(thread.join());
+            while !thread.is_finished() && until.remaining().is_some() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            match thread.is_finished() {
+                true => drop(thread.join()),
+                false => tracing::error!(peer = %self.peer, "a connection's thread doesn't end"),
+            }
         }
     }
 }
@@ -166,21 +186,50 @@ fn abort_frame(link: &Link, reason: &str) -> Vec<u8> {
     bytes
 }
 
+/// Which of `events` a socket has, without waiting; an error or a hang-up counts as any.
+fn has(stream: &TcpStream, events: libc::c_short) -> bool {
+    let mut asked = libc::pollfd {
+        fd: stream.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    // SAFETY: one descriptor, open as long as the stream is borrowed; doesn't wait.
+    let answered = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    answered > 0 && asked.revents != 0
+}
+
+impl Glance for &TcpStream {
+    fn hung_up(&self) -> bool {
+        has(self, libc::POLLRDHUP)
+    }
+
+    fn readable(&self) -> bool {
+        has(self, libc::POLLIN)
+    }
+}
+
 fn run_reader(serving: &Serving, stream: &TcpStream) {
-    let end = reader::read_all(serving, stream);
+    let end = reader::read_all(serving, stream, &stream);
     let link = serving.link();
     tracing::debug!(me = %link.gate.me, peer = %link.peer(), ?end, "connection ended");
     let writing = link.end(&end);
-    if let (End::Protocol(error), false) = (&end, writing) {
-        let reason = format!("{} broke the protocol: {error}", link.peer());
+    if !matches!(end, End::Closed) {
+        link.stop_apart();
+    }
+    let reason = match &end {
+        End::Protocol(error) => Some(format!("{} broke the protocol: {error}", link.peer())),
+        End::Nccl(detail) => Some(format!("NCCL with {}: {detail}", link.peer())),
+        _ => None,
+    };
+    if let (Some(reason), false) = (&reason, writing) {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // A full socket or a dead peer: then it sees the end of the stream instead.
-        drop(SockRef::from(stream).send_with_flags(&abort_frame(&link, &reason), flags));
+        drop(SockRef::from(stream).send_with_flags(&abort_frame(&link, reason), flags));
     }
     // Only now, as the writer then ends the stream; it may have been turned to another link meanwhile.
     serving.end().end(&end);
     half_close(stream);
-    if matches!(end, End::Protocol(_)) {
+    if reason.is_some() {
         // What follows has no meaning, but must be taken so that the peer gets our reason; it stops once it
         // has it.
         drop(std::io::copy(&mut &*stream, &mut std::io::sink()));
@@ -189,11 +238,12 @@ fn run_reader(serving: &Serving, stream: &TcpStream) {
 
 fn run_writer(serving: &Serving, stream: &TcpStream, mut link: Arc<Link>) {
     loop {
-        let stopped = match writer::write_all(&link, stream) {
+        let stopped = match writer::write_all(&link, stream, &stream) {
             Ok(goodbye) => !goodbye,
             Err(error) => {
                 // The reader says how the connection ended, it may still find the peer's reason.
                 link.outbox.end(End::Reset(error.to_string()));
+                link.stop_apart();
                 false
             }
         };
@@ -210,6 +260,10 @@ fn writes_on(serving: &Serving, link: &Arc<Link>, stream: &TcpStream) -> Option<
     if let Some(reason) = link.outbox.given_up() {
         writer::write_frame(stream, &abort_frame(link, &reason)).ok()?;
     }
+    // What goes apart may be in the middle of a payload, whose bytes the connection doesn't know: it isn't kept.
+    if link.apart.get().is_some() {
+        return None;
+    }
     let next = serving.next(link)?;
     writer::write_frame(stream, &next.gate.header(FrameType::Fence, 0).encode()).ok()?;
     next.outbox.release();
@@ -225,11 +279,9 @@ impl Drop for Connection {
 impl Carrier for Connections {
     fn abort(&self, reason: &str) {
         for connection in &*self.all() {
-            connection
-                .serving
-                .link()
-                .outbox
-                .end(End::Aborted(reason.to_owned()));
+            let link = connection.serving.link();
+            link.outbox.end(End::Aborted(reason.to_owned()));
+            link.stop_apart();
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 
 use socket2::SockRef;
 
+use super::reader::Glance;
 use crate::Tag;
 use crate::hub::Link;
 use crate::outbox::{Line, Next, Outgoing};
@@ -24,12 +25,18 @@ pub(crate) fn write_frame(mut stream: impl Write, bytes: &[u8]) -> Result<(), Er
 }
 
 /// Writes until the outbox ends. `Ok(true)` after a goodbye, `Ok(false)` when the link ended otherwise; what was written are whole frames.
-pub(crate) fn write_all(link: &Link, mut stream: impl Write) -> Result<bool, Error> {
+pub(crate) fn write_all(link: &Link, mut stream: impl Write, glance: &dyn Glance) -> Result<bool, Error> {
     loop {
         match link.outbox.take(BATCH_FRAMES, BATCH_BYTES) {
             Next::Write(batch) => {
-                write_batch(link, &mut stream, &batch)?;
+                if !write_batch(link, &mut stream, &batch, glance)? {
+                    return Ok(false);
+                }
                 link.outbox.written(batch);
+            }
+            Next::Ready(times) => {
+                write_ready(link, &mut stream, times)?;
+                link.outbox.told_ready();
             }
             Next::Goodbye => {
                 stream.write_all(&link.gate.header(FrameType::Goodbye, 0).encode())?;
@@ -55,7 +62,58 @@ fn slices<'a>(header: &'a [u8], payload: &'a [u8], skip: usize) -> [IoSlice<'a>;
     ]
 }
 
-fn write_batch(link: &Link, stream: &mut impl Write, batch: &[Outgoing]) -> Result<(), Error> {
+fn write_ready(link: &Link, stream: &mut impl Write, times: usize) -> Result<(), Error> {
+    let ready = link.gate.header(FrameType::Ready, 0).encode();
+    (0..times).try_for_each(|_| stream.write_all(&ready))
+}
+
+/// `Ok(false)` when the link ended in the middle.
+fn write_batch(
+    link: &Link,
+    stream: &mut impl Write,
+    mut batch: &[Outgoing],
+    glance: &dyn Glance,
+) -> Result<bool, Error> {
+    let apart = |item: &Outgoing| link.outbox.goes_apart(item.payload.len());
+    while let Some(at) = batch.iter().position(apart) {
+        write_run(link, stream, &batch[..at])?;
+        if !write_apart(link, stream, &batch[at], glance)? {
+            return Ok(false);
+        }
+        batch = &batch[at + 1..];
+    }
+    write_run(link, stream, batch)?;
+    Ok(true)
+}
+
+/// Announces a payload and lets it go its own way once the peer is ready. The other direction isn't held up meanwhile.
+fn write_apart(
+    link: &Link,
+    stream: &mut impl Write,
+    item: &Outgoing,
+    glance: &dyn Glance,
+) -> Result<bool, Error> {
+    let Some(apart) = link.apart.get() else {
+        return write_run(link, stream, std::slice::from_ref(item)).map(|()| true);
+    };
+    let payload = item.payload.bytes();
+    let mut header = link.gate.header(FrameType::Apart(item.tag), payload.len());
+    header.payload_checksum = link.payload_checksum.then(|| checksum(payload));
+    stream.write_all(&header.encode())?;
+    if !link
+        .outbox
+        .await_ready(|times| write_ready(link, stream, times))?
+    {
+        return Ok(false);
+    }
+    let mut gone = || write_ready(link, stream, link.outbox.take_owed()).is_err() || glance.hung_up();
+    apart.send(payload, &mut gone).map(|()| true).map_err(|end| {
+        link.end(&end);
+        Error::other("the other way of payloads has failed")
+    })
+}
+
+fn write_run(link: &Link, stream: &mut impl Write, batch: &[Outgoing]) -> Result<(), Error> {
     let headers: Vec<_> = batch
         .iter()
         .map(|item| header(link, item.tag, item.payload.bytes()))

@@ -114,6 +114,20 @@ impl Stream {
         unsafe { result::stream::synchronize(self.raw) }.named("cuStreamSynchronize")
     }
 
+    /// Whether all work given so far is done; never waits for it.
+    ///
+    /// # Errors
+    /// What went wrong in it.
+    pub fn is_idle(&self) -> Result<bool> {
+        self.bind()?;
+        // SAFETY: the stream lives.
+        match unsafe { sys::cuStreamQuery(self.raw) } {
+            sys::CUresult::CUDA_SUCCESS => Ok(true),
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            code => code.result().named("cuStreamQuery").map(|()| false),
+        }
+    }
+
     /// Sets `bytes` to 0. The caller owns them.
     ///
     /// # Errors
