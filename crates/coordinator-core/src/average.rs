@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rekindle_plan::average::{AverageError, means};
+use rekindle_plan::average::{AverageError, blocks, means};
+use rekindle_plan::end_guards_of;
 use rekindle_types::spec::{Moments, RecoverySource};
 use rekindle_types::{Origin, Plan, RankId, Rebuilt, Refill, Share, rebuilt_by, rebuilt_with};
 
@@ -24,8 +25,28 @@ pub(crate) fn made_of(
     lost: &BTreeSet<RankId>,
     part: &BTreeSet<RankId>,
 ) -> Result<BTreeMap<RankId, Vec<Share>>, AverageError> {
-    let weighting = job.spec.recovery.average_weights;
-    means(plan, lost, part, weighting, &job.stage_norms)
+    let recovery = &job.spec.recovery;
+    let (swaps, weighting) = (recovery.swaps(), recovery.average_weights);
+    means(plan, swaps, lost, part, weighting, &job.stage_norms)
+}
+
+/// Whether the ends of the pipeline that are made of the stage beside them have their embedding or head there, too, as of `step`.
+fn have_their_ends(
+    job: &DurableJob,
+    plan: &Plan,
+    ranks: &[RankRun],
+    (step, means): (u64, &BTreeMap<RankId, Vec<Share>>),
+) -> bool {
+    let ends = end_guards_of(&job.spec, plan);
+    let has = |(rank, shares): (&RankId, &Vec<Share>)| {
+        let beside = |share: &&Share| plan.rank(share.rank).stage != plan.rank(*rank).stage;
+        let kept = |share: &Share| {
+            let guarded = ranks.get(share.rank.0 as usize)?.in_memory.guarded.get(rank)?;
+            guarded.contains(&step).then_some(())
+        };
+        !ends.contains_key(rank) || shares.iter().filter(beside).all(|share| kept(share).is_some())
+    };
+    means.iter().all(has)
 }
 
 impl DurableJob {
@@ -49,7 +70,7 @@ pub(crate) fn made_up(job: &DurableJob, plan: &Plan, ranks: &[RankRun]) -> Optio
         let (refills, lost) = found_at(job, ranks, step);
         let part = refills.keys().copied().collect();
         let means = made_of(job, plan, &lost, &part).ok()?;
-        Some((step, (refills, means)))
+        have_their_ends(job, plan, ranks, (step, &means)).then_some((step, (refills, means)))
     };
     let steps = steps_in_memory(job, ranks).into_iter();
     let all: Vec<_> = steps.filter(|step| *step > start).filter_map(at).collect();
@@ -70,7 +91,7 @@ pub(crate) fn made_up(job: &DurableJob, plan: &Plan, ranks: &[RankRun]) -> Optio
 
 /// The job's made up layers at `step`, with those that `means` makes up after it.
 fn rebuilt(job: &DurableJob, plan: &Plan, step: u64, means: &BTreeMap<RankId, Vec<Share>>) -> Vec<Rebuilt> {
-    let before = rebuilt_by(&job.rebuilt, step);
+    let (before, blocks) = (rebuilt_by(&job.rebuilt, step), &blocks(plan));
     let stage_of = |rank: RankId| {
         let stages = plan.stages.get(plan.rank(rank).stage as usize);
         stages.cloned().unwrap_or(0..0)
@@ -88,7 +109,9 @@ fn rebuilt(job: &DurableJob, plan: &Plan, step: u64, means: &BTreeMap<RankId, Ve
             Moments::Fresh => step,
             Moments::Second | Moments::Both => sources.map(began).max().unwrap_or(0),
         };
-        stage_of(*rank).map(move |layer| Rebuilt {
+        // The embedding or head of an end isn't made of anything: it is what was lost.
+        let made_up = stage_of(*rank).filter(move |layer| twin || blocks.contains(layer));
+        made_up.map(move |layer| Rebuilt {
             layer,
             after: step,
             count_from,

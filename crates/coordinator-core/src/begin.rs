@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rekindle_plan::twins;
+use rekindle_plan::{end_guards_of, twins};
 use rekindle_types::clock::Mono;
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
@@ -38,12 +38,16 @@ pub(crate) enum Search {
 
 /// Why a job can't go on whose state only workers had: that of the `lost` ranks is gone.
 pub(crate) fn memory_lost(job: &DurableJob, plan: &Plan, lost: &BTreeSet<RankId>) -> String {
-    let or_shadow = match job.is_shadowed() || job.keeps_parities() {
+    let (swaps, ends) = (job.spec.recovery.swaps(), end_guards_of(&job.spec, plan));
+    let or_shadow = match job.is_shadowed() || job.keeps_parities() || swaps {
         true => "",
         false => " or the source \"shadow\"",
     };
     let no_mean = match job.makes_up().then(|| made_of(job, plan, lost, &BTreeSet::new())) {
         Some(Err(why)) => format!(" (no mean either: {why})"),
+        Some(Ok(means)) if means.keys().any(|rank| ends.contains_key(rank)) => {
+            " (nor are the embedding or head of an end with the stage beside it)".to_owned()
+        }
         _ => String::new(),
     };
     format!(
@@ -56,8 +60,17 @@ fn numbered(ranks: &[RankRun]) -> impl Iterator<Item = (RankId, &RankRun)> {
     (0..).map(RankId).zip(ranks)
 }
 
-/// A rank whose worker has the state of `rank` at a step that `wanted` allows, which a guard left there.
-fn keeper(ranks: &[RankRun], rank: RankId, wanted: impl Fn(&u64) -> bool) -> Option<RankId> {
+/// A rank whose worker has the state of `rank` at a step that `wanted` allows, which a guard left there. None in a job that swaps, whose
+/// guards keep but the embedding or the head.
+fn keeper(
+    job: &DurableJob,
+    ranks: &[RankRun],
+    rank: RankId,
+    wanted: impl Fn(&u64) -> bool,
+) -> Option<RankId> {
+    if job.spec.recovery.swaps() {
+        return None;
+    }
     let has = |other: &RankRun| {
         let steps = other.in_memory.guarded.get(&rank);
         steps.is_some_and(|steps| steps.iter().any(&wanted))
@@ -89,7 +102,7 @@ pub(crate) fn found_at(
     let (mut refills, mut lost) = (BTreeMap::new(), BTreeSet::new());
     for (rank, _) in numbered(ranks).filter(|(_, run)| !run.in_memory.own.contains(&step)) {
         let whole = !job.guards_keep_moments_alone() || has_twin(job, ranks, rank, step);
-        let guard = keeper(ranks, rank, |held| *held == step).filter(|_| whole);
+        let guard = keeper(job, ranks, rank, |held| *held == step).filter(|_| whole);
         let guard = guard.map(Refill::Guard);
         match guard.or_else(|| in_sets(job, ranks, rank, step).map(Refill::Parity)) {
             Some(refill) => drop(refills.insert(rank, refill)),

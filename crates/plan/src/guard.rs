@@ -1,7 +1,7 @@
 //! Who keeps shadows of whom: copies of a rank's state on other machines, which the loss of that rank's machine leaves alone.
 //!
-//! In: a job's wish and a plan. Out: the guards of each rank. A function of the two alone, so that every rank and the coordinator agree
-//! without being told.
+//! In: a job's wish and a plan. Out: the guards of each rank, or of the ends of the pipeline alone. A function of the two alone, so that
+//! every rank and the coordinator agree without being told.
 //!
 //! - PL-5 Every rank of a plan has as many guards as the job wants, or as there are workers besides its own where that is fewer: on workers of
 //!   which no two are the same and none is the rank's. So its state outlives the loss of as many workers as it has guards, whichever they are.
@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{JobSpec, Plan, Rank, RankId};
+use rekindle_types::{JobSpec, LayerId, Plan, Rank, RankId, shard_range};
 
 /// The guards of each rank of a job, see [`guards`]; none where the job wants no shadows.
 #[must_use]
@@ -45,6 +45,24 @@ pub fn guards(plan: &Plan, count: u32) -> BTreeMap<RankId, Vec<RankId>> {
     }
     guards.retain(|_, guards| !guards.is_empty());
     guards
+}
+
+/// In a job that swaps: who keeps the embedding of the first stage, and the head of the last one, in step with it: the rank of the stage
+/// beside it, which is the one that the rest of the stage would be copied from. A rank that owns nothing of its end isn't in it.
+#[must_use]
+pub fn end_guards_of(spec: &JobSpec, plan: &Plan) -> BTreeMap<RankId, Vec<RankId>> {
+    let stages = plan.stage_count();
+    if !spec.recovery.swaps() || stages < 2 {
+        return BTreeMap::new();
+    }
+    let ends = [(0, 1, LayerId::Embed), (stages - 1, stages - 2, LayerId::Head)];
+    let of_lane = |lane: u32| {
+        let owns = move |layer| !shard_range(spec.model.layout(layer).numel(), plan.lanes, lane).is_empty();
+        let id = move |stage| Rank { lane, stage }.id(stages);
+        let ends = ends.into_iter().filter(move |(.., layer)| owns(*layer));
+        ends.map(move |(end, beside, _)| (id(end), vec![id(beside)]))
+    };
+    (0..plan.lanes).flat_map(of_lane).collect()
 }
 
 /// Whether guards keep the moments alone, and a lost rank gets its weights from another lane (source `replica`): where there are more other lanes

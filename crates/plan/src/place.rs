@@ -75,9 +75,26 @@ pub fn place(job: &JobId, epoch: Epoch, spec: &JobSpec, free: &[Slot]) -> Result
     })
 }
 
-/// The layers of each of so many stages; none where there are fewer layers.
+/// The layers of each of so many stages; none where there are fewer layers. With swapped micro-batches every stage has blocks: embedding and head go
+/// with the block beside them, and there are as many stages as blocks at most.
 pub(crate) fn cut_into(spec: &JobSpec, stages: u32) -> Option<Vec<Range<u32>>> {
-    minimax(&layer_costs(spec), stages as usize)
+    let costs = layer_costs(spec);
+    if !spec.recovery.swaps() {
+        return minimax(&costs, stages as usize);
+    }
+    let [embed, blocks @ .., head] = costs.as_slice() else {
+        return None;
+    };
+    let mut blocks = blocks.to_vec();
+    *blocks.first_mut()? += embed;
+    *blocks.last_mut()? += head;
+    let (last, cuts) = (blocks.len() as u32, minimax(&blocks, stages as usize)?);
+    let layers = |cut: Range<u32>| {
+        let start = if cut.start == 0 { 0 } else { cut.start + 1 };
+        let end = if cut.end == last { last + 2 } else { cut.end + 1 };
+        start..end
+    };
+    Some(cuts.into_iter().map(layers).collect())
 }
 
 /// Operations of each layer in a step, per token. An embedding costs a little, so that it isn't cut off alone for nothing.

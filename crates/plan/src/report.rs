@@ -3,15 +3,16 @@
 use std::fmt;
 use std::ops::Range;
 
-use rekindle_types::{Dtype, JobSpec, LayerId, Numerics, Plan, Rank};
+use rekindle_types::{Dtype, JobSpec, LayerId, Plan, Rank};
 use serde::Serialize;
 
-use crate::cost::{FLOAT_BYTES, parameters, step_flops, work_flops};
+use crate::cost::{parameters, step_flops, work_flops};
 use crate::dispatch::micro_batches_of;
-use crate::guard::guards_of;
+use crate::links::{LinkReport, links};
 use crate::memory::{Memory, On, memory, write_table};
 use crate::schedule::bubble_share;
 use crate::survival::{SurvivalReport, survival};
+use crate::swap::swapped_bubble_share;
 
 /// Everything `rekindle plan` shows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -64,17 +65,6 @@ pub struct StageMemory {
     pub cuda: Memory,
 }
 
-/// Bytes a step on one link.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LinkReport {
-    /// What for.
-    pub what: String,
-    /// From whom to whom.
-    pub between: String,
-    /// Bytes a step.
-    pub bytes_per_step: u64,
-}
-
 /// Works out what `plan` costs for `spec`.
 #[must_use]
 pub fn report(spec: &JobSpec, plan: &Plan) -> PlanReport {
@@ -102,7 +92,7 @@ pub fn report(spec: &JobSpec, plan: &Plan) -> PlanReport {
         tokens_per_step: spec.tokens_per_step(),
         flops_per_step: total * spec.tokens_per_step(),
         micro_batches_per_lane: per_lane,
-        bubble_share: bubble_share(plan.stage_count(), per_lane),
+        bubble_share: bubble(spec, plan, per_lane),
         imbalance: worst * plan.stages.len() as f64,
         stages,
         links: links(spec, plan, &layers, per_lane),
@@ -114,16 +104,16 @@ fn range(r: &Range<u32>) -> Range<usize> {
     r.start as usize..r.end as usize
 }
 
-fn accumulator_bytes(spec: &JobSpec) -> u64 {
-    match spec.training.numerics {
-        Numerics::Exact => 8,
-        Numerics::Fast => 4,
+/// Share of rank-time spent waiting; with swapped micro-batches, of the lane that waits most.
+fn bubble(spec: &JobSpec, plan: &Plan, per_lane: u32) -> f64 {
+    let stages = plan.stage_count();
+    if !spec.recovery.swaps() {
+        return bubble_share(stages, per_lane);
     }
-}
-
-/// Whether this stage holds a second copy of the tied matrix.
-fn holds_mirror(spec: &JobSpec, plan: &Plan, stage: u32) -> bool {
-    spec.model.tie_word_embeddings && plan.stage_count() > 1 && stage + 1 == plan.stage_count()
+    (0..plan.lanes)
+        .map(|lane| micro_batches_of(lane, plan.lanes, spec.micro_batches()))
+        .map(|all| swapped_bubble_share(stages, &all))
+        .fold(0.0, f64::max)
 }
 
 /// The lane of a stage that takes the most.
@@ -166,80 +156,6 @@ fn stage(
             .map(|lane| plan.workers[(lane * plan.stage_count() + stage) as usize].to_string())
             .collect(),
     }
-}
-
-fn links(spec: &JobSpec, plan: &Plan, layers: &[LayerId], micro_batches: u32) -> Vec<LinkReport> {
-    let mut links = Vec::new();
-    let mut push = |what: &str, between: String, bytes_per_step| {
-        links.push(LinkReport {
-            what: what.to_owned(),
-            between,
-            bytes_per_step,
-        });
-    };
-    let boundary = u64::from(micro_batches)
-        * u64::from(spec.training.micro_batch)
-        * u64::from(spec.data.seq_len)
-        * u64::from(spec.model.hidden_size)
-        * FLOAT_BYTES;
-    for s in 1..plan.stage_count() {
-        push(
-            "activations",
-            format!("stage {} → {s}, each lane", s - 1),
-            boundary,
-        );
-        push(
-            "gradients of activations",
-            format!("stage {s} → {}, each lane", s - 1),
-            boundary,
-        );
-    }
-    let (lanes, each) = (u64::from(plan.lanes), accumulator_bytes(spec));
-    for (s, cut) in plan.stages.iter().enumerate().filter(|_| lanes > 1) {
-        let held: u64 = layers[range(cut)]
-            .iter()
-            .map(|l| parameters(&spec.model, *l))
-            .sum();
-        let between = |to| format!("stage {s}, each lane → {to}");
-        push(
-            "gradient shards",
-            between("the others"),
-            held * each * (lanes - 1) / lanes,
-        );
-        push(
-            "updated weights",
-            between("the others"),
-            held * FLOAT_BYTES * (lanes - 1) / lanes,
-        );
-    }
-    let guards = guards_of(spec, plan).values().map(Vec::len).max().unwrap_or(0) as u64;
-    for (s, cut) in plan.stages.iter().enumerate().filter(|_| guards > 0) {
-        let own = layers[range(cut)].iter();
-        let held: u64 = own.map(|l| parameters(&spec.model, *l)).sum();
-        push(
-            "gradients to guards",
-            match guards {
-                1 => format!("stage {s}, each lane → its guard"),
-                _ => format!("stage {s}, each lane → its {guards} guards"),
-            },
-            guards * held.div_ceil(lanes) * FLOAT_BYTES,
-        );
-    }
-    let last = plan.stage_count().saturating_sub(1);
-    if holds_mirror(spec, plan, last) {
-        let matrix = parameters(&spec.model, LayerId::Embed);
-        push(
-            "gradient of the tied matrix",
-            format!("stage {last} → 0, each lane"),
-            matrix * each,
-        );
-        push(
-            "tied matrix",
-            format!("stage 0 → {last}, each lane"),
-            matrix * FLOAT_BYTES,
-        );
-    }
-    links
 }
 
 impl fmt::Display for PlanReport {

@@ -1,15 +1,21 @@
 //! The order of forwards and backwards of a stage: 1F1B (Narayanan et al. 2021, Megatron-LM, section 2.2.1; PipeDream-Flush).
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+
+use rekindle_types::Part;
 
 /// One unit of a rank's step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
-    /// Forward of a micro-batch.
-    Forward(u32),
-    /// Backward of a micro-batch.
-    Backward(u32),
+    /// Forward of a micro-batch through a part of the stage.
+    Forward(u32, Part),
+    /// Backward of a micro-batch through a part of the stage.
+    Backward(u32, Part),
 }
+
+/// What a rank does and from when to when, in slots.
+pub(crate) type Row = Vec<(Op, u32, u32)>;
 
 /// What `stage` of `stages` does with `micro_batches` (in this order): warm-up forwards, then one forward one backward,
 /// then the remaining backwards. At most `stages - stage` micro-batches are in flight, whatever their number.
@@ -18,39 +24,59 @@ pub fn program(stage: u32, stages: u32, micro_batches: &[u32]) -> Vec<Op> {
     let ahead = stages.saturating_sub(stage + 1) as usize;
     let warmup = ahead.min(micro_batches.len());
     let (first, steady) = micro_batches.split_at(warmup);
-    let mut ops: Vec<Op> = first.iter().map(|m| Op::Forward(*m)).collect();
-    let mut back = micro_batches.iter().map(|m| Op::Backward(*m));
+    let mut ops: Vec<Op> = first.iter().map(|m| Op::Forward(*m, Part::Whole)).collect();
+    let mut back = micro_batches.iter().map(|m| Op::Backward(*m, Part::Whole));
     for m in steady {
-        ops.push(Op::Forward(*m));
+        ops.push(Op::Forward(*m, Part::Whole));
         ops.extend(back.next());
     }
     ops.extend(back);
     ops
 }
 
+/// Micro-batches whose activations a rank holds at most: from the first forward to the last backward of each.
+#[must_use]
+pub fn most_in_flight(ops: &[Op]) -> u32 {
+    let (mut flying, mut most) = (BTreeMap::<u32, u32>::new(), 0);
+    for op in ops {
+        match op {
+            Op::Forward(m, _) => *flying.entry(*m).or_default() += 1,
+            Op::Backward(m, _) => {
+                let parts = flying.entry(*m).or_default();
+                *parts = parts.saturating_sub(1);
+                flying.retain(|_, parts| *parts > 0);
+            }
+        }
+        most = most.max(flying.len());
+    }
+    u32::try_from(most).unwrap_or(u32::MAX)
+}
+
 /// The schedule drawn as a rank-by-time grid, a forward one slot long, a backward two, with `.` for idle time.
 #[must_use]
 pub fn draw(stages: u32, micro_batches: u32) -> String {
     let all: Vec<u32> = (0..micro_batches).collect();
-    let timeline = simulate(stages, &all);
-    let end = timeline
-        .iter()
-        .flatten()
-        .map(|(_, _, end)| *end)
-        .max()
-        .unwrap_or(0);
+    grid(&simulate(stages, &all))
+}
+
+/// A rank-by-time grid; capitals for what holds blocks, small letters for an end alone.
+pub(crate) fn grid(timeline: &[Row]) -> String {
+    let ends = timeline.iter().flatten().map(|(_, _, end)| *end);
+    let end = ends.max().unwrap_or(0);
     let mut out = String::new();
     for (stage, ops) in timeline.iter().enumerate() {
         let mut row = vec![".".to_owned(); end as usize];
         for (op, start, finish) in ops {
             let text = match op {
-                Op::Forward(m) => format!("F{m}"),
-                Op::Backward(m) => format!("B{m}"),
+                Op::Forward(m, Part::Whole | Part::Blocks) => format!("F{m}"),
+                Op::Forward(m, Part::Embed | Part::Head) => format!("f{m}"),
+                Op::Backward(m, Part::Whole | Part::Blocks) => format!("B{m}"),
+                Op::Backward(m, Part::Embed | Part::Head) => format!("b{m}"),
             };
             row[*start as usize..*finish as usize].fill(text);
         }
         let cells: String = row.iter().map(|c| format!("{c:<4}")).collect();
-        let _ = writeln!(out, "stage {stage} | {}", cells.trim_end());
+        let _ = writeln!(out, "stage {stage} | {}", cells.trim_end_matches([' ', '.']));
     }
     out
 }
@@ -63,10 +89,10 @@ pub fn bubble_share(stages: u32, micro_batches: u32) -> f64 {
 }
 
 /// Start and end of every operation, forwards one slot, backwards two, dependencies respected.
-fn simulate(stages: u32, micro_batches: &[u32]) -> Vec<Vec<(Op, u32, u32)>> {
+fn simulate(stages: u32, micro_batches: &[u32]) -> Vec<Row> {
     let programs: Vec<Vec<Op>> = (0..stages).map(|s| program(s, stages, micro_batches)).collect();
-    let mut done: Vec<Vec<(Op, u32, u32)>> = vec![Vec::new(); programs.len()];
-    let finish = |done: &[Vec<(Op, u32, u32)>], stage: usize, op: Op| {
+    let mut done: Vec<Row> = vec![Vec::new(); programs.len()];
+    let finish = |done: &[Row], stage: usize, op: Op| {
         done[stage]
             .iter()
             .find(|(o, _, _)| *o == op)
@@ -77,8 +103,8 @@ fn simulate(stages: u32, micro_batches: &[u32]) -> Vec<Vec<(Op, u32, u32)>> {
         for stage in 0..programs.len() {
             while let Some(op) = programs[stage].get(done[stage].len()).copied() {
                 let (needed, slots) = match op {
-                    Op::Forward(_) => (stage.checked_sub(1).map(|s| (s, op)), 1),
-                    Op::Backward(_) => ((stage + 1 < programs.len()).then_some((stage + 1, op)), 2),
+                    Op::Forward(..) => (stage.checked_sub(1).map(|s| (s, op)), 1),
+                    Op::Backward(..) => ((stage + 1 < programs.len()).then_some((stage + 1, op)), 2),
                 };
                 let ready = match needed {
                     None => Some(0),
@@ -105,15 +131,7 @@ mod tests {
                 for stage in 0..stages {
                     let ops = program(stage, stages, &all);
                     assert_eq!(ops.len(), 2 * m as usize);
-                    let (mut flying, mut most) = (0_u32, 0);
-                    for op in &ops {
-                        match op {
-                            Op::Forward(_) => flying += 1,
-                            Op::Backward(_) => flying -= 1,
-                        }
-                        most = most.max(flying);
-                    }
-                    assert_eq!(flying, 0);
+                    let most = most_in_flight(&ops);
                     assert!(
                         most <= stages - stage,
                         "stage {stage}/{stages}, {m}: {most} in flight"
@@ -135,11 +153,8 @@ stage 0 | F0  F1  F2  .   .   .   .   B0  B0  F3  B1  B1  .   B2  B2  .   B3  B3
 stage 1 | .   F0  F1  .   .   B0  B0  F2  B1  B1  F3  B2  B2  .   B3  B3
 stage 2 | .   .   F0  B0  B0  F1  B1  B1  F2  B2  B2  F3  B3  B3
 ";
-        let drawn: String = draw(3, 4)
-            .lines()
-            .map(|l| format!("{}\n", l.trim_end_matches([' ', '.'])))
-            .collect();
-        assert_eq!(drawn, expected, "\n{}", draw(3, 4));
+        let drawn = draw(3, 4);
+        assert_eq!(drawn, expected, "\n{drawn}");
     }
 
     #[test]

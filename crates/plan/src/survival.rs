@@ -18,7 +18,7 @@ use rekindle_types::{JobSpec, LayerId, Plan, RankId, WorkerId, shard_range};
 use serde::Serialize;
 
 use crate::cost::FLOAT_BYTES;
-use crate::guard::{guards_of, moments_alone};
+use crate::guard::{end_guards_of, guards_of, moments_alone};
 use crate::parity::parity_groups;
 use crate::report::mib;
 
@@ -199,6 +199,21 @@ fn cost(spec: &JobSpec, plan: &Plan, source: RecoverySource) -> SourceReport {
                 bytes_per_step += sent / settings.every;
             }
         }
+        RecoverySource::Swap => {
+            for (rank, guards) in end_guards_of(spec, plan) {
+                let place = plan.rank(rank);
+                let layer = if place.stage == 0 {
+                    LayerId::Embed
+                } else {
+                    LayerId::Head
+                };
+                let owned = shard_range(spec.model.layout(layer).numel(), plan.lanes, place.lane).len();
+                for guard in guards {
+                    bytes_per_step += FLOAT_BYTES * owned as u64;
+                    *memory.entry(plan.worker_of(guard)).or_default() += 2 * 3 * FLOAT_BYTES * owned as u64;
+                }
+            }
+        }
         RecoverySource::Replica | RecoverySource::Checkpoint | RecoverySource::NeighbourAverage => {}
     }
     SourceReport {
@@ -262,6 +277,10 @@ impl fmt::Display for SurvivalReport {
                 RecoverySource::NeighbourAverage => (
                     "neighbour_average",
                     "an inner stage that nobody has, or one of which another lane has the weights, approximately",
+                ),
+                RecoverySource::Swap => (
+                    "swap",
+                    "the first or the last stage, as a copy of the one beside it (embedding and head exactly)",
                 ),
             };
             writeln!(

@@ -254,3 +254,65 @@ fn report_says_what_groups_survive() {
     assert!(crowded.to_string().contains("can't be in a group"), "{crowded}");
     assert!(one.to_string().contains("parity: groups of 4 ranks"), "{one}");
 }
+
+const SWAP: &str = "[recovery]\nsources = [\"local\", \"neighbour_average\", \"swap\"]";
+
+#[test]
+fn with_swapped_micro_batches_every_stage_has_blocks() {
+    let stages = |recovery: &str| {
+        let mut spec = spec(&format!("[parallelism]\npipeline = 4\n{recovery}"));
+        // A head that outweighs all blocks together.
+        spec.model.vocab_size = 1 << 16;
+        place(&job(), Epoch(1), &spec, &slots(&["a", "b", "c", "d"]))
+            .unwrap()
+            .stages
+    };
+    assert_eq!(stages("").last(), Some(&(7..8)), "the head alone");
+    let cut = stages(SWAP);
+    assert_eq!(cut.last(), Some(&(6..8)));
+    assert_eq!((cut[0].start, cut.len()), (0, 4));
+    assert!(cut.windows(2).all(|pair| pair[0].end == pair[1].start));
+}
+
+#[test]
+fn report_counts_what_swapped_micro_batches_cost() {
+    let of = |recovery: &str| {
+        let spec = spec(&format!("[parallelism]\npipeline = 4\n{recovery}"));
+        let plan = place(&job(), Epoch(1), &spec, &slots(&["a", "b", "c", "d"])).unwrap();
+        report(&spec, &plan)
+    };
+    let (plain, swapped) = (
+        of("[recovery]\nsources = [\"local\", \"neighbour_average\"]"),
+        of(SWAP),
+    );
+    // Four micro-batches of 64 tokens, 64 wide: of each a boundary, or two more where it is swapped.
+    let sent = |report: &rekindle_plan::PlanReport| -> u64 {
+        let activations = report.links.iter().filter(|link| link.what == "activations");
+        activations.map(|link| link.bytes_per_step).sum()
+    };
+    let boundary = 64 * 64 * 4;
+    assert_eq!((sent(&plain), sent(&swapped)), (12 * boundary, 16 * boundary));
+    let (embedding, norm) = (256 * 64, 64);
+    let copies = swapped
+        .links
+        .iter()
+        .filter(|link| link.what == "gradients to the ends' copies");
+    let copies: Vec<_> = copies
+        .map(|link| (link.between.as_str(), link.bytes_per_step))
+        .collect();
+    assert_eq!(
+        copies,
+        [
+            ("stage 0 → 1, each lane", 4 * embedding),
+            ("stage 3 → 2, each lane", 4 * norm)
+        ]
+    );
+    let source = &swapped.recovery.sources[2];
+    assert_eq!(
+        (source.bytes_per_step, source.memory_bytes),
+        (4 * (embedding + norm), 24 * embedding)
+    );
+    assert!(swapped.bubble_share > plain.bubble_share);
+    let activations = |report: &rekindle_plan::PlanReport| report.stages[3].memory.cuda.activations;
+    assert!(activations(&swapped) > activations(&plain));
+}

@@ -66,6 +66,10 @@ impl World {
                 let sources = &mut spec.recovery.sources;
                 let at = if self.rng.one_in(2) { 1 } else { sources.len() };
                 sources.insert(at, RecoverySource::NeighbourAverage);
+                // Of those that can, every other one swaps micro-batches, so that its ends can be made up, too.
+                if stages == 4 && !sources.contains(&RecoverySource::Shadow) && self.rng.one_in(2) {
+                    spec.recovery.sources.push(RecoverySource::Swap);
+                }
             }
             self.clients.push(Client {
                 spec,

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rekindle_plan::{guards_of, moments_alone, twins};
-use rekindle_types::{Epoch, InMemory, JobId, RankId, Refill};
+use rekindle_plan::{end_guards_of, guards_of, moments_alone, twins};
+use rekindle_types::{Epoch, InMemory, JobId, RankId, Refill, Share, StartTrainer};
 use rekindle_worker_core::TrainerKey;
 
 use crate::worker_side::name_of;
@@ -24,6 +24,13 @@ pub(crate) struct Memory {
 fn push(steps: &mut Vec<u64>, step: u64, and_before: bool) {
     steps.retain(|held| and_before && held + 1 == step);
     steps.insert(0, step);
+}
+
+/// The guards of all ranks, or of the ends of the pipeline.
+fn all_guards(start: &StartTrainer) -> BTreeMap<RankId, Vec<RankId>> {
+    let mut guards = guards_of(&start.spec, &start.plan);
+    guards.extend(end_guards_of(&start.spec, &start.plan));
+    guards
 }
 
 impl Memory {
@@ -99,8 +106,7 @@ impl World {
         let Some(process) = self.hosts[worker].processes.get(key) else {
             return Vec::new();
         };
-        let start = &process.start;
-        let guards = guards_of(&start.spec, &start.plan).remove(&key.rank);
+        let guards = all_guards(&process.start).remove(&key.rank);
         let hosts = guards.into_iter().flatten();
         hosts
             .filter_map(|guard| self.host_of(worker, key, guard))
@@ -113,7 +119,7 @@ impl World {
         let Some(process) = self.hosts[worker].processes.get(key) else {
             return;
         };
-        let all = guards_of(&process.start.spec, &process.start.plan);
+        let all = all_guards(&process.start);
         for (ward, _) in all.into_iter().filter(|(_, guards)| guards.contains(&key.rank)) {
             if self.rng.one_in(2) {
                 self.hosts[worker].memory.tear_shadow(&key.job, ward, key.epoch);
@@ -159,6 +165,7 @@ impl World {
         }
         let guard = match refill {
             Some(Refill::Guard(guard)) => Some(*guard),
+            Some(Refill::Mean(shares)) => self.has_its_end(worker, key, shares),
             _ => None,
         };
         if let Some(guard) = guard.and_then(|rank| self.host_of(worker, key, rank)) {
@@ -170,6 +177,15 @@ impl World {
             self.has_weights(worker, key, from);
         }
         self.keeps(worker, key, from, false);
+    }
+
+    /// The rank that gives an end of the pipeline its embedding or head, where that is copied from the stage beside it.
+    fn has_its_end(&self, worker: usize, key: &TrainerKey, shares: &[Share]) -> Option<RankId> {
+        let start = &self.hosts[worker].processes.get(key)?.start;
+        end_guards_of(&start.spec, &start.plan).get(&key.rank)?;
+        let stage = |rank: RankId| start.plan.rank(rank).stage;
+        let mut ranks = shares.iter().map(|share| share.rank);
+        ranks.find(|rank| stage(*rank) != stage(key.rank))
     }
 
     /// Where guards keep moments alone another lane has the weights.

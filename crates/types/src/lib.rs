@@ -35,7 +35,7 @@ pub use ids::{Epoch, IdError, JobId, Rank, RankId, WorkerId};
 pub use incident::{
     CausalRole, Incident, IncidentDurations, IncidentState, IncidentTimes, NotedFailure, StateSource,
 };
-pub use model::{LayerId, LayerLayout, ModelConfig, ModelConfigError, TensorSpec};
+pub use model::{LayerId, LayerLayout, ModelConfig, ModelConfigError, Part, TensorSpec};
 pub use parity::{Parities, ParitySet};
 pub use plan::Plan;
 pub use refill::{Origin, Rebuilt, Refill, Share, rebuilt_by, rebuilt_with};

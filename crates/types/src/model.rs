@@ -68,6 +68,32 @@ impl fmt::Display for LayerId {
     }
 }
 
+/// Which of its layers a stage takes a micro-batch through at once. Swapped micro-batches visit a stage at an end of the pipeline twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// All.
+    Whole,
+    /// The embedding alone.
+    Embed,
+    /// The blocks alone.
+    Blocks,
+    /// The head alone.
+    Head,
+}
+
+impl Part {
+    /// Whether a layer of the stage is in it.
+    #[must_use]
+    pub fn has(self, layer: LayerId) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Embed => layer == LayerId::Embed,
+            Self::Blocks => matches!(layer, LayerId::Block(_)),
+            Self::Head => layer == LayerId::Head,
+        }
+    }
+}
+
 /// One tensor inside a layer's flat buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {

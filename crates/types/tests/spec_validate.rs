@@ -314,3 +314,44 @@ fn averages_need_neighbours_or_lanes_and_a_rate_that_is_one() {
         assert!(error.contains("recovery") && error.contains(part), "{error}");
     }
 }
+
+#[test]
+fn swapped_micro_batches_need_a_cut_of_four_stages_with_blocks_and_every_other_micro_batch() {
+    let of = |stages: &str, sources: &str, micro_batch: &str| {
+        let text = with("training", "micro_batch", micro_batch)
+            .replace("num_hidden_layers = 4", "num_hidden_layers = 6")
+            .replace("[optimizer]", &format!("[parallelism]\n{stages}\n[optimizer]"));
+        spec(&format!("{text}\n[recovery]\nsources = {sources}\n"))
+    };
+    let (four, two) = ("pipeline = 4", "micro_batch = 1");
+    let swap = r#"["local", "neighbour_average", "swap"]"#;
+    assert!(of(four, swap, two).unwrap().recovery.swaps());
+    assert!(of("pipeline = 6\ndata = 2", swap, two).is_ok());
+    for (stages, sources, micro_batch, part) in [
+        (
+            "pipeline = 3",
+            swap,
+            two,
+            "parallelism.pipeline: must be a number from 4 to the model's 6 blocks",
+        ),
+        ("pipeline = 7", swap, two, "parallelism.pipeline"),
+        ("data = 1", swap, two, "parallelism.pipeline"),
+        (four, swap, "micro_batch = 8", "training.micro_batch"),
+        (four, r#"["local", "swap"]"#, two, "without \"neighbour_average\""),
+        (
+            four,
+            r#"["local", "neighbour_average", "shadow", "swap"]"#,
+            two,
+            "beside \"shadow\"",
+        ),
+        (
+            four,
+            r#"["local", "neighbour_average", "parity", "swap"]"#,
+            two,
+            "beside \"parity\"",
+        ),
+    ] {
+        let error = of(stages, sources, micro_batch).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}

@@ -3,7 +3,7 @@
 use rekindle_coordinator_core::Change;
 use rekindle_types::spec::{Moments, RecoverySource};
 use rekindle_types::{
-    Command, JobId, JobSpec, JobState, Origin, RankId, Rebuilt, Refill, Report, Share, StateSource,
+    Command, InMemory, JobId, JobSpec, JobState, Origin, RankId, Rebuilt, Refill, Report, Share, StateSource,
     StepReport,
 };
 
@@ -183,4 +183,97 @@ fn an_end_of_the_pipeline_has_no_like_and_the_job_says_so() {
         desk.changes(|change| matches!(change, Change::Connected { .. })),
         1
     );
+}
+
+fn swapping() -> JobSpec {
+    let mut spec = averaged(4);
+    spec.recovery.sources.push(RecoverySource::Swap);
+    spec
+}
+
+/// `b` has steps of its own, and of the embedding that `a` had.
+fn beside_the_first(desk: &mut Desk, job: &JobId, own: &[u64], embedding: &[u64]) {
+    let in_memory = InMemory {
+        guarded: [(RankId(0), embedding.to_vec())].into(),
+        ..InMemory::own(own)
+    };
+    let report = Report::Ready {
+        data_address: "h:1".to_owned(),
+        in_memory,
+    };
+    desk.report_of("b", job, 2, 1, report);
+}
+
+/// `a` of `a` to `d` is lost for good, `e` takes its place and finds nothing.
+fn lose_the_first(desk: &mut Desk, job: &JobId) {
+    desk.register("e", 1, 1, Vec::new());
+    desk.lose("a");
+    desk.wait(11_000, &["b", "c", "d", "e"]);
+    for (name, rank) in [("b", 1), ("c", 2), ("d", 3)] {
+        desk.report(name, job, rank, Report::Stopped);
+    }
+    desk.wait(60_000, &["b", "c", "d", "e"]);
+    for (name, rank, own) in [("c", 2, &[5, 4][..]), ("d", 3, &[5, 4]), ("e", 0, &[])] {
+        ready(desk, name, job, 2, rank, own);
+    }
+}
+
+#[test]
+fn with_swapped_micro_batches_a_lost_end_is_its_twin_and_has_its_own_embedding() {
+    // The newest step of the blocks, and one of which the embedding isn't there: then the step before.
+    for (embedding, step) in [(&[5, 4][..], 5), (&[4, 3], 4)] {
+        let mut desk = Desk::new();
+        let job = at_step_5(&mut desk, swapping(), &["a", "b", "c", "d"]);
+        lose_the_first(&mut desk, &job);
+        beside_the_first(&mut desk, &job, &[5, 4], embedding);
+        let origin = origin(&mut desk).expect("told to connect");
+        assert_eq!(origin.step, Some(step));
+        assert_eq!(
+            origin.refills,
+            [(RankId(0), Refill::Mean(vec![share(1, 1.0)]))].into()
+        );
+        let layers: Vec<u32> = origin.rebuilt.iter().map(|rebuilt| rebuilt.layer).collect();
+        let stage = desk.view(&job).plan.expect("one").stages[0].clone();
+        assert_eq!(
+            layers,
+            (1..stage.end).collect::<Vec<_>>(),
+            "all but the embedding"
+        );
+        desk.report_of("e", &job, 2, 0, Report::Step(self::step(step + 1)));
+        let incident = desk.machine.incidents(&job).expect("known").pop().expect("one");
+        assert_eq!(
+            (incident.source, incident.exact),
+            (Some(StateSource::NeighbourAverage), false)
+        );
+    }
+}
+
+#[test]
+fn without_its_embedding_an_end_is_not_made_up() {
+    let mut desk = Desk::new();
+    let job = at_step_5(&mut desk, swapping(), &["a", "b", "c", "d"]);
+    lose_the_first(&mut desk, &job);
+    beside_the_first(&mut desk, &job, &[5, 4], &[]);
+    let view = desk.view(&job);
+    assert_eq!(view.state, JobState::Failed);
+    let message = view.failure.expect("one").message;
+    assert!(message.contains("nor are the embedding or head"), "{message}");
+}
+
+#[test]
+fn an_end_lost_with_the_stage_beside_it_is_refused_by_name() {
+    let mut desk = Desk::new();
+    let job = at_step_5(&mut desk, swapping(), &["a", "b", "c", "d"]);
+    desk.register("e", 1, 1, Vec::new());
+    desk.register("f", 1, 1, Vec::new());
+    desk.lose("c");
+    desk.lose("d");
+    desk.wait(11_000, &["a", "b", "e", "f"]);
+    desk.report("a", &job, 0, Report::Stopped);
+    desk.report("b", &job, 1, Report::Stopped);
+    desk.wait(60_000, &["a", "b", "e", "f"]);
+    let view = desk.view(&job);
+    assert_eq!(view.state, JobState::Failed);
+    let message = view.failure.expect("one").message;
+    assert!(message.contains("no mean either: places 2 and 3"), "{message}");
 }

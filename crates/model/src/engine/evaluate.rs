@@ -1,10 +1,11 @@
 //! Passes that keep nothing: evaluation and logits.
 
 use rekindle_compute::{Device, Float, whole};
-use rekindle_types::LayerId;
+use rekindle_types::{LayerId, Part};
 
 use super::slots::Slot;
-use super::train::{At, expect, finish_output, stream, through_blocks};
+use super::through::{At, finish_output, stream, through_blocks};
+use super::train::expect;
 use super::{EngineError, Result, Stage, StageInput, StageOutput, head, head_weights, pass};
 
 impl<D: Device> Stage<D> {
@@ -103,7 +104,7 @@ impl<D: Device> Stage<D> {
         input: StageInput<'_, D::Float>,
         shape: (usize, usize),
     ) -> Result<At> {
-        self.enter(slot, input, shape.0 * shape.1)?;
+        self.enter(slot, Part::Whole, input, shape.0 * shape.1)?;
         let blocks = self.blocks();
         let pass = pass(&*self.device, &self.widths, &self.rope, &self.spec, shape);
         let states: Vec<_> = blocks.iter().filter_map(|l| self.states.get(l)).collect();

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use rekindle_compute::{Device, ElementBytes};
+use rekindle_types::Part;
 
 use super::{EngineError, Result, StageSpec};
 
@@ -85,8 +86,10 @@ pub(super) struct Slot<D: Device> {
     pub inputs: Vec<D::Buffer>,
     /// What else is kept: one per block, or one that they use in turn (with `recompute` lent to the slot for a pass only).
     pub blocks: Vec<BlockSlot<D>>,
-    /// The gradient that runs backward through the stage; before that, the stage's input where there is no block.
+    /// The gradient that runs backward through the stage; before that, the input of a pass without blocks.
     pub dx: D::Buffer,
+    /// The parts of the stage whose backward pass is to come.
+    pub parts: Vec<Part>,
 }
 
 impl<D: Device> Slot<D> {
@@ -101,6 +104,7 @@ impl<D: Device> Slot<D> {
                 .map(|_| BlockSlot::new(device, w))
                 .collect::<Result<_>>()?,
             dx: device.alloc(w.rows * w.hidden)?,
+            parts: Vec::new(),
         })
     }
 
@@ -128,34 +132,41 @@ impl<D: Device> Slots<D> {
         }
     }
 
-    /// A slot for a forward pass; put it back with [`Slots::keep`] or [`Slots::release`].
-    pub fn open(&mut self, device: &D, w: &Widths, number: u32) -> Result<Slot<D>> {
-        if self.flying.contains_key(&number) {
+    /// A slot for a forward pass through a part of the stage; give it back with [`Slots::put`].
+    pub fn open(&mut self, device: &D, w: &Widths, (number, part): (u32, Part)) -> Result<Slot<D>> {
+        let meets = |other: &Part| *other == part || [*other, part].contains(&Part::Whole);
+        if let Some(slot) = self.flying.get(&number)
+            && slot.parts.iter().any(meets)
+        {
             let what = "its backward pass is still to come; use another slot or discard the gradients";
             return Err(EngineError::Order { slot: number, what });
         }
-        match self.free.pop() {
+        match self.flying.remove(&number).or_else(|| self.free.pop()) {
             Some(slot) => Ok(slot),
             None => Slot::new(device, w, self.inputs, self.blocks),
         }
     }
 
-    pub fn keep(&mut self, number: u32, slot: Slot<D>) {
-        self.flying.insert(number, slot);
-    }
-
-    /// The slot of an earlier forward pass.
-    pub fn take(&mut self, number: u32) -> Result<Slot<D>> {
+    /// The slot of an earlier forward pass through this part, for its backward pass.
+    pub fn take(&mut self, number: u32, part: Part) -> Result<Slot<D>> {
+        let passed = |slot: &Slot<D>| slot.parts.iter().position(|other| *other == part);
+        let at = self.flying.get(&number).and_then(passed);
         let what = "there was no forward pass to go back through";
-        self.flying
-            .remove(&number)
-            .ok_or(EngineError::Order { slot: number, what })
+        let missing = EngineError::Order { slot: number, what };
+        let Some(at) = at else { return Err(missing) };
+        let mut slot = self.flying.remove(&number).ok_or(missing)?;
+        slot.parts.remove(at);
+        Ok(slot)
     }
 
-    /// Gives a slot back; it stays readable until the next call that takes one.
-    pub fn release(&mut self, slot: Slot<D>) -> Option<&Slot<D>> {
-        self.free.push(slot);
-        self.free.last()
+    /// Gives a slot back, which is free if no backward pass is to come; it stays readable until the next call that takes one.
+    pub fn put(&mut self, number: u32, slot: Slot<D>) -> Option<&Slot<D>> {
+        if slot.parts.is_empty() {
+            self.free.push(slot);
+            return self.free.last();
+        }
+        self.flying.insert(number, slot);
+        self.flying.get(&number)
     }
 
     pub fn flying(&self, number: u32) -> Option<&Slot<D>> {
@@ -164,8 +175,10 @@ impl<D: Device> Slots<D> {
 
     /// Drops what is in flight.
     pub fn release_all(&mut self) {
-        let flying = std::mem::take(&mut self.flying);
-        self.free.extend(flying.into_values());
+        for (_, mut slot) in std::mem::take(&mut self.flying) {
+            slot.parts.clear();
+            self.free.push(slot);
+        }
     }
 
     pub fn bytes(&self, w: &Widths, element: ElementBytes) -> usize {

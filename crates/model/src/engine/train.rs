@@ -1,39 +1,50 @@
-//! Forward and backward of micro-batches.
+//! Forward and backward of micro-batches, through a whole stage or a part of it.
+//!
+//! The parts of a stage that a micro-batch visits one after the other share its slot: the embedding keeps its tokens there, the blocks their
+//! activations; `dx` passes between them, as the embedding's output, the head's input and gradient, and the gradient of the blocks.
 
 use std::borrow::Cow;
 
-use rekindle_compute::{Device, part, whole, whole_mut};
-use rekindle_types::{LayerId, Recompute};
+use rekindle_compute::{Device, whole, whole_mut};
+use rekindle_types::{LayerId, Part, Recompute};
 
-use super::block::{self, Pass};
-use super::slots::{BlockSlot, Scratch, Slot};
+use super::slots::Slot;
 use super::state::LayerState;
-use super::{EngineError, GradientSums, Result, Stage, StageInput, StageOutput, head, head_weights, pass};
-
-/// Where the residual stream stands between layers.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum At {
-    /// In the first block's input, or in `dx` where the stage has no block.
-    Input,
-    /// `blocks[n].mid + scratch.delta`.
-    After(usize),
-}
+use super::through::{At, finish_output, stream, through_blocks};
+use super::{
+    EngineError, GradientSums, Result, Stage, StageInput, StageOutput, block, head, head_weights, pass,
+};
 
 impl<D: Device> Stage<D> {
-    /// Runs a micro-batch forward and keeps what its backward pass needs in slot `micro_batch`.
-    ///
-    /// With the head, `targets` (one per row) gives the loss, and the head's gradients are added at once (see the module).
+    /// Runs a micro-batch forward through the whole stage, see [`Stage::forward_part`].
     ///
     /// # Errors
-    /// [`EngineError::Order`] when the slot is in use or targets are missing, [`EngineError::Input`] for a wrong length or kind, and
-    /// a token outside the vocabulary by its position.
+    /// As [`Stage::forward_part`].
     pub fn forward(
         &mut self,
         micro_batch: u32,
         input: StageInput<'_, D::Float>,
         targets: Option<&[u32]>,
     ) -> Result<StageOutput<'_, D::Float>> {
-        let with_head = self.has(LayerId::Head);
+        self.forward_part(micro_batch, Part::Whole, input, targets)
+    }
+
+    /// Runs a micro-batch forward through a part of the stage and keeps what its backward pass needs in slot `micro_batch`.
+    ///
+    /// With the head, `targets` (one per row) gives the loss, and the head's gradients are added at once (see the module).
+    ///
+    /// # Errors
+    /// [`EngineError::Order`] when the slot has this part already, the stage hasn't, or targets are missing, [`EngineError::Input`] for a wrong
+    /// length or kind, and a token outside the vocabulary by its position.
+    pub fn forward_part(
+        &mut self,
+        micro_batch: u32,
+        part: Part,
+        input: StageInput<'_, D::Float>,
+        targets: Option<&[u32]>,
+    ) -> Result<StageOutput<'_, D::Float>> {
+        self.check_part(micro_batch, part)?;
+        let with_head = self.passes(part, LayerId::Head);
         if with_head && targets.is_none() {
             let what = "the stage with the head needs targets; use forward_only or logits to go without";
             return Err(EngineError::Order {
@@ -41,23 +52,40 @@ impl<D: Device> Stage<D> {
                 what,
             });
         }
-        let mut slot = self.slots.open(&*self.device, &self.widths, micro_batch)?;
+        let mut slot = self
+            .slots
+            .open(&*self.device, &self.widths, (micro_batch, part))?;
         slot.blocks.append(&mut self.at_work);
-        let result = self.forward_through(&mut slot, input, targets.filter(|_| with_head));
+        let result = self.forward_through(&mut slot, part, input, targets.filter(|_| with_head));
         self.take_back(&mut slot);
-        match result {
-            Ok(loss) => {
-                self.slots.keep(micro_batch, slot);
-                match loss {
-                    Some(sum) => Ok(StageOutput::Loss { sum }),
-                    None => self.output(micro_batch),
-                }
-            }
-            Err(error) => {
-                self.slots.release(slot);
-                Err(error)
-            }
+        if result.is_ok() {
+            slot.parts.push(part);
         }
+        self.slots.put(micro_batch, slot);
+        match result? {
+            Some(sum) => Ok(StageOutput::Loss { sum }),
+            None => self.output(micro_batch, part),
+        }
+    }
+
+    /// Whether a pass through `part` goes through `layer`.
+    fn passes(&self, part: Part, layer: LayerId) -> bool {
+        part.has(layer) && self.has(layer)
+    }
+
+    fn check_part(&self, slot: u32, part: Part) -> Result<()> {
+        let what = "the stage has no such part; a micro-batch can visit what it is made of";
+        match self.ids.iter().any(|layer| part.has(*layer)) {
+            true => Ok(()),
+            false => Err(EngineError::Order { slot, what }),
+        }
+    }
+
+    /// The blocks of a pass through `part`.
+    fn blocks_of(&self, part: Part) -> Vec<LayerId> {
+        let mut blocks = self.blocks();
+        blocks.retain(|layer| part.has(*layer));
+        blocks
     }
 
     /// With `recompute`, buffers lent to a slot for a pass come back from it.
@@ -70,15 +98,16 @@ impl<D: Device> Stage<D> {
     fn forward_through(
         &mut self,
         slot: &mut Slot<D>,
+        part: Part,
         input: StageInput<'_, D::Float>,
         targets: Option<&[u32]>,
     ) -> Result<Option<f64>> {
-        self.enter(slot, input, self.widths.rows)?;
+        self.enter(slot, part, input, self.widths.rows)?;
         if let Some(targets) = targets {
             expect("targets", targets.len(), self.widths.rows)?;
             self.device.write_indices(&mut slot.targets, targets)?;
         }
-        let blocks = self.blocks();
+        let blocks = self.blocks_of(part);
         let tied = self.spec.model.tie_word_embeddings;
         let shape = (self.spec.micro_batch as usize, self.spec.seq_len as usize);
         let pass = pass(&*self.device, &self.widths, &self.rope, &self.spec, shape);
@@ -108,6 +137,7 @@ impl<D: Device> Stage<D> {
     pub(super) fn enter(
         &self,
         slot: &mut Slot<D>,
+        part: Part,
         input: StageInput<'_, D::Float>,
         rows: usize,
     ) -> Result<()> {
@@ -116,13 +146,14 @@ impl<D: Device> Stage<D> {
         let Slot {
             tokens, inputs, dx, ..
         } = slot;
-        let x = inputs.first_mut().unwrap_or(dx);
-        match (input, self.has(LayerId::Embed)) {
+        let through_blocks = !self.blocks_of(part).is_empty();
+        let x = inputs.first_mut().filter(|_| through_blocks).unwrap_or(dx);
+        match (input, self.passes(part, LayerId::Embed)) {
             (StageInput::Tokens(ids), true) => {
                 expect("tokens", ids.len(), rows)?;
                 self.device.write_indices(tokens, ids)?;
                 let table = &self.state(LayerId::Embed)?.weights;
-                let table = part(table, 0..self.widths.vocab * self.widths.hidden);
+                let table = rekindle_compute::part(table, 0..self.widths.vocab * self.widths.hidden);
                 Ok(self
                     .device
                     .gather(self.widths.hidden, table, tokens, whole_mut(x, wide))?)
@@ -132,36 +163,51 @@ impl<D: Device> Stage<D> {
                 Ok(self.device.write(whole_mut(x, wide), values)?)
             }
             (StageInput::Tokens(ids), false) => Err(EngineError::Input {
-                what: "tokens, on a stage without the embedding: give activations",
+                what: "tokens, without the embedding: give activations",
                 have: ids.len(),
                 want: 0,
             }),
             (StageInput::Activations(values), true) => Err(EngineError::Input {
-                what: "activations, on the stage with the embedding: give tokens",
+                what: "activations, for the embedding: give tokens",
                 have: values.len(),
                 want: 0,
             }),
         }
     }
 
-    fn output(&self, micro_batch: u32) -> Result<StageOutput<'_, D::Float>> {
+    fn output(&self, micro_batch: u32, part: Part) -> Result<StageOutput<'_, D::Float>> {
         let wide = self.widths.rows * self.widths.hidden;
         let source = match self.slots.flying(micro_batch) {
-            Some(slot) if slot.inputs.is_empty() => &slot.dx,
+            Some(slot) if self.blocks_of(part).is_empty() => &slot.dx,
             _ => &self.scratch.delta,
         };
         Ok(StageOutput::Activations(self.device.read(whole(source, wide))?))
     }
 
-    /// Runs a micro-batch backward and frees its slot. `grad_output` is the gradient of the stage's output (`[rows, hidden]`, None with the
-    /// head). `layer_done` is called for each of the stage's layers, last first, as soon as its sums hold this micro-batch; a
-    /// mirrored embedding's are complete when the head is reported. Returns the gradient of the input, None with the embedding.
+    /// Runs a micro-batch backward through the whole stage, see [`Stage::backward_part`].
     ///
     /// # Errors
-    /// [`EngineError::Order`] without a forward pass, [`EngineError::Input`] for a wrong length.
+    /// As [`Stage::backward_part`].
     pub fn backward(
         &mut self,
         micro_batch: u32,
+        grad_output: Option<&[D::Float]>,
+        layer_done: &mut dyn FnMut(&mut GradientSums<D>, LayerId),
+    ) -> Result<Option<Cow<'_, [D::Float]>>> {
+        self.backward_part(micro_batch, Part::Whole, grad_output, layer_done)
+    }
+
+    /// Runs a micro-batch backward through a part of the stage; with the last part its slot is free. `grad_output` is the gradient of the
+    /// part's output (`[rows, hidden]`, None with the head). `layer_done` is called for each of the part's layers, last first, as soon as
+    /// its sums hold this micro-batch; a mirrored embedding's are complete when the head is reported. Returns the gradient of the input,
+    /// None with the embedding.
+    ///
+    /// # Errors
+    /// [`EngineError::Order`] without a forward pass, [`EngineError::Input`] for a wrong length.
+    pub fn backward_part(
+        &mut self,
+        micro_batch: u32,
+        part: Part,
         grad_output: Option<&[D::Float]>,
         layer_done: &mut dyn FnMut(&mut GradientSums<D>, LayerId),
     ) -> Result<Option<Cow<'_, [D::Float]>>> {
@@ -170,18 +216,17 @@ impl<D: Device> Stage<D> {
         expect(
             "gradient of the output",
             given,
-            if self.has(LayerId::Head) { 0 } else { wide },
+            if self.passes(part, LayerId::Head) { 0 } else { wide },
         )?;
-        let mut slot = self.slots.take(micro_batch)?;
+        let with_embed = self.passes(part, LayerId::Embed);
+        let mut slot = self.slots.take(micro_batch, part)?;
         slot.blocks.append(&mut self.at_work);
-        let done = self.backward_through(&mut slot, grad_output, layer_done);
+        let done = self.backward_through(&mut slot, part, grad_output, layer_done);
         self.take_back(&mut slot);
-        let slot = self.slots.release(slot);
+        let slot = self.slots.put(micro_batch, slot);
         done?;
         match slot {
-            Some(slot) if self.ids.first() != Some(&LayerId::Embed) => {
-                Ok(Some(self.device.read(whole(&slot.dx, wide))?))
-            }
+            Some(slot) if !with_embed => Ok(Some(self.device.read(whole(&slot.dx, wide))?)),
             _ => Ok(None),
         }
     }
@@ -189,6 +234,7 @@ impl<D: Device> Stage<D> {
     fn backward_through(
         &mut self,
         slot: &mut Slot<D>,
+        part: Part,
         grad_output: Option<&[D::Float]>,
         layer_done: &mut dyn FnMut(&mut GradientSums<D>, LayerId),
     ) -> Result<()> {
@@ -196,12 +242,12 @@ impl<D: Device> Stage<D> {
         if let Some(values) = grad_output {
             self.device.write(whole_mut(&mut slot.dx, wide), values)?;
         }
-        if self.has(LayerId::Head) {
+        if self.passes(part, LayerId::Head) {
             layer_done(&mut self.gradients, LayerId::Head);
         }
+        let blocks = self.blocks_of(part);
         let shape = (self.spec.micro_batch as usize, self.spec.seq_len as usize);
         let pass = pass(&*self.device, &self.widths, &self.rope, &self.spec, shape);
-        let blocks = self.ids.iter().filter(|l| matches!(l, LayerId::Block(_)));
         let Slot {
             inputs,
             blocks: kept,
@@ -209,17 +255,8 @@ impl<D: Device> Stage<D> {
             ..
         } = &mut *slot;
         let (again, count) = (self.spec.recompute == Recompute::Block, kept.len().max(1));
-        for (n, (layer, x)) in blocks
-            .zip(inputs)
-            .enumerate()
-            .collect::<Vec<_>>()
-            .into_iter()
-            .rev()
-        {
-            let state = self
-                .states
-                .get(layer)
-                .ok_or(EngineError::Layer { layer: *layer })?;
+        for (n, (layer, x)) in blocks.into_iter().zip(inputs).enumerate().rev() {
+            let state = self.states.get(&layer).ok_or(EngineError::Layer { layer })?;
             let kept = &mut kept[n % count];
             let scratch = &mut self.scratch;
             if again {
@@ -227,82 +264,15 @@ impl<D: Device> Stage<D> {
                 block::attend(&pass, state, x, kept, scratch)?;
             }
             block::backward(&pass, state, x, kept, dx, scratch, &mut self.gradients)?;
-            layer_done(&mut self.gradients, *layer);
+            layer_done(&mut self.gradients, layer);
         }
-        if self.ids.first() == Some(&LayerId::Embed) {
+        if self.passes(part, LayerId::Embed) {
             let (device, sums) = self.gradients.sums(LayerId::Embed)?;
             device.accumulate_rows(sums, self.widths.hidden, &slot.tokens, whole(&slot.dx, wide))?;
             layer_done(&mut self.gradients, LayerId::Embed);
         }
         Ok(())
     }
-}
-
-/// The buffer that holds the residual stream, or its part before the pending addition.
-pub(super) fn stream<D: Device>(at: At, slot: &Slot<D>) -> &D::Buffer {
-    match at {
-        At::Input => slot.inputs.first().unwrap_or(&slot.dx),
-        At::After(n) => &slot.blocks[n].mid,
-    }
-}
-
-/// All blocks of a stage; where there are fewer buffers than blocks, they take turns.
-pub(super) fn through_blocks<D: Device>(
-    pass: &Pass<'_, D>,
-    states: &[&LayerState<D>],
-    slot: &mut Slot<D>,
-    scratch: &mut Scratch<D>,
-) -> Result<At> {
-    let Slot { inputs, blocks, .. } = slot;
-    let (held, count) = (inputs.len().max(1), blocks.len().max(1));
-    let mut at = At::Input;
-    for (n, state) in states.iter().enumerate() {
-        let (x, here) = (&mut inputs[n % held], n % count);
-        enter_block(pass, state, at, x, (&mut *blocks, here), scratch)?;
-        block::attend(pass, state, x, &mut blocks[here], scratch)?;
-        block::leave(pass, state, &blocks[here], scratch)?;
-        at = At::After(here);
-    }
-    Ok(at)
-}
-
-/// The first norm of the block that uses `blocks[here]`; the block before it may have used the same.
-fn enter_block<D: Device>(
-    pass: &Pass<'_, D>,
-    state: &LayerState<D>,
-    at: At,
-    x: &mut D::Buffer,
-    (blocks, here): (&mut [BlockSlot<D>], usize),
-    scratch: &mut Scratch<D>,
-) -> Result<()> {
-    match at {
-        At::After(before) if before != here => match blocks.get_disjoint_mut([before, here]) {
-            Ok([b, h]) => block::enter(pass, state, Some(&b.mid), x, &mut h.rstd_in, scratch),
-            Err(_) => Err(EngineError::Spec {
-                what: format!("blocks {before} and {here} have no buffers"),
-            }),
-        },
-        At::After(_) => {
-            let BlockSlot { mid, rstd_in, .. } = &mut blocks[here];
-            block::enter(pass, state, Some(mid), x, rstd_in, scratch)
-        }
-        At::Input => block::enter(pass, state, None, x, &mut blocks[here].rstd_in, scratch),
-    }
-}
-
-/// Carries out the pending addition: the stage's output is then in `scratch.delta` (or, without blocks, still in the input).
-pub(super) fn finish_output<D: Device>(
-    pass: &Pass<'_, D>,
-    at: At,
-    slot: &Slot<D>,
-    scratch: &mut Scratch<D>,
-) -> Result<()> {
-    let wide = pass.rows() * pass.widths.hidden;
-    if at != At::Input {
-        pass.device
-            .add(whole_mut(&mut scratch.delta, wide), whole(stream(at, slot), wide))?;
-    }
-    Ok(())
 }
 
 pub(super) fn expect(what: &'static str, have: usize, want: usize) -> Result<()> {

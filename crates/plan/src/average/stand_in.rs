@@ -6,7 +6,8 @@
 //!
 //! Where another lane of the stage lives, its weights are the lost ones, and only what the rank alone had, moments, has to be made up.
 //!
-//! Deliberately absent: ends of the pipeline that no lane has. The embedding and the head have no like.
+//! An end of the pipeline that no lane has is a copy of the stage beside it where micro-batches are swapped ([`crate::swap`]), its
+//! embedding or head left out: these have no like.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -16,14 +17,16 @@ use rekindle_types::{Plan, Rank, RankId, Share};
 
 use super::{AverageError, Result, Source, StageFacts, refuse_adjacent, source_of};
 
-/// What each of the `lost` ranks is a mean of: another lane of its stage, whose weights are the same, or else the ranks of its lane on the stages
-/// beside it. `part` are ranks of which only what they own can be had. `norms` are those of the stages' last gradients; empty: not known.
+/// What each of the `lost` ranks is a mean of: another lane of its stage, whose weights are the same, or else the ranks of its lane on the
+/// stages beside it; an end with `swaps` the rank of the one stage beside it. `part` are ranks of which only what they own can be had.
+/// `norms` are those of the stages' last gradients; empty: not known.
 ///
 /// # Errors
-/// [`AverageError::NoSource`] for an end of the pipeline that no lane has; [`AverageError::Adjacent`], [`AverageError::DeadSource`] for stages next
-/// to each other.
+/// [`AverageError::NoSource`] for an end of the pipeline that no lane has, but with `swaps`; [`AverageError::Adjacent`],
+/// [`AverageError::DeadSource`] for stages next to each other.
 pub fn means(
     plan: &Plan,
+    swaps: bool,
     lost: &BTreeSet<RankId>,
     part: &BTreeSet<RankId>,
     weighting: Weighting,
@@ -41,7 +44,7 @@ pub fn means(
     let stages: BTreeSet<u32> = alone.iter().map(|rank| plan.rank(*rank).stage).collect();
     refuse_adjacent(&stages.iter().map(|stage| *stage as usize).collect::<Vec<_>>())?;
     for stage in &stages {
-        check(plan, &alone, *stage)?;
+        check(plan, swaps, &alone, *stage)?;
     }
     let mut means = BTreeMap::new();
     for (rank, twin) in twins {
@@ -52,7 +55,7 @@ pub fn means(
         means.insert(rank, vec![whole]);
     }
     for rank in alone {
-        means.insert(rank, mean(plan, rank, lost, (weighting, norms))?);
+        means.insert(rank, mean(plan, swaps, rank, lost, (weighting, norms))?);
     }
     Ok(means)
 }
@@ -68,9 +71,14 @@ fn lanes_of(plan: &Plan, stage: u32) -> impl Iterator<Item = RankId> {
     (0..plan.lanes).map(move |lane| Rank { lane, stage }.id(stages))
 }
 
+fn is_end(plan: &Plan, stage: u32) -> bool {
+    stage == 0 || stage + 1 == plan.stage_count()
+}
+
 /// A rank as a mean of the stages beside it, in its lane.
 fn mean(
     plan: &Plan,
+    swaps: bool,
     rank: RankId,
     lost: &BTreeSet<RankId>,
     (weighting, norms): (Weighting, &[f64]),
@@ -87,7 +95,7 @@ fn mean(
         .collect();
     let known = |stage: u32| norms.get(stage as usize).copied().filter(|norm| norm.is_finite());
     let known: Vec<Option<f64>> = stages.map(known).collect();
-    let source: Source = source_of(stage as usize, &facts, false)?;
+    let source: Source = source_of(stage as usize, &facts, swaps && is_end(plan, stage))?;
     let share = |part: &super::Part| Share {
         rank: at(u32::try_from(part.stage).unwrap_or(u32::MAX)),
         share: part.share,
@@ -100,24 +108,29 @@ fn mean(
         .collect())
 }
 
-fn check(plan: &Plan, alone: &BTreeSet<RankId>, stage: u32) -> Result<()> {
+fn check(plan: &Plan, swaps: bool, alone: &BTreeSet<RankId>, stage: u32) -> Result<()> {
     let no_source = |why| {
         Err(AverageError::NoSource {
             what: format!("stage {stage}"),
             why,
         })
     };
-    if stage == 0 || stage + 1 == plan.stage_count() {
+    if is_end(plan, stage) && !swaps {
         return no_source(
-            "it is an end of the pipeline, whose embedding or head no other stage has the like of",
+            "it is an end of the pipeline, which no other stage is the like of; with \"swap\" in recovery.sources the one beside it would be",
         );
     }
     let blocks = blocks(plan);
     let has_blocks = |beside: u32| {
         let [lost, source] = [stage, beside].map(|stage| &plan.stages[stage as usize]);
-        like(lost.start, lost, source, &blocks).is_some()
+        like(lost.start.max(blocks.start), lost, source, &blocks).is_some()
     };
-    if ![stage - 1, stage + 1].into_iter().all(has_blocks) {
+    let beside = match stage {
+        0 => vec![1],
+        last if last + 1 == plan.stage_count() => vec![last - 1],
+        inner => vec![inner - 1, inner + 1],
+    };
+    if !beside.into_iter().all(has_blocks) {
         return no_source("a stage beside it has no blocks");
     }
     match lanes_of(plan, stage).all(|rank| alone.contains(&rank)) {
@@ -165,6 +178,7 @@ mod tests {
         let lost = lost.iter().copied().map(RankId).collect();
         means(
             &plan(lanes, stages),
+            false,
             &lost,
             &BTreeSet::new(),
             Weighting::Norm,
@@ -206,17 +220,58 @@ mod tests {
         assert!(no_source(of(1, 4, &[3], &[])));
         let part = BTreeSet::from([RankId(4)]);
         let lost = BTreeSet::from([RankId(1)]);
-        let made = means(&plan(2, 3), &lost, &part, Weighting::Norm, &[]);
+        let made = means(&plan(2, 3), false, &lost, &part, Weighting::Norm, &[]);
         assert!(no_source(made), "of the other lane a guard has but a part");
         let mut narrow = plan(1, 3);
         narrow.stages = vec![0..1, 1..4, 4..6];
         let lost = BTreeSet::from([RankId(1)]);
         assert!(
-            no_source(means(&narrow, &lost, &BTreeSet::new(), Weighting::Norm, &[])),
+            no_source(means(
+                &narrow,
+                false,
+                &lost,
+                &BTreeSet::new(),
+                Weighting::Norm,
+                &[]
+            )),
             "only the embedding"
         );
         let adjacent = Err(AverageError::Adjacent { first: 1, second: 2 });
         assert_eq!(of(1, 4, &[1, 2], &[]), adjacent);
+    }
+
+    #[test]
+    fn with_swapped_micro_batches_an_end_is_a_copy_of_the_stage_beside_it_and_the_inner_ones_are_means() {
+        let of = |lanes, lost: &[u32]| {
+            let lost = lost.iter().copied().map(RankId).collect();
+            means(
+                &plan(lanes, 5),
+                true,
+                &lost,
+                &BTreeSet::new(),
+                Weighting::Norm,
+                &[],
+            )
+        };
+        let made = of(1, &[0, 2, 4]).unwrap();
+        assert_eq!(made[&RankId(0)], [share(1, 1.0)]);
+        assert_eq!(made[&RankId(2)], [share(1, 0.5), share(3, 0.5)]);
+        assert_eq!(made[&RankId(4)], [share(3, 1.0)]);
+        assert_eq!(of(1, &[1]).unwrap()[&RankId(1)], [share(0, 0.5), share(2, 0.5)]);
+        let made = of(2, &[4, 9]).unwrap();
+        assert_eq!(
+            (&made[&RankId(4)], &made[&RankId(9)]),
+            (&vec![share(3, 1.0)], &vec![share(8, 1.0)])
+        );
+        assert_eq!(
+            of(2, &[5]).unwrap()[&RankId(5)],
+            [share(0, 1.0)],
+            "another lane has all of it"
+        );
+        for (lost, first) in [([0, 1], 0), ([3, 4], 3)] {
+            let second = first + 1;
+            assert_eq!(of(1, &lost), Err(AverageError::Adjacent { first, second }));
+        }
     }
 
     #[test]

@@ -5,8 +5,8 @@ use rekindle_types::{BLOCK, Dtype, JobSpec, LayerId, Numerics, Plan, Rank, Recom
 
 use super::{On, Sizes};
 use crate::cost::{FLOAT_BYTES, parameters};
-use crate::dispatch::micro_batches_of;
-use crate::guard::guards_of;
+use crate::guard::{end_guards_of, guards_of};
+use crate::swap::in_flight;
 
 /// A stage of a lane, in numbers.
 pub(super) struct StageShape<'a> {
@@ -57,8 +57,8 @@ impl<'a> StageShape<'a> {
         let owned: Vec<u64> = all.iter().map(own).collect();
         let shards = owned.iter().copied().filter(|_| plan.lanes > 1);
         let tied = matrix.filter(|_| embed && !head);
-        let micro_batches = micro_batches_of(rank.lane, plan.lanes, spec.micro_batches()).len() as u64;
-        let guards = guards_of(spec, plan);
+        let mut guards = guards_of(spec, plan);
+        guards.extend(end_guards_of(spec, plan));
         Self {
             spec,
             on,
@@ -72,7 +72,7 @@ impl<'a> StageShape<'a> {
                 .count() as u64,
             embed,
             head,
-            in_flight: micro_batches.min(u64::from(plan.stage_count().saturating_sub(rank.stage))),
+            in_flight: u64::from(in_flight(spec, plan, rank)),
             rows: u64::from(spec.training.micro_batch) * u64::from(spec.data.seq_len),
             activation: match spec.training.dtype {
                 Dtype::F32 => FLOAT_BYTES,

@@ -15,7 +15,7 @@ same_values!(
     RecoverySource,
     RecoverySource,
     "source",
-    [Local, Shadow, Replica, Parity, Checkpoint, NeighbourAverage]
+    [Local, Shadow, Replica, Parity, Checkpoint, NeighbourAverage, Swap]
 );
 same_values!(
     BeyondMemory,

@@ -28,9 +28,15 @@ pub enum RecoverySource {
     /// All ranks go back to the newest valid checkpoint (without one: to the beginning) and run the steps after it again. Exact.
     Checkpoint,
     /// An inner stage that nobody has the state of gets the mean of the stages beside it, and no step is run again (CheckFree, arXiv
-    /// 2506.15461); where another lane of it lives, that lane's weights, and only moments start anew. Approximate. Needs `local` for the ranks that weren't lost. Costs nothing while nothing fails. Where it stands before
-    /// `checkpoint` in the list, it is taken rather than to go back.
+    /// 2506.15461); where another lane of it lives, that lane's weights, and only moments start anew. Approximate. Needs `local` for the
+    /// ranks that weren't lost. Costs nothing while nothing fails. Where it stands before `checkpoint` in the list, it is taken rather than
+    /// to go back.
     NeighbourAverage,
+    /// Makes the ends of the pipeline recoverable, too (CheckFree+): odd micro-batches visit the two first and the two last stages in the
+    /// other order, so that these learn each other's work, and a lost end is a copy of the stage beside it, which also keeps the embedding
+    /// or the head of it, exactly. Approximate. Needs `neighbour_average`. The losses then depend on `parallelism.pipeline`. Costs 4 bytes
+    /// on the network and 24 of memory for each parameter of embedding and head, and time in the pipeline.
+    Swap,
 }
 
 /// How the norms of two neighbours' last gradients become their weights in a mean.
@@ -107,6 +113,12 @@ impl RecoverySpec {
     #[must_use]
     pub fn allows(&self, source: RecoverySource) -> bool {
         self.sources.contains(&source)
+    }
+
+    /// Whether odd micro-batches visit the ends of the pipeline in the other order.
+    #[must_use]
+    pub fn swaps(&self) -> bool {
+        self.allows(RecoverySource::Swap)
     }
 
     /// Whether a stage that nobody has is rather made of its neighbours than that all go back to a checkpoint.

@@ -7,6 +7,7 @@ use super::{Moments, ParitySpec, RecoverySource, RecoverySpec, Weighting};
 impl JobSpec {
     pub(super) fn check_recovery(&self, found: &mut Findings) {
         self.check_average(found);
+        self.check_swap(found);
         self.check_guards(found);
         check_parity(&self.recovery, found);
         for class in self.recovery.max_restarts_of.keys() {
@@ -59,6 +60,50 @@ impl JobSpec {
                     .to_owned()
             });
         }
+    }
+
+    /// What swapped micro-batches need: a cut that the job file alone decides, and ends that don't overlap.
+    fn check_swap(&self, found: &mut Findings) {
+        let recovery = &self.recovery;
+        if !recovery.swaps() {
+            return;
+        }
+        let mut sources =
+            |good, why: &str| found.check(good, "recovery.sources", || format!("has \"swap\" {why}"));
+        sources(
+            recovery.allows(RecoverySource::NeighbourAverage),
+            "without \"neighbour_average\", which makes the other stages recoverable; add \"neighbour_average\"",
+        );
+        for (source, name) in [
+            (RecoverySource::Shadow, "shadow"),
+            (RecoverySource::Parity, "parity"),
+        ] {
+            sources(
+                !recovery.allows(source),
+                &format!(
+                    "beside \"{name}\", which gives a lost end back exactly and needs no swap; take one of them out"
+                ),
+            );
+        }
+        let blocks = self.model.num_hidden_layers;
+        let stages = match self.parallelism.pipeline {
+            Auto::Count(stages) => Some(stages),
+            Auto::Auto => None,
+        };
+        found.check(
+            stages.is_some_and(|stages| (4..=blocks).contains(&stages)),
+            "parallelism.pipeline",
+            || {
+                format!(
+                    "must be a number from 4 to the model's {blocks} blocks with \"swap\" in recovery.sources: the two first and the two last stages change \
+                     places, each has blocks, and the losses depend on the cut"
+                )
+            },
+        );
+        let (batch, micro) = (self.training.global_batch, self.training.micro_batch);
+        found.check(micro <= batch / 2, "training.micro_batch", || {
+            "leaves one micro-batch a step, and \"swap\" in recovery.sources swaps every other one; make it half of global_batch or less".to_owned()
+        });
     }
 
     fn check_guards(&self, found: &mut Findings) {

@@ -109,6 +109,11 @@ fn options(context: &Context) -> Options {
     let rows = spec.training.micro_batch as usize * spec.data.seq_len as usize;
     let activations = rows * spec.model.hidden_size as usize * 4;
     let defaults = Options::default();
+    // Every swapped micro-batch in flight may lie unasked in one inbox (PL-3).
+    let unasked = match spec.recovery.swaps() {
+        true => (context.plan.stage_count() as usize + 2) * activations,
+        false => 0,
+    };
     let max_frame_bytes = FRAME_BYTES.max(layer).max(activations);
     // Gradients for guards wait in queues until they are asked for at the commit point.
     let out = match context.own_guards() {
@@ -121,7 +126,7 @@ fn options(context: &Context) -> Options {
         max_frame_bytes,
         outbox_bytes: defaults.outbox_bytes + out,
         inbox_soft_bytes: defaults.inbox_soft_bytes + most,
-        inbox_hard_bytes: defaults.inbox_hard_bytes.max(2 * max_frame_bytes) + most,
+        inbox_hard_bytes: defaults.inbox_hard_bytes.max(2 * max_frame_bytes).max(unasked) + most,
         pool_bytes: defaults.pool_bytes + out + 2 * all,
         ..defaults
     }

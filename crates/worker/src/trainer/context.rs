@@ -28,7 +28,8 @@ pub struct Context {
     pub start: Option<StartPoint>,
     /// The step whose state it took from the worker's memory instead.
     pub memory_step: Option<u64>,
-    /// The guards of each rank; none where the job wants no shadows.
+    /// The guards of each rank; none where the job wants no shadows. In a job that swaps, of the ends of the pipeline, for their embedding
+    /// or head.
     pub guards: BTreeMap<RankId, Vec<RankId>>,
     /// Ranks whose own worker's memory doesn't have the state they start from, and where they get it from.
     pub refills: BTreeMap<RankId, Refill>,
@@ -155,10 +156,10 @@ impl Context {
         layers.filter(some).collect()
     }
 
-    /// Bytes of the gradient of all that a rank owns, as its guard gets it.
+    /// Bytes of the gradient of all that a rank's guards keep of it, as they get it.
     #[must_use]
     pub fn gradient_bytes(&self, rank: RankId) -> usize {
-        let layers = self.owned_layers(rank).into_iter();
+        let layers = self.guarded_layers(rank).into_iter();
         layers.map(|layer| 4 * self.owned_by(rank, layer).len()).sum()
     }
 
@@ -243,6 +244,7 @@ impl Context {
         [self.previous(), self.next(), self.tied_peer()]
             .into_iter()
             .flatten()
+            .chain(self.beside_when_swapped())
             .chain(self.own_guards().iter().copied())
             .chain(self.wards())
             .chain(refills)

@@ -62,8 +62,8 @@ impl Means<'_> {
         Ok(())
     }
 
-    /// Ranks whose stage nobody has are made of the stages beside it, all lanes alike. Returns the weights that this one was made of, if other
-    /// shares of them are to be tried ([`super::choose`]).
+    /// Ranks whose stage nobody has are made of the stages beside it, all lanes alike; of an end the blocks. Returns the weights that this
+    /// one was made of, if other shares of them are to be tried ([`super::choose`]).
     ///
     /// # Errors
     /// [`TrainerError`] when a peer is lost, or what it has isn't finite.
@@ -85,7 +85,10 @@ impl Means<'_> {
         let most = means.iter().map(|(rank, _)| stage(rank).len()).max().unwrap_or(0);
         for turn in 0..most {
             for (rank, shares) in &means {
-                let Some(layer) = stage(rank).nth(turn) else {
+                let Some(layer) = stage(rank)
+                    .nth(turn)
+                    .filter(|layer| self.is_made(*rank, shares, *layer))
+                else {
                     continue;
                 };
                 if shares.iter().any(|share| share.rank == me) {
@@ -98,6 +101,12 @@ impl Means<'_> {
             }
         }
         Ok(sources)
+    }
+
+    /// Whether layer `index` of a rank is made of the shares: another lane has all, other stages the like of blocks alone.
+    fn is_made(&self, rank: RankId, shares: &[Share], index: u32) -> bool {
+        let is_lane = |share: &Share| self.stage(share.rank) == self.stage(rank);
+        shares.iter().all(is_lane) || blocks(&self.context.plan).contains(&index)
     }
 
     /// Whether the layer's Adam counts from this step on.

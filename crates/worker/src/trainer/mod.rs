@@ -46,6 +46,7 @@ mod shadow;
 mod standing;
 mod step;
 mod storage;
+mod swap;
 mod tied;
 mod updater;
 mod watch;
@@ -221,7 +222,8 @@ fn tell_again(pipe: &Pipe, trainer: &mut Trainer) -> Result<(), TrainerError> {
 
 /// What trainers of this job that died left in the worker's memory.
 fn in_memory(vault: Option<&Path>, context: &Context) -> Memory {
-    let shadows = context.spec.recovery.sources.contains(&RecoverySource::Shadow);
+    let recovery = &context.spec.recovery;
+    let shadows = recovery.allows(RecoverySource::Shadow) || recovery.swaps();
     vault.map_or_else(Memory::default, |folder| Memory::find(folder, context, shadows))
 }
 

@@ -1,17 +1,19 @@
-//! The forwards and backwards of one step on one rank: 1F1B against the transport.
+//! The forwards and backwards of one step on one rank: its program ([`Context::program`]) against the transport. Swapped micro-batches
+//! visit a rank at an end of the pipeline twice, each time a part of its stage.
 //!
 //! In: the step's tokens (at the ends of the pipeline), the peers' frames. Out: accumulated gradients in the engine, the
 //! loss of this lane on its last stage, final gradients in the reduction.
 //!
 //! Frames arrive in the background while this thread computes; it waits only for what it needs next.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rekindle_compute::AnyDevice;
 use rekindle_model::{ExactSum, GradientSums, StageInput, StageOutput};
-use rekindle_plan::{Op, program};
+use rekindle_plan::Op;
 use rekindle_transport::{Frame, Tag, TagKind};
-use rekindle_types::{LayerId, RankId};
+use rekindle_types::{LayerId, Part, RankId};
 
 use super::batch::Batch;
 use super::context::{Context, SharedTransport};
@@ -43,44 +45,57 @@ pub struct Pipeline<'a> {
 /// What final gradients go to.
 type Sink<'r, 'a> = &'r mut Reduction<'a>;
 
+/// A micro-batch and the part of this rank's stage that it is at.
+type Visit = (u32, Part);
+
 impl Pipeline<'_> {
     /// Runs all forwards and backwards of this rank.
     ///
     /// # Errors
     /// [`TrainerError`] when a peer is lost or late, or something doesn't fit the model.
     pub fn run(&self, engine: &mut Engine, to: Sink<'_, '_>) -> Result<PipelineResult, TrainerError> {
-        let micro_batches = self.context.micro_batches();
-        let last = micro_batches.last().copied();
+        let ops = self.context.program();
+        let finals = self.finals(&ops);
         let mut result = PipelineResult::default();
-        for op in program(
-            self.context.rank.stage,
-            self.context.plan.stage_count(),
-            &micro_batches,
-        ) {
+        for (n, op) in ops.into_iter().enumerate() {
             match op {
-                Op::Forward(m) => self.forward(engine, m, &mut result)?,
-                Op::Backward(m) => self.backward(engine, m, (Some(m) == last).then_some(&mut *to))?,
+                Op::Forward(m, part) => self.forward(engine, (m, part), &mut result)?,
+                Op::Backward(m, part) => {
+                    let is_final = |layer: LayerId| finals.get(&layer) == Some(&n);
+                    self.backward(engine, (m, part), to, &is_final)?;
+                }
             }
             self.context.progress.pass();
         }
         Ok(result)
     }
 
-    fn forward(&self, engine: &mut Engine, m: u32, result: &mut PipelineResult) -> Result<(), TrainerError> {
-        let targets = if self.context.is_last_stage() {
-            Some(self.batch.targets(m)?)
-        } else {
-            None
+    /// The operation after which each layer's gradient is final: the last backward through it.
+    fn finals(&self, ops: &[Op]) -> BTreeMap<LayerId, usize> {
+        let through = |op: &Op, layer| matches!(op, Op::Backward(_, part) if part.has(layer));
+        let last = |layer| ops.iter().rposition(|op| through(op, layer));
+        let layers = self.context.layers();
+        layers.filter_map(|layer| Some((layer, last(layer)?))).collect()
+    }
+
+    fn forward(
+        &self,
+        engine: &mut Engine,
+        (m, part): Visit,
+        result: &mut PipelineResult,
+    ) -> Result<(), TrainerError> {
+        let [before, after] = self.context.beside(m, part);
+        let targets = match after {
+            None => Some(self.batch.targets(m)?),
+            Some(_) => None,
         };
-        let received = self.receive(self.context.previous(), TagKind::Activation, m)?;
+        let received = self.receive(before, TagKind::Activation, m)?;
         let input = match &received {
             Some(frame) => StageInput::Activations(frame.as_slice::<f32>()?),
             None => StageInput::Tokens(self.batch.inputs(m)?),
         };
-        match engine.forward(m, input, targets)? {
-            StageOutput::Activations(values) => {
-                self.send(self.context.next(), TagKind::Activation, m, &values)
-            }
+        match engine.forward_part(m, part, input, targets)? {
+            StageOutput::Activations(values) => self.send(after, TagKind::Activation, m, &values),
             StageOutput::Loss { sum } => {
                 match ExactSum::of_loss(sum).and_then(|loss| result.loss.add(loss)) {
                     Some(loss) => result.loss = loss,
@@ -91,28 +106,30 @@ impl Pipeline<'_> {
         }
     }
 
-    /// `to`: with the last micro-batch.
+    /// Layers of which `is_final` says that this is their last backward go to `to`.
     fn backward(
         &self,
         engine: &mut Engine,
-        m: u32,
-        mut to: Option<Sink<'_, '_>>,
+        (m, part): Visit,
+        to: Sink<'_, '_>,
+        is_final: &dyn Fn(LayerId) -> bool,
     ) -> Result<(), TrainerError> {
-        let received = self.receive(self.context.next(), TagKind::ActivationGrad, m)?;
+        let [before, after] = self.context.beside(m, part);
+        let received = self.receive(after, TagKind::ActivationGrad, m)?;
         let gradient = match &received {
             Some(frame) => Some(frame.as_slice::<f32>()?),
             None => None,
         };
         let mut outcome = Ok(());
         let mut layer_done = |sums: &mut GradientSums<AnyDevice>, layer: LayerId| {
-            if let (Some(to), Ok(())) = (&mut to, &outcome) {
+            if is_final(layer) && outcome.is_ok() {
                 outcome = self.layer_is_final(sums, layer, to);
             }
         };
-        let gradient = engine.backward(m, gradient, &mut layer_done)?;
+        let gradient = engine.backward_part(m, part, gradient, &mut layer_done)?;
         outcome?;
         match gradient {
-            Some(values) => self.send(self.context.previous(), TagKind::ActivationGrad, m, &values),
+            Some(values) => self.send(before, TagKind::ActivationGrad, m, &values),
             None => Ok(()),
         }
     }

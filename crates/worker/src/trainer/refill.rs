@@ -1,7 +1,8 @@
 //! Ranks whose machine took their state with it get it from the workers of their guards, before the first step of the new epoch.
 //!
 //! ```text
-//!   rank G: the shadow of rank R that lies in its worker's memory  --State-->  rank R: weights and moments of what it owns
+//!   rank G: the shadow of rank R that lies in its worker's memory  --State-->  rank R: weights and moments of what it owns (of an end of the
+//!                                                                              pipeline in a job that swaps: embedding or head)
 //!   all lanes: what each owns of the weights to the others, as after an update
 //!   where guards keep moments alone: all weights from another lane that has them
 //! ```
@@ -44,15 +45,9 @@ impl Refill<'_> {
             return Ok(Sources::new());
         }
         let me = self.context.id();
-        let source = match refills.get(&me) {
-            Some(Source::Guard(guard)) => Some(*guard),
-            _ => None,
-        };
-        let asks: Vec<RankId> = refills
-            .iter()
-            .filter(|(_, from)| **from == Source::Guard(me))
-            .map(|(rank, _)| *rank)
-            .collect();
+        let (context, source) = (self.context, self.context.given_by(me));
+        let asks = refills.keys().copied();
+        let asks: Vec<RankId> = asks.filter(|rank| context.given_by(*rank) == Some(me)).collect();
         let ranks = asks.iter().copied().chain(source.map(|_| me));
         let most = ranks.map(|rank| guarded_pieces(self.context, rank).len()).max();
         for turn in 0..most.unwrap_or(0) {
@@ -64,7 +59,7 @@ impl Refill<'_> {
             }
         }
         rebuild(self.context, self.transport, self.memory, self.step, engine)?;
-        let (context, transport, step) = (self.context, self.transport, self.step);
+        let (transport, step) = (self.transport, self.step);
         let means = Means {
             context,
             transport,
@@ -73,9 +68,11 @@ impl Refill<'_> {
         self.copy_weights(engine)?;
         means.of_lanes(engine)?;
         let of_my_stage = |rank: &RankId| context.plan.rank(*rank).stage == context.rank.stage;
+        let has_parts =
+            |(rank, from): (&RankId, &Source)| from.is_exact() || context.given_by(*rank).is_some();
         if refills
             .iter()
-            .any(|(rank, from)| from.is_exact() && of_my_stage(rank))
+            .any(|refill| of_my_stage(refill.0) && has_parts(refill))
         {
             self.share_weights(engine)?;
         }
@@ -142,7 +139,8 @@ impl Refill<'_> {
     fn share_weights(&self, engine: &mut Engine) -> Result<(), TrainerError> {
         let (context, transport) = (self.context, self.transport);
         let lanes = Lanes { context, transport };
-        for layer in engine.layers() {
+        let layers = engine.layers().into_iter();
+        for layer in layers.filter(|layer| context.is_guarded(*layer)) {
             lanes.send_weights(engine, self.step, layer)?;
             lanes.take_weights(engine, self.step, layer)?;
         }

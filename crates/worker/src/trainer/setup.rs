@@ -7,8 +7,8 @@ use rekindle_checkpoint::HfModel;
 use rekindle_compute::{AnyDevice, StateMemory};
 use rekindle_data::{Corpus, Sampler};
 use rekindle_model::{AdamW, Stage, StageSpec, StateKind};
-use rekindle_plan::guards_of;
-use rekindle_types::{LayerId, Rank, StartTrainer};
+use rekindle_plan::{end_guards_of, guards_of};
+use rekindle_types::{LayerId, Part, Rank, StartTrainer};
 
 use super::context::Context;
 use super::device::Computing;
@@ -48,8 +48,10 @@ pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Con
         return Err(TrainerError::Protocol { what });
     }
     let rank = plan.rank(rank);
+    let mut guards = guards_of(&spec, &plan);
+    guards.extend(end_guards_of(&spec, &plan));
     Ok(Context {
-        guards: guards_of(&spec, &plan),
+        guards,
         refills: BTreeMap::new(),
         rebuilt: Vec::new(),
         spec,
@@ -101,6 +103,22 @@ pub fn stage_of(context: &Context, rank: Rank) -> StageSpec {
             weight_decay: spec.optimizer.weight_decay,
         },
     }
+}
+
+/// The same of what a rank's guards keep of it.
+#[must_use]
+pub fn guarded_stage_of(context: &Context, rank: Rank) -> StageSpec {
+    let mut stage = stage_of(context, rank);
+    if let Some(end) = stage
+        .layer_ids()
+        .into_iter()
+        .find(|layer| !Part::Blocks.has(*layer))
+        && context.spec.recovery.swaps()
+    {
+        let index = context.index_of(end);
+        stage.layers = index..index + 1;
+    }
+    stage
 }
 
 /// The state that the plan starts from: a checkpoint's, seeded weights, or those of the folder the job starts from.

@@ -18,6 +18,9 @@
 //! Shadows lie in shared memory and are updated by the processor, also where the ranks compute on CUDA devices: AdamW has the same bits on both.
 //! A rank on such a device keeps no state of its own there ([`super::local`]), so that its guards' are the only ones that outlive it.
 //!
+//! In a job that swaps micro-batches only the ends of the pipeline have guards, for the embedding and the head alone
+//! ([`Context::guarded_layers`]).
+//!
 //! Where the worker has no memory for a shadow, it is said in the log, and what the ward sends is dropped.
 
 use std::path::{Path, PathBuf};
@@ -39,7 +42,7 @@ use super::{Engine, TrainerError, setup};
 /// A rank that this one guards.
 struct Ward {
     id: RankId,
-    /// What it owns something of, in pipeline order.
+    /// What is kept of it, in pipeline order.
     layers: Vec<LayerId>,
     /// Whether there is memory for it.
     is_kept: bool,
@@ -66,10 +69,11 @@ pub fn pieces(context: &Context, rank: RankId) -> Vec<(LayerId, StateKind)> {
         .collect()
 }
 
-/// What of that its guards keep: where other lanes have the weights, moments alone.
+/// What of that its guards keep: where other lanes have the weights, moments alone; in a job that swaps, embedding and head alone.
 pub fn guarded_pieces(context: &Context, rank: RankId) -> Vec<(LayerId, StateKind)> {
     let mut all = pieces(context, rank);
     all.retain(|(_, kind)| *kind != StateKind::Weights || !context.guards_keep_moments_alone());
+    all.retain(|(layer, _)| context.is_guarded(*layer));
     all
 }
 
@@ -97,7 +101,7 @@ impl Shadows {
             };
             wards.push(Ward {
                 id,
-                layers: context.owned_layers(id),
+                layers: context.guarded_layers(id),
                 is_kept: kept.is_some(),
             });
             all.extend(kept);
@@ -231,7 +235,7 @@ fn to_guards(
     Ok(())
 }
 
-/// The guards get the mean gradient of what this rank owns of `layer`. Nothing where it has none.
+/// The guards get the mean gradient of what this rank owns of `layer`. Nothing where it has none, or they don't keep that layer.
 ///
 /// # Errors
 /// [`TrainerError`] when a guard is lost.
@@ -241,7 +245,7 @@ pub fn send_gradient(
     sums: &mut GradientSums<AnyDevice>,
     (step, layer): (u64, LayerId),
 ) -> Result<(), TrainerError> {
-    if context.own_guards().is_empty() {
+    if context.own_guards().is_empty() || !context.is_guarded(layer) {
         return Ok(());
     }
     let mut gradient = transport.pool().take(4 * context.owned(layer).len());
@@ -261,7 +265,7 @@ fn kept(folder: &Path, context: &Context, ward: RankId) -> Result<Option<Kept>, 
     match made {
         Ok(keep) => {
             let device = Arc::new(Computing::beside(Some(keep.memory()))?);
-            let stage = setup::stage_of(context, context.plan.rank(ward));
+            let stage = setup::guarded_stage_of(context, context.plan.rank(ward));
             let mut shadow = Shadow::new(device, stage, !context.guards_keep_moments_alone())?;
             shadow.reserve_whole()?;
             Ok(Some(Kept { ward, shadow, keep }))

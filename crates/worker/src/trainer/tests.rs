@@ -1,9 +1,11 @@
 //! The exactness contract on whole trainers: threads instead of processes, the in-memory transport instead of TCP.
 
 mod choice;
+mod ends;
 mod lines;
 mod memory;
 mod shadows;
+mod swap;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -150,6 +152,18 @@ fn one(
     threads: u32,
     folder: Option<&Path>,
 ) -> Result<(Vec<StepReport>, Owned), TrainerError> {
+    let (reports, trainer) = trained(start, transport, threads, folder)?;
+    let owned = owned(&trainer);
+    Ok((reports, owned))
+}
+
+/// A trainer after its last step.
+fn trained(
+    start: StartTrainer,
+    transport: SharedTransport,
+    threads: u32,
+    folder: Option<&Path>,
+) -> Result<(Vec<StepReport>, Trainer), TrainerError> {
     let context = setup::context(start, Duration::from_secs(60))?;
     let mut trainer = made(context, transport, threads, folder)?;
     trainer.begin(&Memory::default(), false)?;
@@ -159,7 +173,7 @@ fn one(
     }
     trainer.finish()?;
     export::export(&trainer)?;
-    Ok((reports, owned(&trainer)))
+    Ok((reports, trainer))
 }
 
 fn owned(trainer: &Trainer) -> Owned {

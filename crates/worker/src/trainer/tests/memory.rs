@@ -169,6 +169,14 @@ fn the_plan_says_what_every_stage_of_a_pipeline_takes() {
         &format!("{TRAINING}recompute = \"block\"\n[evaluation]\nevery = 1"),
     );
     check(
+        "swapped micro-batches",
+        (1, &[2, 4, 6, 8]),
+        "num_hidden_layers = 6",
+        &format!(
+            "{TRAINING}[parallelism]\npipeline = 4\n[recovery]\nsources = [\"local\", \"neighbour_average\", \"swap\"]"
+        ),
+    );
+    check(
         "a pool for some layers",
         (1, &[3, 6]),
         "num_hidden_layers = 4",
