@@ -1,4 +1,4 @@
-//! What a layer costs: operations and parameters. All figures are for one token unless said otherwise. Memory is [`crate::memory`]'s.
+//! What a layer costs: operations and parameters. All figures are for one token unless said otherwise. Memory is [`mod@crate::memory`]'s.
 //!
 //! Operations count a multiply and an add as two, matrix products and attention scores only; the rest is memory-bound and small.
 

@@ -7,7 +7,7 @@
 //! The figures of a CUDA device are derived from the code in the same way, from the device's own sizes ([`Sizes`], compared with the device's by
 //! a test). What was never held against a GPU: these figures. What isn't in them: a context, code, and what cuBLASLt takes by itself.
 //!
-//! Deliberately absent: memory of the host. Shadows, parities and what goes from rank to rank lie there (see [`crate::survival`]), the copies that
+//! Deliberately absent: memory of the host. Shadows, parities and what goes from rank to rank lie there (see [`mod@crate::survival`]), the copies that
 //! a CUDA device makes of frozen state, too.
 
 mod stage;
