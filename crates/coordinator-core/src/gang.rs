@@ -158,6 +158,7 @@ impl Coordinator {
         let Some(from) = self.decide_start(job, &plan) else {
             return;
         };
+        let now = self.mono();
         for rank in waiting {
             let Some(worker) = plan.workers.get(rank.0 as usize) else {
                 continue;
@@ -178,7 +179,7 @@ impl Coordinator {
             };
             self.send(worker, command);
             if let Some(state) = self.runs.get_mut(job).and_then(|run| run.rank_mut(rank)) {
-                state.phase = RankPhase::Training;
+                (state.phase, state.told_connect) = (RankPhase::Training, now);
             }
         }
         self.aim_if_connected(job);

@@ -88,7 +88,8 @@ impl Coordinator {
         let connected = own.session.is_some() && teller.session.is_some();
         let known = connected && state.phase == RankPhase::Training;
         let heard = state.heard.as_ref().map_or(0, |heard| heard.at);
-        let since = run.since.max(heard).max(own.since).max(teller.since);
+        let since = [run.since, heard, own.since, teller.since, state.told_connect];
+        let since = since.into_iter().max().unwrap_or(0);
         known.then(|| own.heard.min(teller.heard).saturating_sub(since))
     }
 

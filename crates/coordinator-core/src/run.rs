@@ -45,6 +45,8 @@ pub(crate) struct RankRun {
     /// This process has heard that it is through, and so everything that it said about checkpoints before. Where only the journal says that
     /// it is, reports about the last checkpoint may still be on their way.
     pub(crate) told_end: bool,
+    /// When it was told to connect: it had nothing to say before, however long others have trained. 0: it wasn't, by this coordinator.
+    pub(crate) told_connect: Mono,
     /// What it said last while a step took long.
     pub(crate) heard: Option<Heard>,
 }
@@ -101,6 +103,7 @@ impl Run {
             in_memory: InMemory::default(),
             missing_by: None,
             told_end: false,
+            told_connect: 0,
             heard: None,
         };
         Self {

@@ -1,6 +1,8 @@
 //! Workers coming, coming back and going: registration, adoption of running trainers, lost connections.
 
-use rekindle_types::{Command, JobId, JobState, RankId, Registration, TrainerPhase, TrainerStatus, WorkerId};
+use rekindle_types::{
+    Command, Epoch, JobId, JobState, RankId, Registration, TrainerPhase, TrainerStatus, WorkerId,
+};
 
 use crate::effect::{CloseReason, SessionTerms};
 use crate::machine::Coordinator;
@@ -184,7 +186,7 @@ impl Coordinator {
             return;
         };
         for rank in open {
-            if !self.holds(worker, job, rank) {
+            if !self.holds(worker, job, rank, plan.epoch) {
                 self.miss(job, &plan, rank, worker);
             }
         }
@@ -199,9 +201,11 @@ impl Coordinator {
         self.aim_if_connected(job);
     }
 
-    fn holds(&self, worker: &WorkerId, job: &JobId, rank: RankId) -> bool {
+    /// Whether the rank's trainer is there that belongs to `epoch`; one of an older epoch may have outlived its order.
+    fn holds(&self, worker: &WorkerId, job: &JobId, rank: RankId, epoch: Epoch) -> bool {
         let entry = self.registry.workers.get(worker);
-        entry.is_some_and(|entry| entry.occupants.contains_key(&(job.clone(), rank)))
+        let occupant = entry.and_then(|entry| entry.occupants.get(&(job.clone(), rank)));
+        occupant.is_some_and(|occupant| occupant.epoch == epoch)
     }
 
     /// A rank isn't on the worker that should have it: it never got the order to start, or it ended and the report is on its way.

@@ -300,8 +300,8 @@ impl World {
         let known = workers.is_none_or(|workers| workers.iter().any(|view| view.worker == name));
         let rival = |(other, process): (&TrainerKey, &crate::world::Process)| {
             let older = other.epoch < key.epoch && host != worker;
-            // One that said that it failed or is through is on its way out.
-            let fenced = older && (!known || process.failed || process.finished);
+            // One that said that it failed or is through is on its way out, one that halted does nothing until it is told what.
+            let fenced = older && (!known || process.failed || process.finished || process.halted);
             other.job == key.job && other.rank == key.rank && !fenced
         };
         self.hosts[host].processes.iter().any(rival)

@@ -328,13 +328,13 @@ impl World {
         self.tell_worker(worker, life, Event::Exited { key, exit });
     }
 
-    /// The others of the gang notice, unless all is done.
+    /// The others of the gang notice, unless all is done. One that hasn't met them isn't missed: its worker may start another in its place.
     pub(crate) fn gang_lost(&mut self, key: &TrainerKey, process: &Process) {
         if process.finished {
             return;
         }
         let gang = self.gangs.entry((key.job.clone(), key.epoch)).or_default();
-        if gang.complete {
+        if gang.complete || !gang.connected.contains(&key.rank) {
             return;
         }
         gang.broken = true;

@@ -22,7 +22,7 @@ fn no_rule_is_broken() {
     let edits = reports.iter().map(|report| report.edits);
     let edits = edits.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
     assert!(
-        edits.0 > 300 && edits.1 > 40,
+        edits.0 > 200 && edits.1 > 30,
         "{edits:?} trainers edited, and in vain"
     );
     // The seeds must reach every end, or the rules were checked on nothing.

@@ -45,6 +45,19 @@ fn who_survives_is_halted_and_given_the_next_plan_in_its_slot() {
     assert_eq!(desk.view(&job).state, JobState::Running);
 }
 
+/// What is there isn't what was wanted: its epoch is over.
+#[test]
+fn a_start_that_was_lost_with_the_connection_is_given_again_though_the_one_before_still_lives() {
+    let mut desk = Desk::new();
+    let job = running(&mut desk);
+    desk.report("b", &job, 1, crashed());
+    desk.report("a", &job, 0, halted());
+    assert_eq!(desk.orders(), ["halt a", "start a 0", "start b 1"]);
+    desk.lose("a");
+    desk.register("a", 1, 1, vec![status(&job, 1, 0, TrainerPhase::Training)]);
+    assert_eq!(desk.orders(), ["stop a", "start a 0"]);
+}
+
 #[test]
 fn one_that_halted_by_itself_is_a_weak_failure_and_waits_for_the_verdict() {
     let mut desk = Desk::new();
