@@ -1,13 +1,9 @@
 //! Jobs that swap micro-batches lose the ends of their pipeline, and go on.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
-
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::machines::{home, lose_machine, recovered, start};
-use common::{Cluster, Job, assert_same_metrics, call, metrics, reaches};
+use crate::common::machines::{home, lose_machine, recovered, start};
+use crate::common::{Cluster, Job, assert_same_metrics, call, metrics, reaches};
 use serde_json::Value;
 
 const SWAP: &str = r#"["local", "neighbour_average", "swap"]"#;

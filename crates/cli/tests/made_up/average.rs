@@ -1,11 +1,7 @@
 //! Jobs that make up what nobody has the state of, and say so.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
-
-mod common;
-
-use common::machines::{home, lose_machine, recovered, start};
-use common::{Job, metrics, reaches, signal};
+use crate::common::machines::{home, lose_machine, recovered, start};
+use crate::common::{Job, metrics, reaches, signal};
 
 const AVERAGE: &str = r#"["local", "neighbour_average"]"#;
 
