@@ -1,10 +1,12 @@
 //! What to do about a trainer that doesn't fit into its device's memory: the changes of a job that make it smaller, with what it would take then.
 //!
+//! In: a job, a plan, a rank and its device. Out: text for an error, figures by [`mod@crate::memory`].
+//!
 //! Deliberately absent: changes that show in the result (another dtype, a smaller model).
 
 use std::fmt::Write as _;
 
-use rekindle_types::{JobSpec, Plan, Rank, Recompute};
+use rekindle_types::{JobSpec, Plan, Rank, Recompute, WorkerId};
 
 use crate::memory::{Memory, On, memory};
 use crate::place::cut_into;
@@ -65,8 +67,10 @@ pub fn would_help(spec: &JobSpec, plan: &Plan, rank: Rank, on: On) -> String {
 /// What the largest rank of a lane takes with so many stages.
 fn largest_of(spec: &JobSpec, plan: &Plan, lane: u32, stages: u32, on: On) -> Option<u64> {
     let cuts = cut_into(spec, stages)?;
+    // Each on a worker of its own, as guards are.
+    let workers = (0..cuts.len() * plan.lanes as usize).map(|n| WorkerId::new(format!("w{n}")));
     let plan = Plan {
-        workers: vec![plan.workers.first()?.clone(); cuts.len() * plan.lanes as usize],
+        workers: workers.collect::<Result<_, _>>().ok()?,
         stages: cuts,
         ..plan.clone()
     };

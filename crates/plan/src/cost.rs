@@ -2,7 +2,15 @@
 //!
 //! Operations count a multiply and an add as two, matrix products and attention scores only; the rest is memory-bound and small.
 
-use rekindle_types::{LayerId, ModelConfig, Recompute};
+use rekindle_types::{LayerId, ModelConfig, Numerics, Recompute};
+
+/// Bytes of a gradient's element while it is summed up.
+pub(crate) fn sum_bytes(numerics: Numerics) -> u64 {
+    match numerics {
+        Numerics::Exact => 8,
+        Numerics::Fast => 4,
+    }
+}
 
 /// Bytes of a float on the wire and in memory.
 pub const FLOAT_BYTES: u64 = 4;

@@ -1,6 +1,7 @@
 //! Who keeps shadows of whom: copies of a rank's state on other machines, which the loss of that rank's machine leaves alone.
 //!
-//! In: a job's wish and a plan. Out: the guards of each rank, or of the ends of the pipeline alone. A function of the two alone, so that
+//! In: a job's wish and a plan. Out: the guards of each rank, or of the ends of the pipeline alone; whether they keep weights, and which other
+//! lanes have them. A function of the two alone, so that
 //! every rank and the coordinator agree without being told.
 //!
 //! - PL-5 Every rank of a plan has as many guards as the job wants, or as there are workers besides its own where that is fewer: on workers of
@@ -55,18 +56,26 @@ pub fn end_guards_of(spec: &JobSpec, plan: &Plan) -> BTreeMap<RankId, Vec<RankId
     if !spec.recovery.swaps() || stages < 2 {
         return BTreeMap::new();
     }
-    let ends = [(0, 1, LayerId::Embed), (stages - 1, stages - 2, LayerId::Head)];
+    let ends = [(0, 1), (stages - 1, stages - 2)];
     let of_lane = |lane: u32| {
         let owns = move |layer| !shard_range(spec.model.layout(layer).numel(), plan.lanes, lane).is_empty();
         let id = move |stage| Rank { lane, stage }.id(stages);
-        let ends = ends.into_iter().filter(move |(.., layer)| owns(*layer));
-        ends.map(move |(end, beside, _)| (id(end), vec![id(beside)]))
+        let ends = ends.into_iter().filter(move |(end, _)| owns(end_layer(*end)));
+        ends.map(move |(end, beside)| (id(end), vec![id(beside)]))
     };
     (0..plan.lanes).flat_map(of_lane).collect()
 }
 
-/// Whether guards keep the moments alone, and a lost rank gets its weights from another lane (source `replica`): where there are more other lanes
-/// than guards to be lost with the rank. Lanes of a stage that share a worker are lost together, so there fewer losses do.
+/// The layer of an end of the pipeline that the stage beside it has no like of.
+pub(crate) fn end_layer(stage: u32) -> LayerId {
+    match stage {
+        0 => LayerId::Embed,
+        _ => LayerId::Head,
+    }
+}
+
+/// Whether guards keep the moments alone, and a lost rank gets its weights from another lane (source `replica`): where there are more lanes
+/// than guards, so that as many losses leave one. Lanes of a stage that share a worker are lost together, so there fewer losses do.
 #[must_use]
 pub fn moments_alone(spec: &JobSpec, plan: &Plan) -> bool {
     spec.recovery.allows(RecoverySource::Replica) && plan.lanes > spec.recovery.guards_wanted()
@@ -190,7 +199,7 @@ mod tests {
 
     #[test]
     fn guards_have_no_weights_where_more_lanes_have_them_than_may_be_lost() {
-        let mut spec = crate::lines::tests::spec();
+        let mut spec = crate::testing::spec();
         let mut alone = |lanes: u32, guards, sources: &[RecoverySource]| {
             (spec.recovery.sources, spec.recovery.guards) = (sources.to_vec(), guards);
             moments_alone(&spec, &plan(lanes, &vec![0; 2 * lanes as usize]))

@@ -32,6 +32,8 @@ pub mod report;
 pub mod schedule;
 pub mod survival;
 pub mod swap;
+#[cfg(test)]
+mod testing;
 
 pub use dispatch::micro_batches_of;
 pub use guard::{end_guards_of, fewer_guards, guards, guards_of, moments_alone, twins};

@@ -26,8 +26,8 @@ pub fn line_keepers(spec: &JobSpec, plan: &Plan) -> Vec<RankId> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use rekindle_types::spec::{JobFile, RecoverySource};
+mod tests {
+    use rekindle_types::spec::RecoverySource;
     use rekindle_types::{Epoch, JobId, WorkerId};
 
     use super::*;
@@ -44,33 +44,10 @@ pub(crate) mod tests {
         }
     }
 
-    pub fn spec() -> JobSpec {
-        let text = r#"
-            [job]
-            name = "t"
-            output = "/tmp/t"
-            [model]
-            hidden_size = 8
-            intermediate_size = 8
-            num_hidden_layers = 6
-            num_attention_heads = 2
-            [data]
-            train = ["x"]
-            seq_len = 8
-            [training]
-            steps = 10
-            global_batch = 8
-            micro_batch = 1
-            [optimizer]
-            lr = 0.1
-        "#;
-        JobFile::parse(text).unwrap().into_spec(None).unwrap()
-    }
-
     #[test]
     fn one_keeper_more_than_workers_may_be_lost_and_no_two_on_one() {
         let plan = plan(&["a", "a", "b", "a", "c", "b"]);
-        let mut spec = spec();
+        let mut spec = crate::testing::spec();
         let mut keepers = |sources: &[RecoverySource], guards| {
             (spec.recovery.sources, spec.recovery.guards) = (sources.to_vec(), guards);
             let keepers = line_keepers(&spec, &plan).into_iter();

@@ -1,12 +1,17 @@
 //! What is sent in a step, and between whom.
+//!
+//! In: a job and a plan. Out: a line for each kind of link, with bytes a step. Counted are payloads of every step; where lanes differ, as with swapped
+//! micro-batches, their mean.
+//!
+//! Deliberately absent: what goes now and then (evaluation, digests, exchanges of parities, checkpoints, recoveries), and frames' headers.
 
 use std::collections::BTreeMap;
 
-use rekindle_types::{JobSpec, LayerId, Numerics, Plan, Rank};
+use rekindle_types::{JobSpec, LayerId, Plan, Rank};
 use serde::Serialize;
 
-use crate::cost::{FLOAT_BYTES, parameters};
-use crate::guard::{end_guards_of, guards_of};
+use crate::cost::{FLOAT_BYTES, parameters, sum_bytes};
+use crate::guard::{end_guards_of, end_layer, guards_of};
 use crate::swap::{is_swapped, route};
 
 /// Bytes a step on one link.
@@ -18,14 +23,6 @@ pub struct LinkReport {
     pub between: String,
     /// Bytes a step.
     pub bytes_per_step: u64,
-}
-
-/// Bytes of a gradient's element while it is summed up.
-fn accumulator_bytes(spec: &JobSpec) -> u64 {
-    match spec.training.numerics {
-        Numerics::Exact => 8,
-        Numerics::Fast => 4,
-    }
 }
 
 /// Whether this stage holds a second copy of the tied matrix.
@@ -81,7 +78,7 @@ pub(crate) fn links(spec: &JobSpec, plan: &Plan, layers: &[LayerId], micro_batch
             count * each,
         );
     }
-    let (lanes, each) = (u64::from(plan.lanes), accumulator_bytes(spec));
+    let (lanes, each) = (u64::from(plan.lanes), sum_bytes(spec.training.numerics));
     for (s, cut) in plan.stages.iter().enumerate().filter(|_| lanes > 1) {
         let held: u64 = layers[cut.start as usize..cut.end as usize]
             .iter()
@@ -115,14 +112,11 @@ pub(crate) fn links(spec: &JobSpec, plan: &Plan, layers: &[LayerId], micro_batch
     let guarded = end_guards_of(spec, plan);
     let ends = guarded.keys().map(|rank| plan.rank(*rank));
     for Rank { stage: end, .. } in ends.filter(|rank| rank.lane == 0) {
-        let (layer, beside) = match end {
-            0 => (LayerId::Embed, 1),
-            last => (LayerId::Head, last - 1),
-        };
+        let beside = if end == 0 { 1 } else { end - 1 };
         push(
             "gradients to the ends' copies",
             format!("stage {end} → {beside}, each lane"),
-            parameters(&spec.model, layer).div_ceil(lanes) * FLOAT_BYTES,
+            parameters(&spec.model, end_layer(end)).div_ceil(lanes) * FLOAT_BYTES,
         );
     }
     let last = plan.stage_count().saturating_sub(1);

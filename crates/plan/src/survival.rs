@@ -18,7 +18,7 @@ use rekindle_types::{JobSpec, LayerId, Plan, RankId, WorkerId, shard_range};
 use serde::Serialize;
 
 use crate::cost::FLOAT_BYTES;
-use crate::guard::{end_guards_of, guards_of, moments_alone};
+use crate::guard::{end_guards_of, end_layer, guards_of, moments_alone};
 use crate::parity::parity_groups;
 use crate::report::mib;
 
@@ -202,12 +202,8 @@ fn cost(spec: &JobSpec, plan: &Plan, source: RecoverySource) -> SourceReport {
         RecoverySource::Swap => {
             for (rank, guards) in end_guards_of(spec, plan) {
                 let place = plan.rank(rank);
-                let layer = if place.stage == 0 {
-                    LayerId::Embed
-                } else {
-                    LayerId::Head
-                };
-                let owned = shard_range(spec.model.layout(layer).numel(), plan.lanes, place.lane).len();
+                let numel = spec.model.layout(end_layer(place.stage)).numel();
+                let owned = shard_range(numel, plan.lanes, place.lane).len();
                 for guard in guards {
                     bytes_per_step += FLOAT_BYTES * owned as u64;
                     *memory.entry(plan.worker_of(guard)).or_default() += 2 * 3 * FLOAT_BYTES * owned as u64;

@@ -160,7 +160,7 @@ impl Simulation<'_> {
     }
 
     /// Whether there is such a task; a rank may begin it from now on.
-    fn is_ready(&mut self, task: Task) -> bool {
+    fn make_ready(&mut self, task: Task) -> bool {
         let Some((stage, op)) = self.task(task) else {
             return false;
         };
@@ -170,7 +170,7 @@ impl Simulation<'_> {
 
     fn enter(&mut self, most: usize) {
         while self.entered < self.micro_batches.len() && self.entered - self.left < most {
-            self.is_ready((self.entered, 0));
+            self.make_ready((self.entered, 0));
             self.entered += 1;
         }
     }
@@ -195,7 +195,7 @@ impl Simulation<'_> {
 
     fn end(&mut self, stage: usize, (index, number): Task) {
         self.at_work[stage] = false;
-        if !self.is_ready((index, number + 1)) {
+        if !self.make_ready((index, number + 1)) {
             self.left += 1;
         }
     }

@@ -57,7 +57,7 @@ impl World {
                 spec.recovery.sources.push(RecoverySource::Shadow);
                 let most = (stages * lanes).saturating_sub(1).clamp(1, 3);
                 spec.recovery.guards = self.rng.within(1, most) as u32;
-                if lanes > 1 && self.rng.one_in(2) {
+                if lanes > u64::from(spec.recovery.guards) && self.rng.one_in(2) {
                     spec.recovery.sources.push(RecoverySource::Replica);
                 }
             }

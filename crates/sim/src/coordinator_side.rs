@@ -8,8 +8,7 @@ use crate::world::{Down, Due, World};
 /// Shorter limits than the usual ones, so that a run takes fewer events.
 pub(crate) fn limits() -> Config {
     Config {
-        // Above what a worker gives an edit before it starts another process.
-        start_limit: 30_000,
+        start_limit: 20_000,
         first_step_limit: 20_000,
         progress_floor: 15_000,
         silence: 12_000,

@@ -36,12 +36,12 @@ impl World {
             return;
         };
         let members = self.members(job, epoch);
-        let speak = |(worker, key): &(usize, TrainerKey)| {
+        let speak = |(worker, key): &&(usize, TrainerKey)| {
             let process = self.hosts[*worker].processes.get(key);
             process.is_some_and(|process| process.training && !process.stopping) && key.rank != stuck
         };
-        let speaking: Vec<_> = members.into_iter().filter(speak).collect();
-        for (worker, key) in &speaking {
+        let speaking: Vec<_> = members.iter().filter(speak).collect();
+        for (worker, key) in speaking {
             let on = match key.rank < stuck {
                 true => RankId(key.rank.0 + 1),
                 false => RankId(key.rank.0 - 1),
@@ -57,7 +57,8 @@ impl World {
             };
             self.says(*worker, key, FromTrainer::Watermark(mark));
         }
-        if !speaking.is_empty() {
+        // Those that haven't met it yet speak later.
+        if !members.is_empty() {
             let job = job.clone();
             self.after(3_000, Due::GangSpeaks { job, epoch });
         }

@@ -47,6 +47,8 @@ impl World {
             kept: kept.into_iter().collect(),
             slots: host.slots,
             jitter_seed: seed,
+            // As the coordinator's limits, shorter than usual: another process has to be ready within those.
+            edit_limit: 5_000,
             ..WorkerConfig::new(name_of(worker), u64::from(host.life))
         };
         host.machine = Some(Worker::new(config));

@@ -262,7 +262,17 @@ fn averages_need_neighbours_or_lanes_and_a_rate_that_is_one() {
         (
             "data = 1",
             "sources = [\"local\", \"shadow\", \"replica\"]".to_owned(),
-            "needs another lane",
+            "1 lane(s) and 1 guard(s)",
+        ),
+        (
+            "",
+            "sources = [\"local\", \"shadow\", \"replica\"]".to_owned(),
+            "1 lane(s) and 1 guard(s)",
+        ),
+        (
+            "data = 2",
+            "sources = [\"local\", \"shadow\", \"replica\"]\nguards = 2".to_owned(),
+            "2 lane(s) and 2 guard(s)",
         ),
         (
             "pipeline = 3",

@@ -29,22 +29,24 @@ pub fn adam_all<'a, T: Float>(
     source: AdamSource<'a, CpuBuffer<T>>,
     len: usize,
 ) -> Result<[Operand<'a, T>; 3]> {
-    Ok([
-        adam("weights", target.weights, source.weights, len)?,
-        adam("exp_avg", target.exp_avg, source.exp_avg, len)?,
-        adam("exp_avg_sq", target.exp_avg_sq, source.exp_avg_sq, len)?,
-    ])
+    let weights = adam("weights", target.weights, source.weights, len)?;
+    let [exp_avg, exp_avg_sq] = adam_moments(
+        [target.exp_avg, target.exp_avg_sq],
+        [source.exp_avg, source.exp_avg_sq],
+        len,
+    )?;
+    Ok([weights, exp_avg, exp_avg_sq])
 }
 
-/// The operands of a step of moments alone, checked.
+/// Those of the moments alone.
 pub fn adam_moments<'a, T: Float>(
-    target: AdamTarget<'a, CpuBuffer<T>>,
-    source: AdamSource<'a, CpuBuffer<T>>,
+    [exp_avg, exp_avg_sq]: [ViewMut<'a, CpuBuffer<T>>; 2],
+    [from_avg, from_sq]: [Option<View<'a, CpuBuffer<T>>>; 2],
     len: usize,
 ) -> Result<[Operand<'a, T>; 2]> {
     Ok([
-        adam("exp_avg", target.exp_avg, source.exp_avg, len)?,
-        adam("exp_avg_sq", target.exp_avg_sq, source.exp_avg_sq, len)?,
+        adam("exp_avg", exp_avg, from_avg, len)?,
+        adam("exp_avg_sq", exp_avg_sq, from_sq, len)?,
     ])
 }
 

@@ -502,7 +502,8 @@ impl<F: Float> Device for Cpu<F> {
         operands::adam_parts(parts, None, len)?;
         let step = adamw::Step::new(step, parts);
         if target.weights.range.is_empty() {
-            let operands = operands::adam_moments(target, source, len)?;
+            let target = [target.exp_avg, target.exp_avg_sq];
+            let operands = operands::adam_moments(target, [source.exp_avg, source.exp_avg_sq], len)?;
             let _meter = self.meter.start(Work::Other, 0, 5 * len * F::BYTES);
             step.run_moments(&self.pool, operands, gradient);
             return Ok(());

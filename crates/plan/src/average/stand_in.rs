@@ -15,6 +15,8 @@ use std::ops::Range;
 use rekindle_types::spec::Weighting;
 use rekindle_types::{Plan, Rank, RankId, Share};
 
+use crate::guard::twins;
+
 use super::{AverageError, Result, Source, StageFacts, refuse_adjacent, source_of};
 
 /// What each of the `lost` ranks is a mean of: another lane of its stage, whose weights are the same, or else the ranks of its lane on the
@@ -63,7 +65,7 @@ pub fn means(
 /// The first other lane that has all weights of a rank's stage.
 fn twin(plan: &Plan, rank: RankId, lost: &BTreeSet<RankId>, part: &BTreeSet<RankId>) -> Option<RankId> {
     let has = |other: &RankId| !lost.contains(other) && !part.contains(other);
-    lanes_of(plan, plan.rank(rank).stage).find(has)
+    twins(plan, rank).find(has)
 }
 
 fn lanes_of(plan: &Plan, stage: u32) -> impl Iterator<Item = RankId> {

@@ -1,10 +1,11 @@
-//! The buffers of a stage, one by one.
+//! The buffers of a stage, one by one: in a job, a plan and a rank, out bytes of each use ([`super::Memory`]). What holds them is the engine
+//! (`rekindle_model`), in the same words; a test of whole trainers holds the two together.
 
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{BLOCK, Dtype, JobSpec, LayerId, Numerics, Plan, Rank, Recompute, shard_range};
+use rekindle_types::{BLOCK, Dtype, JobSpec, LayerId, Plan, Rank, Recompute, shard_range};
 
 use super::{On, Sizes};
-use crate::cost::{FLOAT_BYTES, parameters};
+use crate::cost::{FLOAT_BYTES, parameters, sum_bytes};
 use crate::guard::{end_guards_of, guards_of};
 use crate::swap::in_flight;
 
@@ -78,10 +79,7 @@ impl<'a> StageShape<'a> {
                 Dtype::F32 => FLOAT_BYTES,
                 Dtype::Bf16 => FLOAT_BYTES / 2,
             },
-            sum: match spec.training.numerics {
-                Numerics::Exact => 8,
-                Numerics::Fast => 4,
-            },
+            sum: sum_bytes(spec.training.numerics),
             guarded: guards
                 .get(&rank.id(plan.stage_count()))
                 .is_some_and(|all| !all.is_empty()),

@@ -18,8 +18,7 @@ pub enum RecoverySource {
     /// as much memory as `local` again.
     Shadow,
     /// Where more lanes than one have a stage's weights, guards keep moments alone: a rank whose machine was lost gets these from a guard and the
-    /// weights from another lane. Exact. Needs `shadow`, and takes a third off its memory. Where ranks have as many guards as there are lanes,
-    /// or more, it changes nothing.
+    /// weights from another lane. Exact. Needs `shadow` with fewer guards than there are lanes, and takes a third off its memory.
     Replica,
     /// Groups of ranks on different workers keep parities of each other's states as of every few steps: when a few of them were lost with their
     /// memory, all ranks go back to the newest such step and run those after it again. Exact. Needs `local`. Costs that state twice over in

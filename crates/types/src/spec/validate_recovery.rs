@@ -19,10 +19,17 @@ impl JobSpec {
         }
     }
 
+    /// How many lanes it gets: one, if it leaves that open.
+    fn lanes(&self) -> u32 {
+        match self.parallelism.data {
+            Auto::Count(lanes) => lanes,
+            Auto::Auto => 1,
+        }
+    }
+
     /// Whether no stage has both neighbours, nor another lane.
     fn is_one_lane_of_two_stages(&self) -> bool {
-        let (stages, lanes) = (self.parallelism.pipeline, self.parallelism.data);
-        matches!(stages, Auto::Count(0..=2)) && matches!(lanes, Auto::Count(0..=1))
+        matches!(self.parallelism.pipeline, Auto::Count(0..=2)) && self.lanes() <= 1
     }
 
     fn check_average(&self, found: &mut Findings) {
@@ -115,15 +122,13 @@ impl JobSpec {
         found.check(!has(RecoverySource::Replica) || shadows, "recovery.sources", || {
             "has \"replica\" without \"shadow\", whose guards keep the moments that no other lane has; add \"shadow\"".to_owned()
         });
-        let one_lane = self.parallelism.data == Auto::Count(1);
-        found.check(
-            !has(RecoverySource::Replica) || !one_lane,
-            "recovery.sources",
-            || {
-                "has \"replica\", which needs another lane; set parallelism.data to 2 or more, or take it out"
-                    .to_owned()
-            },
-        );
+        let lanes = self.lanes();
+        found.check(!has(RecoverySource::Replica) || lanes > guards, "recovery.sources", || {
+            format!(
+                "has \"replica\" with {lanes} lane(s) and {guards} guard(s) of each rank: weights are left out of guards only where more lanes have \
+                 them than are lost at once; raise parallelism.data above {guards}, or take it out"
+            )
+        });
         found.check(guards > 0, "recovery.guards", || {
             "must be at least 1; leave \"shadow\" out of recovery.sources for none".to_owned()
         });
@@ -132,10 +137,6 @@ impl JobSpec {
         });
         let Auto::Count(stages) = self.parallelism.pipeline else {
             return;
-        };
-        let lanes = match self.parallelism.data {
-            Auto::Count(lanes) => lanes,
-            Auto::Auto => 1,
         };
         let ranks = stages.saturating_mul(lanes);
         found.check(guards <= 1 || guards < ranks, "recovery.guards", || {
