@@ -6,9 +6,9 @@
 //! An operand whose buffer was replaced by [`crate::Device::thaw`] is read from where its values were before ([`AdamSource`]) and written to
 //! its new place; one that is written in place is read there. Which of the two it is doesn't show in the result.
 //!
-//! Deliberately absent: the arithmetic, see [`crate::Device::adamw`], but for what a device without [`crate::Device::adamw_with`] of its own does.
+//! Deliberately absent: the arithmetic, see [`crate::Device::adamw`].
 
-use crate::{Device, Result, SumKind, View, ViewMut, part_mut};
+use crate::{View, ViewMut};
 
 /// One AdamW step's numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,36 +79,4 @@ pub struct Hashing<'a> {
     pub hash: &'a BlockHash<'a>,
     /// Where the hashes go, in the same order; as many as there are blocks.
     pub out: [&'a mut [u128]; 3],
-}
-
-/// [`Device::adamw_with`] on a device that only knows accumulators: the gradient becomes some. Without weights, some that nobody reads are updated
-/// with the moments.
-pub(crate) fn with_floats<D: Device>(
-    device: &D,
-    (target, source): (AdamTarget<'_, D::Buffer>, AdamSource<'_, D::Buffer>),
-    gradient: &[D::Float],
-    step: &AdamStep,
-    parts: &[AdamPart],
-) -> Result<()> {
-    let (all, step) = (0..gradient.len(), AdamStep { tokens: 1, ..*step });
-    let mut sums = device.alloc_sums(SumKind::Float, all.end)?;
-    device.add_sums_bytes(&mut sums, all.clone(), bytemuck::cast_slice(gradient))?;
-    let moments_alone = target.weights.range.is_empty();
-    let mut unread = device.alloc_weights(if moments_alone { all.end } else { 0 })?;
-    let (target, source) = match moments_alone {
-        true => (
-            AdamTarget {
-                weights: part_mut(&mut unread, all.clone()),
-                ..target
-            },
-            AdamSource {
-                weights: None,
-                ..source
-            },
-        ),
-        false => (target, source),
-    };
-    device
-        .adamw(target, source, &mut sums, all, &step, parts, None)
-        .map(drop)
 }

@@ -377,7 +377,7 @@ pub trait Device: Send + Sync + Sized + 'static {
         step: &AdamStep,
         parts: &[AdamPart],
     ) -> Result<()> {
-        crate::adam::with_floats(self, (target, source), gradient, step, parts)
+        crate::with_floats::adamw(self, (target, source), gradient, step, parts)
     }
 
     /// Holds on to what the elements are now, whatever is written to the buffer later. Copies nothing on the caller's time. Until the

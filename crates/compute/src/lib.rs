@@ -26,6 +26,7 @@ mod frozen;
 mod operands;
 pub mod sizes;
 mod tally;
+mod with_floats;
 
 pub use adam::{AdamPart, AdamSource, AdamStep, AdamTarget, BlockHash, Hashing};
 pub use any::{AnyBuffer, AnyDevice, AnyFrozen, AnyIndices, AnySums};

@@ -74,7 +74,7 @@ pub(crate) fn made_up(job: &DurableJob, plan: &Plan, ranks: &[RankRun]) -> Optio
     };
     let steps = steps_in_memory(job, ranks).into_iter();
     let all: Vec<_> = steps.filter(|step| *step > start).filter_map(at).collect();
-    let (step, (mut refills, means)) = best(job, &all)?;
+    let (step, (mut refills, means)) = best(job, ranks, &all)?;
     let rebuilt = rebuilt(job, plan, step, &means);
     let refill = |shares: Vec<Share>| match job.spec.recovery.average_by_loss && shares.len() > 1 {
         true => Refill::Best { best_of: shares },

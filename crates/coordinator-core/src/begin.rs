@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rekindle_plan::{end_guards_of, twins};
+use rekindle_plan::{end_guards_of, line_keepers, twins};
 use rekindle_types::clock::Mono;
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
@@ -125,15 +125,30 @@ pub(crate) fn steps_in_memory(job: &DurableJob, ranks: &[RankRun]) -> Vec<u64> {
     steps.into_iter().rev().collect()
 }
 
-/// The first of those, newest first, whose step's report was heard; where there is none, the first.
-pub(crate) fn best<T: Clone>(job: &DurableJob, found: &[(u64, T)]) -> Option<(u64, T)> {
-    let heard = |(step, _): &&(u64, T)| job.reached.is_some_and(|reached| *step <= reached);
-    found.iter().find(heard).or(found.first()).cloned()
+/// The first of those, newest first, whose step's report was heard; where there is none, the first that a keeper of lines has its own state of, and
+/// so the line (`rekindle_plan::line_keepers`, WK-12); and else the first.
+pub(crate) fn best<T: Clone>(job: &DurableJob, ranks: &[RankRun], found: &[(u64, T)]) -> Option<(u64, T)> {
+    let heard = |step: u64| job.reached.is_some_and(|reached| step <= reached);
+    let keepers = keepers_before(job);
+    let kept = |step: u64| {
+        let mut all = keepers.iter().filter_map(|rank| ranks.get(rank.0 as usize));
+        all.any(|run| run.in_memory.own.contains(&step))
+    };
+    let first = |is: &dyn Fn(u64) -> bool| found.iter().find(|(step, _)| is(*step));
+    first(&heard).or_else(|| first(&kept)).or(found.first()).cloned()
+}
+
+/// The ranks that kept lines where the job ran before: one that has moved since has no state of its own.
+fn keepers_before(job: &DurableJob) -> Vec<RankId> {
+    let before = job.plan.as_ref().map(|plan| Plan {
+        workers: job.homes.clone(),
+        ..plan.clone()
+    });
+    before.map_or_else(Vec::new, |before| line_keepers(&job.spec, &before))
 }
 
 /// The newest step that all ranks have in memory (their own worker's or that of others, where their guard or their group left it) and whose report was
-/// heard: a step that was committed but never reported is run again, so that its line is written. Where no such step is there, the newest that
-/// all have.
+/// heard: a step that was committed but never reported is run again, so that its line is written. Where no such step is there, see [`best`].
 fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<(u64, BTreeMap<RankId, Refill>)> {
     if !job.spec.recovery.allows(RecoverySource::Local) {
         return None;
@@ -142,7 +157,7 @@ fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<(u64, BTreeMap
     let all: Vec<_> = steps
         .filter_map(|step| Some((step, senders(job, ranks, step)?)))
         .collect();
-    best(job, &all)
+    best(job, ranks, &all)
 }
 
 /// The ranks whose state is nowhere, at no step.

@@ -88,11 +88,10 @@ impl Coordinator {
         self.registry.waiting(id).map(slot).collect()
     }
 
-    /// Stops trainers that wait and that `plan` has no use for. Whether there are any: the plan can't be carried out before they are gone.
+    /// Stops the trainers of workers on which one waits that `plan` has no use for: a stop is a worker's, for all ranks that it has of the job. Whether there are any: the plan can't be carried out before they are gone.
     pub(crate) fn stop_unkept(&mut self, id: &JobId, plan: &Plan) -> bool {
         let before = self.live.job(id).and_then(|job| job.plan.as_ref());
-        let same_cut =
-            before.is_some_and(|before| (before.lanes, &before.stages) == (plan.lanes, &plan.stages));
+        let same_cut = before.is_some_and(|before| before.is_cut_as(plan));
         let unkept =
             |(worker, rank): &(&WorkerId, RankId)| !same_cut || plan.worker_of(*rank) != Some(*worker);
         let workers: Vec<WorkerId> = self
@@ -102,7 +101,12 @@ impl Coordinator {
             .map(|(worker, _)| worker.clone())
             .collect();
         for worker in &workers {
-            self.stop_on(worker, id, Epoch(u64::MAX), "the next plan has no place for it");
+            self.stop_on(
+                worker,
+                id,
+                Epoch(u64::MAX),
+                "the next plan has no place for one of its trainers",
+            );
         }
         !workers.is_empty()
     }
@@ -142,6 +146,8 @@ impl Coordinator {
     /// Whether the time is over in which a job that lost a part waits for its old places.
     fn waited(&self, job: &JobId) -> bool {
         let by = self.regroups.get(job).copied();
-        self.state_of(job) == Some(JobState::Recovering) && by.is_none_or(|by| self.mono() >= by)
+        let over = by.is_none_or(|by| self.mono() >= by);
+        // Its place is found, and only the state to start from is looked for: that ends by itself.
+        self.state_of(job) == Some(JobState::Recovering) && over && !self.searches.contains_key(job)
     }
 }

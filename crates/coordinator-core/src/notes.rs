@@ -167,7 +167,7 @@ fn connected(
 
 fn refilled(rank: RankId, refill: &Refill) -> String {
     match refill {
-        Refill::Guard(guard) => format!(", that of {rank} from {guard}'s"),
+        Refill::Guard(guard) => format!(", what was guarded of {rank} from {guard}'s"),
         Refill::Parity(parities) if parities.from.contains(&rank) => String::new(),
         Refill::Parity(parities) => {
             let names: Vec<String> = parities.from.iter().map(ToString::to_string).collect();

@@ -148,7 +148,7 @@ pub enum Change {
         /// Why.
         message: String,
     },
-    /// A part of the job was lost: its trainers are stopped, and it waits for workers to go on with.
+    /// A part of the job was lost: its trainers are halted or stopped, and it waits for workers to go on with.
     Requeued {
         /// The job.
         job: JobId,

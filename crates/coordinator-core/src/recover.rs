@@ -149,7 +149,10 @@ impl Coordinator {
         self.searches.remove(id);
         self.regroups
             .insert(id.clone(), self.mono() + self.config.regroup);
-        let reason = format!("the job starts again: {}", crate::notes::told(&failure));
+        let reason = format!(
+            "the job goes on under another plan: {}",
+            crate::notes::told(&failure)
+        );
         let verdict = failure.clone();
         self.record(Change::Requeued {
             job: id.clone(),

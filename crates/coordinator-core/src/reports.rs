@@ -9,6 +9,9 @@ use crate::machine::Coordinator;
 use crate::run::Goal;
 use crate::{Change, Effect, RankPhase, SessionId, Update};
 
+/// Lines of epochs before that are taken in one epoch: more than any worker keeps, of several.
+const MOST_TOLD_AGAIN: usize = 4096;
+
 impl Coordinator {
     pub(crate) fn report(&mut self, session: SessionId, report: NumberedReport) {
         let now = self.mono();
@@ -182,9 +185,8 @@ impl Coordinator {
         if step.step <= after_step {
             // A step of an epoch before, told again by every worker that has its line, because the report may have been lost with one.
             let Some(run) = self.runs.get_mut(job) else { return };
-            let written = reached.max(run.told_again);
-            if written.is_none_or(|written| step.step > written) {
-                run.told_again = Some(step.step);
+            let heard = reached.is_some_and(|reached| step.step <= reached);
+            if !heard && run.told_again.len() < MOST_TOLD_AGAIN && run.told_again.insert(step.step) {
                 self.write_step(job, output, step);
             }
             return;

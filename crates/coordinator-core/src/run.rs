@@ -8,7 +8,7 @@
 //!
 //! Each limit counts from the moment a trainer was last heard to get on with its step, see [`crate::hang`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rekindle_types::{Epoch, InMemory, Plan, RankId, StepReport};
 
@@ -64,8 +64,8 @@ pub(crate) struct Run {
     pub(crate) goal_by: Mono,
     /// The last committed step.
     pub(crate) last_step: Option<StepReport>,
-    /// The newest step of an epoch before whose report came only in this one.
-    pub(crate) told_again: Option<u64>,
+    /// Steps of epochs before whose reports came only in this one.
+    pub(crate) told_again: BTreeSet<u64>,
     /// Durations of the newest steps, milliseconds.
     recent: VecDeque<Millis>,
     /// When the last step was heard of.
@@ -112,7 +112,7 @@ impl Run {
             goal: Goal::Start,
             goal_by: now + config.start_limit,
             last_step: None,
-            told_again: None,
+            told_again: BTreeSet::new(),
             recent: VecDeque::new(),
             step_heard: None,
             since: now,

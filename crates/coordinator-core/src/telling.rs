@@ -20,7 +20,7 @@ pub(crate) fn origin(incident: &Incident) -> String {
     match (incident.source, incident.resumed_step) {
         (Some(StateSource::Local), Some(step)) => format!("the state of step {step} in memory"),
         (Some(StateSource::Shadow), Some(step)) => {
-            format!("the state of step {step} in memory, what was lost of it from its guards")
+            format!("the state of step {step} in memory, what was lost of it from its guards and other lanes")
         }
         (Some(StateSource::Parity), Some(step)) => format!(
             "the state of step {step} in memory, which groups exchanged then, what was lost worked out from parities"

@@ -5,7 +5,8 @@
 //! every rank and the coordinator agree without being told.
 //!
 //! - PL-5 Every rank of a plan has as many guards as the job wants, or as there are workers besides its own where that is fewer: on workers of
-//!   which no two are the same and none is the rank's. So its state outlives the loss of as many workers as it has guards, whichever they are.
+//!   which no two are the same and none is the rank's. So its state outlives the loss of as many workers as it has guards, whichever they are. Where guards
+//!   keep moments alone that is so of the moments, and of the weights as long as lanes of a stage are on as many more workers.
 //!
 //! Deliberately absent: guards chosen by free memory.
 

@@ -316,3 +316,24 @@ fn report_counts_what_swapped_micro_batches_cost() {
     let activations = |report: &rekindle_plan::PlanReport| report.stages[3].memory.cuda.activations;
     assert!(activations(&swapped) > activations(&plain));
 }
+
+/// With two lanes and one guard, guards keep two thirds, and losing both lanes of a stage is one more way to lose it.
+#[test]
+fn replicas_take_weights_out_of_guards_and_add_a_way_to_lose_them() {
+    let of = |sources: &str| {
+        let more = format!("[parallelism]\npipeline = 2\ndata = 2\n[recovery]\nsources = {sources}");
+        let spec = spec(&more);
+        let plan = place(&job(), Epoch(1), &spec, &slots(&["a", "b", "c", "d"])).unwrap();
+        report(&spec, &plan).recovery
+    };
+    let whole = of(r#"["local", "shadow"]"#);
+    let moments = of(r#"["local", "shadow", "replica"]"#);
+    assert_eq!(
+        3 * moments.sources[1].memory_bytes,
+        2 * whole.sources[1].memory_bytes
+    );
+    assert_eq!(moments.sources[1].bytes_per_step, whole.sources[1].bytes_per_step);
+    // Of six pairs of machines the four of a rank and its guard are one too many, and the two of a stage's lanes.
+    let ratio = moments.beyond_memory_per_week / whole.beyond_memory_per_week;
+    assert!((ratio - 6.0 / 4.0).abs() < 1e-9, "{ratio}");
+}

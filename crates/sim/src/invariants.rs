@@ -3,7 +3,7 @@
 //! - SM-1 One plan per job and epoch; trainers are started for exactly that plan.
 //! - SM-2 Durable before visible: orders, acknowledgements of ends, answers and lines depend on records on the disk only.
 //! - SM-3 Nothing acts on an older (or unknown) epoch; one living trainer per job and rank on
-//!   the workers the coordinator knows.
+//!   the workers the coordinator knows, beside one of an older epoch elsewhere that has halted, failed or finished.
 //! - SM-4 Every job ends, and nothing is left running.
 //! - SM-5 One request, one job.
 //! - SM-6 A step isn't reported twice with different content (but for the epoch, where it was run again), nor after the job's end.
@@ -11,7 +11,7 @@
 //! - SM-8 The coordinator never halts of itself.
 //! - SM-9 A job that lost a trainer names it, and of one that hangs the rank that stands still, not one that waits; one that lost none and
 //!   wasn't cancelled succeeds. A job goes on after a loss as long as it may restart; one that doesn't save its state may fail when a
-//!   worker was lost, or one more than ranks have guards.
+//!   worker was lost, or one more than ranks have guards, or as many as lanes of a stage are on where guards have no weights.
 
 use std::collections::{BTreeMap, BTreeSet};
 

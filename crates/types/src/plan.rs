@@ -31,6 +31,12 @@ impl Plan {
         u32::try_from(self.stages.len()).unwrap_or(u32::MAX)
     }
 
+    /// Whether its ranks have the same layers and shards as those of another plan, wherever they are.
+    #[must_use]
+    pub fn is_cut_as(&self, other: &Self) -> bool {
+        (self.lanes, &self.stages) == (other.lanes, &other.stages)
+    }
+
     /// Number of ranks.
     #[must_use]
     pub fn world(&self) -> u32 {

@@ -21,7 +21,7 @@ use rekindle_types::clock::Mono;
 
 impl Worker {
     /// An epoch is over: what trains gives it up, everything else of it ends.
-    pub(crate) fn halt(&mut self, job: &JobId, epoch: Epoch, reason: &str) {
+    pub(crate) fn halt(&mut self, job: &JobId, epoch: Epoch) {
         self.fences.stop(job, epoch);
         let by = self.mono() + self.config.halt_limit;
         let mut waits = Vec::new();
@@ -31,7 +31,7 @@ impl Worker {
                 waits.push(key.clone());
             }
             if of && trainer.phase == TrainerPhase::Training && trainer.is_at_work() {
-                trainer.halt = Halt::Told(reason.to_owned(), by);
+                trainer.halt = Halt::Told(by);
                 let (key, message) = (key.clone(), ToTrainer::Halt);
                 self.out.push(Effect::ToTrainer { key, message });
             }
@@ -40,7 +40,7 @@ impl Worker {
             // Who asks may not know.
             self.report(&key, Report::Halted { failure: None });
         }
-        self.end_others(job, epoch, reason, |_, trainer| trainer.halt != Halt::No);
+        self.end_others(job, epoch, |_, trainer| trainer.halt != Halt::No);
         self.spawn_startable();
     }
 
@@ -86,9 +86,8 @@ impl Worker {
         let mut late = Vec::new();
         for (key, trainer) in &mut self.trainers.living {
             match &trainer.halt {
-                Halt::Told(reason, by) if now >= *by && trainer.stopping.is_none() && !trainer.said_end => {
-                    let reason = reason.clone();
-                    trainer.stops(&reason, kill_at);
+                Halt::Told(by) if now >= *by && !trainer.stopping && !trainer.said_end => {
+                    trainer.stops(kill_at);
                     self.out.push(Effect::Terminate { key: key.clone() });
                 }
                 _ if trainer.edit_by.is_some_and(|by| now >= by) => late.push(key.clone()),
@@ -103,7 +102,7 @@ impl Worker {
     /// When to look again.
     pub(crate) fn edit_deadlines(&self) -> impl Iterator<Item = Mono> + '_ {
         let of = |trainer: &Trainer| match &trainer.halt {
-            Halt::Told(_, by) if trainer.stopping.is_none() && !trainer.said_end => Some(*by),
+            Halt::Told(by) if !trainer.stopping && !trainer.said_end => Some(*by),
             _ => trainer.edit_by,
         };
         self.trainers.living.values().filter_map(of)

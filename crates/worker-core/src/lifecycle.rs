@@ -22,8 +22,7 @@ impl Worker {
         }
         let worker = self.config.worker.clone();
         if let Some(before) = key.epoch.0.checked_sub(1) {
-            let why = "a newer plan takes over";
-            self.end_others(&key.job, Epoch(before), why, |old, trainer| {
+            self.end_others(&key.job, Epoch(before), |old, trainer| {
                 start.plan.worker_of(old.rank) == Some(&worker) && trainer.may_go_over(&start)
             });
         }
@@ -53,7 +52,7 @@ impl Worker {
         }
         let mut ready = Vec::new();
         for (key, trainer) in &mut self.trainers.living {
-            if key.job != *job || key.epoch != epoch || trainer.stopping.is_some() {
+            if key.job != *job || key.epoch != epoch || trainer.stopping {
                 continue;
             }
             match trainer.phase {
@@ -90,9 +89,9 @@ impl Worker {
         }
     }
 
-    pub(crate) fn stop(&mut self, job: &JobId, epoch: Epoch, reason: &str) {
+    pub(crate) fn stop(&mut self, job: &JobId, epoch: Epoch) {
         self.fences.stop(job, epoch);
-        self.end_others(job, epoch, reason, |_, _| false);
+        self.end_others(job, epoch, |_, _| false);
         self.spawn_startable();
     }
 
@@ -107,13 +106,13 @@ impl Worker {
         }
     }
 
-    pub(crate) fn stop_all(&mut self, reason: &str) {
+    pub(crate) fn stop_all(&mut self) {
         let mut jobs: Vec<JobId> = self.trainers.living.keys().map(|key| key.job.clone()).collect();
         jobs.extend(self.trainers.queued.keys().map(|key| key.job.clone()));
         jobs.dedup();
         for job in jobs {
             if let Some(newest) = self.trainers.newest(&job) {
-                self.stop(&job, newest, reason);
+                self.stop(&job, newest);
             }
         }
     }
@@ -123,7 +122,6 @@ impl Worker {
         &mut self,
         job: &JobId,
         epoch: Epoch,
-        reason: &str,
         stay: impl Fn(&TrainerKey, &Trainer) -> bool,
     ) {
         let meant = |key: &&TrainerKey| key.job == *job && key.epoch <= epoch;
@@ -136,8 +134,8 @@ impl Worker {
         let kill_at = self.mono() + self.config.stop_grace;
         for (key, trainer) in &mut self.trainers.living {
             let of = key.job == *job && key.epoch <= epoch;
-            if of && trainer.stopping.is_none() && !stay(key, trainer) {
-                trainer.stops(reason, kill_at);
+            if of && !trainer.stopping && !stay(key, trainer) {
+                trainer.stops(kill_at);
                 self.out.push(Effect::Terminate { key: key.clone() });
             }
         }
@@ -159,7 +157,7 @@ impl Worker {
             .trainers
             .living
             .get(key)
-            .is_some_and(|trainer| trainer.stopping.is_some());
+            .is_some_and(|trainer| trainer.stopping);
         if stopping {
             self.out.push(Effect::Terminate { key: key.clone() });
         }
@@ -207,15 +205,17 @@ impl Worker {
             FromTrainer::Saved { part, interval } => Report::Saved { part, interval },
             FromTrainer::SaveFailed { step, message } => Report::SaveFailed { step, message },
             FromTrainer::WaitsForStorage { step } => Report::WaitsForStorage { step },
-            FromTrainer::Watermark(_) if trainer.stopping.is_some() => return,
+            FromTrainer::Watermark(_) if trainer.stopping => return,
             FromTrainer::Watermark(mark) => Report::Watermark(mark),
             FromTrainer::Halted { failure } => match trainer.halts(failure) {
                 Some(report) => report,
                 None => return,
             },
             FromTrainer::Finished => Report::Finished,
-            // A trainer that was told to stop may see its peers go first: that is no failure.
-            FromTrainer::Failed(_) if trainer.ends_as_told() => return,
+            // A trainer that was told to stop may see its peers go first: that is no failure. What its device has met is.
+            FromTrainer::Failed(failure) if trainer.ends_as_told() && !failure.class.blames_device() => {
+                return;
+            }
             FromTrainer::Failed(failure) if trainer.edit_by.is_some() => {
                 return self.edit_failed(key, &failure.message);
             }
@@ -248,7 +248,7 @@ impl Worker {
         let Some(trainer) = self.trainers.living.remove(key) else {
             return;
         };
-        if trainer.edit_by.is_some() && trainer.stopping.is_none() {
+        if trainer.edit_by.is_some() && !trainer.stopping {
             // Nobody has heard of it in this epoch yet: another process takes the rank, with what this one left.
             self.trainers.queued.insert(key.clone(), trainer.start);
             self.spawn_startable();

@@ -210,8 +210,8 @@ impl Worker {
                 from,
             } => self.connect(&job, epoch, &Orders { peers, from }),
             Command::Forget { job } => self.forget(job),
-            Command::Halt { job, epoch, reason } => self.halt(&job, epoch, &reason),
-            Command::Stop { job, epoch, reason } => self.stop(&job, epoch, &reason),
+            Command::Halt { job, epoch, .. } => self.halt(&job, epoch),
+            Command::Stop { job, epoch, .. } => self.stop(&job, epoch),
             Command::Save { job, epoch, rank } => self.save(&job, epoch, rank),
             Command::Acknowledge { up_to } => self.outbox.acknowledge(up_to),
         }
@@ -246,7 +246,7 @@ impl Worker {
     fn leave(&mut self, reason: ExitReason) {
         self.drain_until = None;
         self.leaving = Some((reason, self.mono() + self.leave_after()));
-        self.stop_all("the worker leaves");
+        self.stop_all();
     }
 
     /// The time to drain is over.
@@ -306,7 +306,7 @@ impl Worker {
             .trainers
             .living
             .values()
-            .any(|trainer| trainer.stopping.is_none() && trainer.counts());
+            .any(|trainer| !trainer.stopping && trainer.counts());
         let alone = self.link.alone_since.filter(|_| unstopped)?;
         Some(alone + self.config.orphan_limit)
     }
@@ -314,7 +314,7 @@ impl Worker {
     fn pass_time(&mut self) {
         let now = self.mono();
         if self.orphaned_at().is_some_and(|at| now >= at) {
-            self.stop_all("the coordinator is gone for too long");
+            self.stop_all();
         }
         self.end_drain();
         self.pass_edits();

@@ -25,8 +25,8 @@ pub(crate) struct Trainer {
     pub(crate) in_memory: InMemory,
     /// Connect came before it was ready: what to pass on.
     pub(crate) orders: Option<Orders>,
-    /// It was told to end, and why.
-    pub(crate) stopping: Option<String>,
+    /// It was told to end.
+    pub(crate) stopping: bool,
     /// It said Finished or Failed, or its failure was reported otherwise.
     pub(crate) said_end: bool,
     /// When it is killed if it still lives.
@@ -44,8 +44,8 @@ pub(crate) struct Trainer {
 pub(crate) enum Halt {
     /// It doesn't.
     No,
-    /// It was told to, for this reason; after this time it is stopped.
-    Told(String, Mono),
+    /// It was told to; after this time it is stopped.
+    Told(Mono),
     /// It has, and waits.
     Done,
 }
@@ -70,7 +70,7 @@ impl Trainer {
             step: 0,
             in_memory: InMemory::default(),
             orders: None,
-            stopping: None,
+            stopping: false,
             said_end: false,
             kill_at: None,
         }
@@ -78,35 +78,33 @@ impl Trainer {
 
     /// Whether it waits for the next epoch.
     pub(crate) fn waits(&self) -> bool {
-        self.halt == Halt::Done && self.stopping.is_none() && !self.said_end
+        self.halt == Halt::Done && !self.stopping && !self.said_end
     }
 
     /// Whether it can go over to the plan of `start`, as the rank that it is: it waits, and what it computes is of the same shape.
     pub(crate) fn may_go_over(&self, start: &StartTrainer) -> bool {
-        let (ours, theirs) = (&self.start, start);
-        let same_cut = (ours.plan.lanes, &ours.plan.stages) == (theirs.plan.lanes, &theirs.plan.stages);
-        self.waits() && same_cut && ours.spec == theirs.spec
+        self.waits() && self.start.plan.is_cut_as(&start.plan) && self.start.spec == start.spec
     }
 
     /// Whether it is neither told to end or halt nor has done so.
     pub(crate) fn is_at_work(&self) -> bool {
-        self.halt == Halt::No && self.stopping.is_none() && !self.said_end
+        self.halt == Halt::No && !self.stopping && !self.said_end
     }
 
     /// Whether its end is no surprise: it was told to end, or to halt and couldn't.
     pub(crate) fn ends_as_told(&self) -> bool {
-        self.stopping.is_some() || matches!(self.halt, Halt::Told(..))
+        self.stopping || matches!(self.halt, Halt::Told(..))
     }
 
     /// It is told to end.
-    pub(crate) fn stops(&mut self, reason: &str, kill_at: Mono) {
-        self.stopping = Some(reason.to_owned());
+    pub(crate) fn stops(&mut self, kill_at: Mono) {
+        self.stopping = true;
         self.kill_at.get_or_insert(kill_at);
     }
 
     /// It says that it has given its epoch up. What to report: nothing where that doesn't count.
     pub(crate) fn halts(&mut self, failure: Failure) -> Option<Report> {
-        let counts = self.phase == TrainerPhase::Training && self.stopping.is_none();
+        let counts = self.phase == TrainerPhase::Training && !self.stopping;
         match std::mem::replace(&mut self.halt, Halt::Done) {
             Halt::No if counts => Some(Report::Halted {
                 failure: Some(failure),

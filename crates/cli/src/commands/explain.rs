@@ -153,7 +153,7 @@ fn source(incident: &Incident) -> Option<String> {
     let text = match (incident.source?, &incident.source_url) {
         (StateSource::Local, _) => format!("from the workers' memory, {exact}"),
         (StateSource::Shadow, _) => {
-            format!("from the workers' memory, what was lost from its guards, {exact}")
+            format!("from the workers' memory, what was lost from its guards and other lanes, {exact}")
         }
         (StateSource::Parity, _) => {
             format!(

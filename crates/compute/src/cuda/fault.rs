@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
 
-    /// All of these, and no code of 0 to 999 beside them that isn't unknown to cuda.h, are the device's.
+    /// Of the codes from 0 to 999 these are the device's, with two that the bindings have no name of.
     const DEVICE: [Code; 11] = [
         Code::CUDA_ERROR_STUB_LIBRARY,
         Code::CUDA_ERROR_DEVICE_UNAVAILABLE,

@@ -93,12 +93,12 @@ fn reports_that_were_lost_with_a_worker_are_written_when_they_are_told_again() {
     ready(&mut desk, "a", &job, 2, 0, &[6, 5]);
     ready(&mut desk, "b", &job, 2, 1, &[6, 5]);
     assert_eq!(connects(&mut desk), both(Some(6), false), "nobody has step 3");
-    // Two workers have lines, and none all of them.
+    // Two workers have lines, none all of them, and the newer ones come first.
+    for told in 5..=6 {
+        desk.report_of("b", &job, 2, 1, Report::Step(step(told)));
+    }
     for told in 2..=5 {
         desk.report_of("a", &job, 2, 0, Report::Step(step(told)));
-    }
-    for told in 3..=6 {
-        desk.report_of("b", &job, 2, 1, Report::Step(step(told)));
     }
     let written = |desk: &mut Desk| -> Vec<u64> {
         let lines = std::mem::take(&mut desk.effects).into_iter();
@@ -108,7 +108,11 @@ fn reports_that_were_lost_with_a_worker_are_written_when_they_are_told_again() {
         };
         lines.filter_map(line).collect()
     };
-    assert_eq!(written(&mut desk), [4, 5, 6], "3 was heard");
+    assert_eq!(
+        written(&mut desk),
+        [5, 6, 4],
+        "3 was heard, and none is written twice"
+    );
     assert_eq!(
         desk.view(&job).state,
         JobState::Starting,
@@ -453,6 +457,38 @@ fn a_third_worker_lost_with_the_guards_of_a_rank_is_one_too_many() {
     let verdict = desk.verdict(&job);
     assert_eq!(verdict.worker.expect("it is named").as_str(), "b");
     assert!(verdict.message.contains("nobody's memory"), "{}", verdict.message);
+}
+
+/// Rank 0 reported steps up to 3 and is lost; guards have it at 6, but the line of 6 may be with nobody: the keeper of lines is at 5.
+#[test]
+fn where_no_line_was_heard_the_keepers_own_step_is_taken() {
+    let mut desk = Desk::new();
+    let mut spec = spec(3, 9);
+    spec.recovery.sources = vec![RecoverySource::Local, RecoverySource::Shadow];
+    for name in ["a", "b", "c"] {
+        desk.register(name, 1, 1, Vec::new());
+    }
+    let job = desk.job(spec);
+    for (name, rank) in [("a", 0), ("b", 1), ("c", 2)] {
+        ready(&mut desk, name, &job, 1, rank, &[]);
+    }
+    (1..=3).for_each(|at| desk.report("a", &job, 0, Report::Step(step(at))));
+    desk.register("d", 1, 1, Vec::new());
+    desk.lose("a");
+    desk.wait(11_000, &["b", "c", "d"]);
+    desk.report("b", &job, 1, Report::Stopped);
+    desk.report("c", &job, 2, Report::Stopped);
+    desk.commands();
+    ready(&mut desk, "d", &job, 2, 0, &[]);
+    // Ranks guard each other in a ring: b keeps lines beside a, and guards it.
+    guards(&mut desk, "b", &job, 1, &[5, 4], (0, &[6, 5]));
+    guards(&mut desk, "c", &job, 2, &[6, 5], (1, &[6, 5]));
+    let told = |(_, command)| match command {
+        Command::Connect { from, .. } => from.step,
+        _ => None,
+    };
+    let told: Vec<_> = desk.commands().into_iter().filter_map(told).collect();
+    assert_eq!(told, [5; 3]);
 }
 
 /// Two stages of two lanes on `a` to `d`, guards in a ring, at step 5; `lost` don't come back, `e` and `f` take their places.

@@ -177,6 +177,13 @@ impl Shell {
                 tracing::info!(trainer = %key, code = exit.code, signal = exit.signal, "trainer ended");
                 self.children.remove(key);
             }
+            if let Event::Command(
+                rekindle_types::Command::Stop { job, epoch, reason }
+                | rekindle_types::Command::Halt { job, epoch, reason },
+            ) = &event
+            {
+                tracing::info!(%job, %epoch, reason, "told to end the job's trainers of that epoch");
+            }
             let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
             for effect in self.machine.handle(now, event) {
                 events.extend(self.act(effect));

@@ -7,12 +7,15 @@
 //! ```
 //!
 //! The micro-batch is the first of the last committed step: text that is at hand, and that a rule which is among the candidates can't do
-//! better on. In: a pipeline whose stages all stand ([`super::mean`]). Moments stay what the rule made them.
+//! better on. In: a pipeline whose stages all stand ([`super::mean`]). Moments stay what the rule made them. What was chosen is in the log of
+//! the stage's trainers.
+//!
+//! Deliberately absent: choosing for stages of one source.
 
 use rekindle_plan::average::{Candidate, Mix, Source, blend, candidates, outputs};
 use rekindle_transport::collective::{Group, all_reduce};
 use rekindle_transport::{Tag, TagKind};
-use rekindle_types::{RankId, Refill, Share, StateKind};
+use rekindle_types::{Rank, RankId, Refill, Share, StateKind};
 
 use super::batch::Batch;
 use super::evaluate::forward;
@@ -38,7 +41,7 @@ pub fn choose(trainer: &mut Trainer, sources: &Sources) -> Result<(), TrainerErr
         let all = candidates(Source::Blend(0, 1), &Mix::of(0, 1, first));
         let mut losses = Vec::new();
         for (n, candidate) in all.iter().enumerate() {
-            if trainer.context.rank.stage == stage {
+            if trainer.context.rank == (Rank { lane: 0, stage }) {
                 become_it(candidate, sources, &mut trainer.engine)?;
             }
             losses.push(score(trainer, &batch, stage, n)?);
@@ -46,7 +49,7 @@ pub fn choose(trainer: &mut Trainer, sources: &Sources) -> Result<(), TrainerErr
         let losses = told(trainer, stage, losses)?;
         let best = (0..all.len()).min_by_key(|n| losses[*n]);
         if let Some(best) = best.filter(|_| trainer.context.rank.stage == stage) {
-            tracing::warn!(chosen = ?all[best], tried = all.len(), "of several means this one has the lowest loss");
+            tracing::info!(chosen = ?all[best], tried = all.len(), "of several means this one has the lowest loss");
             become_it(&all[best], sources, &mut trainer.engine)?;
         }
     }

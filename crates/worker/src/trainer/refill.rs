@@ -113,10 +113,14 @@ impl Refill<'_> {
         let guarded = context.refills.iter();
         let guarded = guarded.filter(|(_, from)| matches!(from, Source::Guard(_)));
         let has = |rank: &RankId| !context.refills.contains_key(rank);
-        let pairs: Vec<(RankId, RankId)> = guarded
-            .filter_map(|(rank, _)| Some((*rank, twins(&context.plan, *rank).find(has)?)))
-            .filter(|(rank, twin)| [*rank, *twin].contains(&me))
-            .collect();
+        let of = |rank: RankId| {
+            let twin = twins(&context.plan, rank).find(has);
+            let none = || TrainerError::defect(format!("no lane has the weights of {rank}"));
+            Ok((rank, twin.ok_or_else(none)?))
+        };
+        let pairs = guarded.map(|(rank, _)| of(*rank));
+        let mut pairs = pairs.collect::<Result<Vec<(RankId, RankId)>, TrainerError>>()?;
+        pairs.retain(|(rank, twin)| [*rank, *twin].contains(&me));
         for layer in engine.layers() {
             let all = 0..context.numel(layer);
             let tag = piece_tag(TagKind::State, self.step, context, (layer, StateKind::Weights));

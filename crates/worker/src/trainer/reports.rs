@@ -10,7 +10,8 @@
 //! most.
 //!
 //! Invariant
-//! - WK-12 Where a keeper's state of a step is in memory, the step's report is, too.
+//! - WK-12 Where a keeper's own state of a step that it committed is in its worker's memory, the step's report is, too, unless it couldn't be
+//!   written, which is logged.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -58,8 +59,10 @@ impl Reports {
     pub fn take_over(&mut self, context: &Context) -> Vec<StepReport> {
         let found = context.memory_step.map(|step| left(&self.folder, context, step));
         let found = found.unwrap_or_default();
-        found.iter().for_each(|report| self.keep(report));
-        forget_older(&self.folder, context);
+        // What can't be written again stays where it is.
+        if found.iter().all(|report| self.keep(report)) {
+            forget_older(&self.folder, context);
+        }
         found
     }
 
@@ -70,12 +73,14 @@ impl Reports {
         }
     }
 
-    /// Keeps one. When that fails, which is logged, nothing more is kept.
-    fn keep(&mut self, report: &StepReport) {
-        if let Err(error) = self.write(report) {
+    /// Keeps one; whether that worked. When it doesn't, which is logged, nothing more is kept.
+    fn keep(&mut self, report: &StepReport) -> bool {
+        let written = self.write(report);
+        if let Err(error) = &written {
             tracing::warn!(%error, path = %self.path.display(), "reports of steps aren't kept any more");
             self.adds = false;
         }
+        written.is_ok()
     }
 
     fn write(&mut self, report: &StepReport) -> std::io::Result<()> {
@@ -212,6 +217,24 @@ mod tests {
         let next = context_of(3, 0);
         let found = steps(&started(folder.path(), &next).take_over(&next));
         assert_eq!((found.len(), found.last()), (MOST, Some(&(last - 3))));
+    }
+
+    /// A folder that takes nothing more: what older epochs left isn't removed for what couldn't be written.
+    #[test]
+    fn what_cannot_be_written_again_is_left_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = context_of(1, 0);
+        started(folder.path(), &first).committed(&report(4));
+        let context = context_of(2, 0);
+        let mut reports = started(folder.path(), &context);
+        reports.path = folder.path().join("no such folder").join("file");
+        assert_eq!(
+            steps(&reports.take_over(&context)),
+            [4],
+            "it is told all the same"
+        );
+        assert_eq!(steps(&left(folder.path(), &context, 9)), [4]);
+        assert!(!reports.adds);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rekindle_compute::{AnyDevice, ComputeError, HandedOut};
 use rekindle_plan::advice::{needs, would_help};
 use rekindle_plan::memory::{Sizes, shared_space};
 use rekindle_plan::{Memory, On, memory};
-use rekindle_types::{DeviceId, FailureClass, Rank};
+use rekindle_types::{DeviceId, FailureClass, JobSpec, Plan, Rank};
 
 use super::TrainerError;
 use super::context::Context;
@@ -40,11 +40,11 @@ impl Reserves for Cuda {
 pub struct Room {
     rank: Rank,
     device: DeviceId,
+    on: On,
     planned: Memory,
-    /// Bytes of it that operations share.
-    space: u64,
-    /// Changes of the job that would do with less.
-    advice: String,
+    /// What it is planned for: what would do with less is worked out when it is asked for.
+    spec: JobSpec,
+    plan: Plan,
 }
 
 impl Room {
@@ -61,9 +61,10 @@ impl Room {
         Self {
             rank: *rank,
             device: computing.device,
+            on,
             planned: memory(spec, plan, *rank, on),
-            space: shared_space(spec, plan, *rank),
-            advice: would_help(spec, plan, *rank, on),
+            spec: spec.clone(),
+            plan: plan.clone(),
         }
     }
 
@@ -74,7 +75,8 @@ impl Room {
     pub fn reserve(&self, device: &dyn Reserves) -> Result<(), TrainerError> {
         let bytes = self.planned.total().saturating_sub(Sizes::CUDA.workspace);
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let reserved = device.reserve(size(bytes), size(self.space));
+        let space = shared_space(&self.spec, &self.plan, self.rank);
+        let reserved = device.reserve(size(bytes), size(space));
         reserved.map_err(|error| self.explain(error.into()))
     }
 
@@ -85,12 +87,10 @@ impl Room {
             return error;
         }
         let Self { rank, device, .. } = self;
-        let advice = match self.advice.is_empty() {
+        let smaller = would_help(&self.spec, &self.plan, *rank, self.on);
+        let advice = match smaller.is_empty() {
             true => "take a device with more memory".to_owned(),
-            false => format!(
-                "{} would do with less; or take a device with more memory",
-                self.advice
-            ),
+            false => format!("{smaller} would do with less; or take a device with more memory"),
         };
         let needs = needs(&self.planned);
         TrainerError::OutOfMemory {
@@ -163,7 +163,7 @@ mod tests {
         room.reserve(&device).unwrap();
         let (bytes, space) = device.asked.get();
         assert_eq!(bytes as u64 + (32 << 20), room.planned.total());
-        assert_eq!(space as u64, room.space);
+        assert_eq!(space as u64, shared_space(&room.spec, &room.plan, room.rank));
         assert!(space > 0 && space < bytes);
     }
 
