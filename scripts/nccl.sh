@@ -6,19 +6,4 @@
 #
 #   REKINDLE_CUDA_LIBRARIES=$(scripts/nccl.sh) REKINDLE_REQUIRE_NCCL=1 cargo test -p rekindle-compute --test nccl
 set -euo pipefail
-cd "$(dirname "$0")/.."
-
-version=2.32.3
-folder="${CARGO_TARGET_DIR:-target}/nccl-$version"
-library() { find "$folder" -name 'libnccl.so.2' 2>/dev/null | head -n 1; }
-if [ ! -e "$folder/complete" ] || [ -z "$(library)" ]; then
-  command -v python3 >/dev/null || { echo "nccl: python3 is missing; NCCL can't be fetched without it" >&2; exit 1; }
-  # What an interrupted installation left would not be completed.
-  rm -rf "$folder"
-  python3 -m venv "$folder" >&2
-  "$folder/bin/pip" install --quiet --disable-pip-version-check "nvidia-nccl-cu13==$version" >&2
-  [ -n "$(library)" ] || { echo "nccl: the package holds no libnccl.so.2" >&2; exit 1; }
-  touch "$folder/complete"
-fi
-cd "$(dirname "$(library)")"
-pwd
+exec "$(dirname "$0")/pip-library.sh" nccl 2.32.3 nvidia-nccl-cu13 libnccl.so.2

@@ -163,7 +163,7 @@ fn pump(out: &Link, into: &Link) {
             }
             Next::Stop => return,
             // Nothing goes apart here.
-            Next::Ready(_) => out.outbox.told_ready(),
+            Next::Ready => out.outbox.told_ready(),
         }
     }
 }
@@ -180,6 +180,11 @@ fn arrive(into: &Link, header: &Header, payload: Payload) -> bool {
                     .unwrap_or_else(|shared| into.pool.copy_of(shared.bytes()));
                 into.inbox.deliver(Frame::new(from, tag, buffer));
             }
+        }
+        (Ok(Verdict::Accept), FrameType::Apart(_) | FrameType::Ready) => {
+            let why = "a payload apart, which wasn't agreed on";
+            into.end(&End::Protocol(crate::ProtocolError::Malformed { why }));
+            return false;
         }
         // Whoever goes over to another epoch in memory gets new queues.
         (Ok(Verdict::Accept | Verdict::Fence), _) => {}

@@ -67,18 +67,20 @@ struct State {
     end: Option<End>,
     /// The writer has said goodbye, or is about to.
     said_goodbye: bool,
-    /// Payloads apart that this rank is ready for and hasn't said so.
-    owed: usize,
-    /// Payloads apart that the peer said it is ready for and that haven't gone.
-    ready: usize,
+    /// This rank is ready for a payload apart and hasn't said so: each end has announced one at most.
+    owed: bool,
+    /// A payload apart is announced that the peer hasn't said anything about.
+    announced: bool,
+    /// The peer is ready for it, and it hasn't gone.
+    ready: bool,
 }
 
 /// What the writer shall do next.
 pub(crate) enum Next {
     /// Write these, then call [`Outbox::written`].
     Write(Vec<Outgoing>),
-    /// Say so often that this rank is ready, then call [`Outbox::told_ready`].
-    Ready(usize),
+    /// Say that this rank is ready, then call [`Outbox::told_ready`].
+    Ready,
     /// Everything is written and nothing more will come: say goodbye.
     Goodbye,
     /// Stop at once.
@@ -244,9 +246,9 @@ impl Outbox {
         loop {
             // A caller that writes itself will wake this thread.
             if !state.writing {
-                if state.owed > 0 && state.end.is_none() {
-                    state.writing = true;
-                    return Next::Ready(std::mem::take(&mut state.owed));
+                if state.owed && state.end.is_none() {
+                    (state.writing, state.owed) = (true, false);
+                    return Next::Ready;
                 }
                 // After an end only a frame that was begun is left.
                 if !state.queue.is_empty() {

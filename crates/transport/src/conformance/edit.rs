@@ -1,4 +1,4 @@
-//! Going over to another epoch: what stays, what is freed, and that nothing of the epoch before is delivered (TR-5, TR-8).
+//! Going over to another epoch: what stays, what is freed, and that nothing of the epoch before is delivered (TR-5).
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

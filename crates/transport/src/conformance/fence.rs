@@ -172,4 +172,12 @@ pub(super) fn malformed_frames_end_the_connection(harness: &dyn Harness) {
             "byte {byte}"
         );
     }
+    // Well formed, but nobody agreed on payloads apart, or announced one.
+    for frame in [FrameType::Apart(tag(0)), FrameType::Ready] {
+        let bytes = Header { frame, ..header(b"") }.encode();
+        assert!(
+            matches!(send(&bytes), ProtocolError::Malformed { .. }),
+            "{frame:?}"
+        );
+    }
 }

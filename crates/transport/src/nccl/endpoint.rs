@@ -102,7 +102,7 @@ impl NcclEndpoint {
         }
     }
 
-    /// Changes the bounds from the next epoch on.
+    /// Changes the bounds from the next epoch on; communicators that are kept go on with those that they were made with, but for the least length.
     pub fn set_options(&mut self, options: NcclOptions) {
         self.options = options;
     }
@@ -210,10 +210,12 @@ impl NcclEndpoint {
                 }
             }
         }
+        // What is left of the deadline is for hearing of it: a link that doesn't stand by then uses TCP (TR-12).
+        let meeting = Deadline::after(deadline.remaining().unwrap_or_default() / 2);
         for &peer in &meant {
             let mut word = failed.get(&peer).cloned().unwrap_or_default();
             if let Some(channel) = channels.all.get(&peer) {
-                match channel.ready(deadline) {
+                match channel.ready(meeting) {
                     Ok(()) => drop(linked.link(peer)?.apart.set(Arc::clone(channel) as _)),
                     Err(fault) => word = fault.to_string(),
                 }

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use rekindle_compute::ComputeError;
 use rekindle_compute::cuda::nccl::{Calls, Code};
-use rekindle_types::RankId;
 
-use crate::TransportError;
 use crate::error::End;
 
 /// Why NCCL couldn't do something.
@@ -97,11 +95,5 @@ impl Fault {
             fault if fault.is_peer_loss() => End::Reset(format!("NCCL: {fault}")),
             fault => End::Nccl(fault.to_string()),
         }
-    }
-
-    /// The transport's error for it.
-    #[must_use]
-    pub fn error(&self, rank: RankId) -> TransportError {
-        self.end().error(rank)
     }
 }

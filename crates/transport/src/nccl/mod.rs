@@ -21,7 +21,8 @@
 //! - TR-11 A communicator is used again under a later epoch only when both ends have it, at rest, with the same number of transfers behind it.
 //! - TR-12 A link uses NCCL only after both ends have said that their communicators stand; until then, and where one can't, it uses TCP.
 //!
-//! Deliberately absent: payloads that start or end in a device's memory (they pass through the host's, see `channel`), collectives of
+//! Deliberately absent: going over to another epoch on the connections there are ([`crate::TcpEndpoint::edit`]), which are made anew here beside
+//! communicators that are kept; payloads that start or end in a device's memory (they pass through the host's, see `channel`), collectives of
 //! NCCL (exact sums are this crate's own), several devices in one process.
 
 mod agreement;

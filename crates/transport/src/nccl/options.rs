@@ -36,7 +36,7 @@ impl Default for NcclOptions {
 }
 
 impl NcclOptions {
-    /// Longest time that a transfer of `bytes` may take.
+    /// Longest time that a transfer of `bytes` may take; longer payloads go in several.
     #[must_use]
     pub fn bound(&self, bytes: usize) -> Duration {
         let millis = (bytes as u64).saturating_mul(1000) / self.slowest.max(1);

@@ -20,14 +20,14 @@ impl Outbox {
     pub(crate) fn owe_ready(&self) -> bool {
         let mut state = self.lock();
         let open = state.end.is_none() && !state.said_goodbye;
-        state.owed += usize::from(open);
+        state.owed = open;
         drop(state);
         self.filled.notify_all();
         open
     }
 
-    /// How often to say that this rank is ready, for a writer that is busy with a frame.
-    pub(crate) fn take_owed(&self) -> usize {
+    /// Whether this rank has still to say that it is ready, for a writer that is busy with a frame and says so then.
+    pub(crate) fn take_owed(&self) -> bool {
         std::mem::take(&mut self.lock().owed)
     }
 
@@ -36,31 +36,35 @@ impl Outbox {
         self.lock().writing = false;
     }
 
-    /// The peer is ready for a payload apart.
-    pub(crate) fn peer_is_ready(&self) {
-        self.lock().ready += 1;
+    /// The writer is about to announce a payload apart.
+    pub(crate) fn announce(&self) {
+        self.lock().announced = true;
+    }
+
+    /// The peer is ready for the payload apart that was announced. False when none was, or it said so before.
+    pub(crate) fn peer_is_ready(&self) -> bool {
+        let mut state = self.lock();
+        let awaited = std::mem::take(&mut state.announced);
+        state.ready |= awaited;
+        drop(state);
         self.filled.notify_all();
+        awaited
     }
 
     /// The writer has announced a payload apart: waits until the peer is ready for it, and meanwhile says by `tell` what is owed to the
     /// peer, which may wait for that. False when the link has ended. What the peer was ready for before that still goes.
-    pub(crate) fn await_ready(
-        &self,
-        mut tell: impl FnMut(usize) -> std::io::Result<()>,
-    ) -> std::io::Result<bool> {
+    pub(crate) fn await_ready(&self, mut tell: impl FnMut() -> std::io::Result<()>) -> std::io::Result<bool> {
         let mut state = self.lock();
         loop {
-            if state.ready > 0 {
-                state.ready -= 1;
+            if std::mem::take(&mut state.ready) {
                 return Ok(true);
             }
             if state.end.is_some() {
                 return Ok(false);
             }
-            let owed = std::mem::take(&mut state.owed);
-            if owed > 0 {
+            if std::mem::take(&mut state.owed) {
                 drop(state);
-                tell(owed)?;
+                tell()?;
                 state = self.lock();
             } else {
                 state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);

@@ -138,11 +138,8 @@ impl Connection {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    fn close_by(&mut self, deadline: Deadline) {
-        self.serving.close();
-        while deadline.remaining().is_some() && !self.is_finished() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+    /// Ends what hasn't ended by itself.
+    fn cut(&self) {
         if !self.is_finished() {
             let link = self.serving.link();
             link.end(&End::Closed);
@@ -150,15 +147,12 @@ impl Connection {
         }
         // Not left to the drop of the socket: links that it served may hold it for longer.
         drop(self.stream.shutdown(Shutdown::Both));
-        self.join();
     }
 
-    /// The socket is shut down and what goes apart is stopped by now, so the threads end; one that is stuck inside somebody else's library is
-    /// left behind.
-    fn join(&mut self) {
-        let until = Deadline::after(STUCK);
+    /// After [`Connection::cut`] the threads end; one that is stuck inside somebody else's library is left behind.
+    fn join(&mut self, deadline: Deadline) {
         for thread in self.threads.drain(..) {
-            while !thread.is_finished() && until.remaining().is_some() {
+            while !thread.is_finished() && deadline.remaining().is_some() {
                 std::thread::sleep(Duration::from_millis(1));
             }
             match thread.is_finished() {
@@ -272,7 +266,9 @@ fn writes_on(serving: &Serving, link: &Arc<Link>, stream: &TcpStream) -> Option<
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.close_by(Deadline::after(Duration::ZERO));
+        self.serving.close();
+        self.cut();
+        self.join(Deadline::after(STUCK));
     }
 }
 
@@ -288,8 +284,12 @@ impl Carrier for Connections {
     fn close(&mut self, deadline: Deadline) {
         let mut all = self.take();
         all.iter().for_each(|connection| connection.serving.close());
-        all.iter_mut()
-            .for_each(|connection| connection.close_by(deadline));
+        while deadline.remaining().is_some() && !all.iter().all(Connection::is_finished) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        all.iter().for_each(Connection::cut);
+        let stuck = Deadline::after(STUCK);
+        all.iter_mut().for_each(|connection| connection.join(stuck));
     }
 }
 

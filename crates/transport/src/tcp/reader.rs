@@ -68,7 +68,7 @@ impl<R: Read> Reading<'_, R> {
                     if header.frame == FrameType::Ready
                         && link.gate.check(&header) == Ok(Verdict::Accept) =>
                 {
-                    link.outbox.peer_is_ready();
+                    self.ahead = peer_is_ready(link).err().map(Err);
                 }
                 other => self.ahead = Some(other),
             }
@@ -112,10 +112,7 @@ fn read_one(serving: &Serving, reading: &mut Reading<'_, impl Read>) -> Result<(
             }
         },
         (Verdict::Accept, FrameType::Apart(tag)) => read_apart(&link, tag, &header, length, reading),
-        (Verdict::Accept, FrameType::Ready) => {
-            link.outbox.peer_is_ready();
-            Ok(())
-        }
+        (Verdict::Accept, FrameType::Ready) => peer_is_ready(&link),
         (Verdict::Accept, FrameType::Abort) => {
             // Its fence of another epoch may follow.
             let reason = read_payload(&link, stream, &header, length)?;
@@ -124,6 +121,15 @@ fn read_one(serving: &Serving, reading: &mut Reading<'_, impl Read>) -> Result<(
         }
         (Verdict::Accept, FrameType::Goodbye | FrameType::Fence) => Err(End::Closed),
     }
+}
+
+fn peer_is_ready(link: &Link) -> Result<(), End> {
+    let awaited = link.outbox.peer_is_ready();
+    awaited
+        .then_some(())
+        .ok_or(End::Protocol(ProtocolError::Malformed {
+            why: "ready for a payload that wasn't announced",
+        }))
 }
 
 fn read_payload(link: &Link, stream: &mut impl Read, header: &Header, length: usize) -> Result<Buffer, End> {
@@ -145,12 +151,18 @@ fn read_apart(
         why: "a payload apart, which wasn't agreed on",
     }))?;
     let room = link.inbox.reserve(link.peer(), length);
+    // Also where it will be thrown away: NCCL can't skip.
     let mut buffer = link.pool.take(length);
     if !link.outbox.owe_ready() {
         // The peer learns that this rank closes, and gives up.
         return Ok(());
     }
-    apart.receive(&mut buffer, &mut || reading.look_ahead(link))?;
+    let received = apart.receive(&mut buffer, &mut || reading.look_ahead(link));
+    match (&received, &reading.ahead) {
+        // Why the peer gave up was read already: that is told, not that its end is gone.
+        (Err(_), Some(Ok(ahead))) if ahead.frame == FrameType::Abort => return Ok(()),
+        _ => received?,
+    }
     check_payload(header, &buffer)?;
     if room == Room::Reserved {
         link.inbox.deliver(Frame::new(link.peer(), tag, buffer));

@@ -80,6 +80,7 @@ impl Serving {
             let behind = Arc::clone(&state.link);
             drop(state);
             behind.end(&End::PeerAborted(format!("it went over to {epoch}")));
+            behind.stop_apart();
             state = self.lock();
         }
         while state.link.gate.me.epoch < epoch {

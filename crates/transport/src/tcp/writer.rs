@@ -34,8 +34,8 @@ pub(crate) fn write_all(link: &Link, mut stream: impl Write, glance: &dyn Glance
                 }
                 link.outbox.written(batch);
             }
-            Next::Ready(times) => {
-                write_ready(link, &mut stream, times)?;
+            Next::Ready => {
+                write_ready(link, &mut stream)?;
                 link.outbox.told_ready();
             }
             Next::Goodbye => {
@@ -62,9 +62,8 @@ fn slices<'a>(header: &'a [u8], payload: &'a [u8], skip: usize) -> [IoSlice<'a>;
     ]
 }
 
-fn write_ready(link: &Link, stream: &mut impl Write, times: usize) -> Result<(), Error> {
-    let ready = link.gate.header(FrameType::Ready, 0).encode();
-    (0..times).try_for_each(|_| stream.write_all(&ready))
+fn write_ready(link: &Link, stream: &mut impl Write) -> Result<(), Error> {
+    stream.write_all(&link.gate.header(FrameType::Ready, 0).encode())
 }
 
 /// `Ok(false)` when the link ended in the middle.
@@ -99,18 +98,21 @@ fn write_apart(
     let payload = item.payload.bytes();
     let mut header = link.gate.header(FrameType::Apart(item.tag), payload.len());
     header.payload_checksum = link.payload_checksum.then(|| checksum(payload));
+    link.outbox.announce();
     stream.write_all(&header.encode())?;
-    if !link
-        .outbox
-        .await_ready(|times| write_ready(link, stream, times))?
-    {
+    if !link.outbox.await_ready(|| write_ready(link, stream))? {
         return Ok(false);
     }
-    let mut gone = || write_ready(link, stream, link.outbox.take_owed()).is_err() || glance.hung_up();
-    apart.send(payload, &mut gone).map(|()| true).map_err(|end| {
-        link.end(&end);
-        Error::other("the other way of payloads has failed")
-    })
+    let mut gone = || {
+        let told = !link.outbox.take_owed() || write_ready(link, stream).is_ok();
+        !told || glance.hung_up()
+    };
+    let sent = apart.send(payload, &mut gone);
+    // The connection is between frames still, so the peer can be told why.
+    if let Err(end) = &sent {
+        link.end(end);
+    }
+    Ok(sent.is_ok())
 }
 
 fn write_run(link: &Link, stream: &mut impl Write, batch: &[Outgoing]) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rekindle_transport::conformance::{ALL, Boxed, EPOCH, Forger, Harness, member};
@@ -14,8 +15,12 @@ use rekindle_types::RankId;
 
 use super::simulated::Cluster;
 
-/// Connects by this many bytes and more through NCCL.
-pub struct Simulated(pub usize);
+/// Connects by `least` bytes and more through NCCL.
+pub struct Simulated {
+    least: usize,
+    /// Those that were connected.
+    clusters: Mutex<Vec<Cluster>>,
+}
 
 fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
@@ -65,15 +70,15 @@ impl Harness for Simulated {
     ) -> Vec<Result<Boxed, TransportError>> {
         let cluster = Cluster::default();
         let nccl = NcclOptions {
-            least_bytes: self.0,
+            least_bytes: self.least,
             required: true,
             ..NcclOptions::default()
         };
         let endpoints: Vec<_> = members.iter().map(|_| endpoint(&cluster, &nccl)).collect();
         let world = connect(members, &endpoints.iter().collect::<Vec<_>>(), options, deadline);
-        cluster.check_calls();
-        let checked = |t| Box::new(t) as Boxed;
-        world.into_iter().map(|t| t.map(checked)).collect()
+        self.clusters.lock().unwrap().push(cluster);
+        let boxed = |t| Box::new(t) as Boxed;
+        world.into_iter().map(|t| t.map(boxed)).collect()
     }
 
     fn forge(&self, options: &Options) -> (Boxed, Box<dyn Forger>) {
@@ -124,18 +129,24 @@ impl Forger for Line {
     }
 }
 
-fn run(harness: &dyn Harness, name: &str) {
+/// A check, and afterwards that no call was made that may deadlock and nothing was left behind.
+fn run(least: usize, name: &str) {
     let (_, check) = ALL.iter().find(|(n, _)| *n == name).expect("a check of the list");
-    check(harness);
+    let harness = Simulated {
+        least,
+        clusters: Mutex::default(),
+    };
+    check(&harness);
+    harness.clusters.lock().unwrap().iter().for_each(Cluster::check);
 }
 
 macro_rules! conformance {
     ($($name:ident),* $(,)?) => {
         mod everything {
-            $(#[test] fn $name() { super::run(&super::Simulated(1), stringify!($name)); })*
+            $(#[test] fn $name() { super::run(1, stringify!($name)); })*
         }
         mod long_payloads {
-            $(#[test] fn $name() { super::run(&super::Simulated(10_000), stringify!($name)); })*
+            $(#[test] fn $name() { super::run(10_000, stringify!($name)); })*
         }
         #[test]
         fn the_list_is_complete() {

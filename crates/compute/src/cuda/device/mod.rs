@@ -5,7 +5,7 @@
 //!
 //! Invariants
 //! - CP-8 Work of a device is in one stream, in the order of the calls; work space is shared by operations because of that. The only other
-//!   stream copies frozen state to the host.
+//!   stream of a device copies frozen state to the host; communicators have their own, on contexts of their own.
 //!
 //! Deliberately absent: several devices in one process; communication.
 

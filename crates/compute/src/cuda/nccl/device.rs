@@ -242,16 +242,6 @@ impl Calls for Nccl {
         }
     }
 
-    fn group_start(&self) -> Code {
-        // SAFETY: takes nothing; counts in this thread.
-        Code(unsafe { (self.library.group_start)() })
-    }
-
-    fn group_end(&self) -> Code {
-        // SAFETY: as above; what was given since is kept by the table.
-        Code(unsafe { (self.library.group_end)() })
-    }
-
     fn send(&self, comm: Comm, from: &Piece, bytes: usize, peer: u32) -> Code {
         self.transfer(comm, from, bytes, peer, false)
     }

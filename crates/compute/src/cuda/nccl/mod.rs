@@ -151,12 +151,6 @@ pub trait Calls: Send + Sync {
     /// How the communicator is doing. The only call, with [`Calls::abort`], that may be made at any time.
     fn state(&self, comm: Comm) -> Code;
 
-    /// Begins a group: calls until [`Calls::group_end`], of this thread, begin together.
-    fn group_start(&self) -> Code;
-
-    /// Ends a group.
-    fn group_end(&self) -> Code;
-
     /// Gives the communicator's stream the first `bytes` of `from` to send.
     fn send(&self, comm: Comm, from: &Piece, bytes: usize, peer: u32) -> Code;
 

@@ -119,9 +119,10 @@ proptest! {
 
     #[test]
     fn headers_survive_the_wire(job_hash: u64, epoch: u64, step: u64, index: u32, part: u32, from: u32, to: u32,
-                                payload_bytes: u64, payload_checksum: Option<u32>, kind in 0..TagKind::ALL.len()) {
+                                payload_bytes: u64, payload_checksum: Option<u32>, kind in 0..TagKind::ALL.len(), of in 0..6_usize) {
         let tag = Tag { kind: TagKind::ALL[kind], step, index, part };
-        let frame = FrameType::Data(tag);
+        let all = [FrameType::Data(tag), FrameType::Goodbye, FrameType::Abort, FrameType::Fence, FrameType::Apart(tag), FrameType::Ready];
+        let frame = all[of];
         let header = Header { frame, job_hash, epoch: Epoch(epoch), from, to, payload_bytes, payload_checksum };
         prop_assert_eq!(Header::decode(&header.encode()), Ok(header));
     }

@@ -210,14 +210,6 @@ impl Calls for Process {
         Code::SUCCESS
     }
 
-    fn group_start(&self) -> Code {
-        Code::SUCCESS
-    }
-
-    fn group_end(&self) -> Code {
-        Code::SUCCESS
-    }
-
     fn send(&self, comm: Comm, from: &Piece, bytes: usize, peer: u32) -> Code {
         let op = Op {
             kind: Kind::Send,
