@@ -3,42 +3,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
+mod support;
+
 use rekindle_plan::advice::{needs, would_help};
 use rekindle_plan::memory::shared_space;
 use rekindle_plan::{Memory, On, Slot, memory, place};
-use rekindle_types::{Dtype, Epoch, JobFile, JobId, JobSpec, Numerics, Plan, Rank, Recompute, WorkerId};
+use rekindle_types::{Dtype, Epoch, JobId, JobSpec, Numerics, Plan, Rank, Recompute, WorkerId};
 
 const ROWS: u64 = 2 * 32;
 const CPU: On = On::Cpu { threads: 1 };
 
 fn spec(extra: &str) -> JobSpec {
-    let text = format!(
-        r#"
-        [job]
-        name = "t"
-        output = "/tmp/t"
-        [model]
-        hidden_size = 64
-        intermediate_size = 128
-        num_hidden_layers = 6
-        num_attention_heads = 4
-        tie_word_embeddings = true
-        [data]
-        train = ["x"]
-        seq_len = 32
-        [training]
-        steps = 100
-        global_batch = 8
-        micro_batch = 2
-        [optimizer]
-        lr = 1.0
-        [parallelism]
-        pipeline = 2
-        data = 2
-        {extra}
-        "#
-    );
-    JobFile::parse(&text).unwrap().into_spec(None).unwrap()
+    support::spec(&format!("[parallelism]\npipeline = 2\ndata = 2\n{extra}"))
 }
 
 fn planned(spec: &JobSpec) -> Plan {

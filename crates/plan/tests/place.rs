@@ -2,35 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
-use rekindle_plan::{BeyondMemory, PlaceError, Slot, learning_rate, place, report};
-use rekindle_types::{Dtype, Epoch, JobFile, JobId, JobSpec, Recompute, WorkerId};
+mod support;
 
-fn spec(extra: &str) -> JobSpec {
-    let text = format!(
-        r#"
-        [job]
-        name = "t"
-        output = "/tmp/t"
-        [model]
-        hidden_size = 64
-        intermediate_size = 128
-        num_hidden_layers = 6
-        num_attention_heads = 4
-        tie_word_embeddings = true
-        [data]
-        train = ["x"]
-        seq_len = 32
-        [training]
-        steps = 100
-        global_batch = 8
-        micro_batch = 2
-        [optimizer]
-        lr = 1.0
-        {extra}
-        "#
-    );
-    JobFile::parse(&text).unwrap().into_spec(None).unwrap()
-}
+use rekindle_plan::{BeyondMemory, PlaceError, Slot, learning_rate, place, report};
+use rekindle_types::{Dtype, Epoch, JobId, Recompute, WorkerId};
+use support::spec;
 
 fn slots(names: &[&str]) -> Vec<Slot> {
     names

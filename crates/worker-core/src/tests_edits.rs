@@ -245,3 +245,23 @@ fn a_stop_ends_what_waits_and_what_is_being_edited() {
         "and not started again"
     );
 }
+
+/// Peers that go first are no failure of one that halts; what its device meets is.
+#[test]
+fn one_that_halts_tells_of_its_device_and_not_of_its_peers() {
+    for (class, told) in [(FailureClass::Network, false), (FailureClass::GpuXid, true)] {
+        let mut worker = training(&[0]);
+        worker.handle(1, halt(1));
+        let failure = Failure {
+            class,
+            ..failure("met while it halts")
+        };
+        let effects = says(&mut worker, 2, key(1, 0), FromTrainer::Failed(failure.clone()));
+        let wanted = told.then_some((Epoch(1), Report::Failed(failure)));
+        assert_eq!(
+            reports(&effects),
+            wanted.into_iter().collect::<Vec<_>>(),
+            "{class}"
+        );
+    }
+}
