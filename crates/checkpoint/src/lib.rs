@@ -20,6 +20,7 @@
 //!
 //! Deliberately absent: the writer of a run, which takes state away while training goes on.
 
+mod aside;
 mod atomic;
 mod base;
 pub mod catalog;
@@ -41,6 +42,7 @@ pub mod testing;
 mod tokenizer;
 pub mod writer;
 
+pub use aside::commit_over_damaged;
 pub use base::base_model;
 pub use commit::commit;
 pub use config::{config_from_json, config_to_json, read_config};

@@ -11,7 +11,9 @@ use std::time::Duration;
 use rekindle_checkpoint::format::{Manifest, Span, manifest_key, seal};
 use rekindle_checkpoint::store::{Fault, Faulty, Op, Store};
 use rekindle_checkpoint::testing::{State, assemble, plan, small_model, write_checkpoint, write_parts};
-use rekindle_checkpoint::{Blocking, Options, StateError, StoreErrorKind, commit, newest_valid};
+use rekindle_checkpoint::{
+    Blocking, Options, StateError, StoreErrorKind, commit, commit_over_damaged, newest_valid,
+};
 use rekindle_types::{LayerId, StateKind};
 use serde_json::{Value, json};
 use support::{folder, memory, same_bits};
@@ -350,4 +352,112 @@ async fn a_commit_happens_once_and_only_over_files_that_are_there() {
     let error = commit(&store, &manifest).await.unwrap_err();
     assert!(error.to_string().contains("all machines share"), "{error}");
     assert!(newest_valid(&store, &|_| Ok(())).await.unwrap().0.is_none());
+}
+
+/// The manifest of step 20 as the next plan would write it.
+async fn once_more(store: &Arc<dyn Store>, state: &State) -> Manifest {
+    let mut plan = plan(3, &[2, 6]);
+    plan.epoch.0 += 1;
+    let parts = write_parts(store, state, &plan, 20, 3).await.unwrap();
+    assemble(&state.config, &plan, 20, &parts).unwrap()
+}
+
+#[test]
+fn a_damaged_checkpoint_makes_way_for_another_of_its_step_and_its_manifest_is_kept() {
+    let harms: [(&str, bool, Harm); 4] = [
+        ("a flipped bit of the manifest", false, |dir, _| {
+            flip(&dir.join("manifest.json"), 300, 4)
+        }),
+        ("a missing file", false, |dir, manifest| {
+            std::fs::remove_file(a_tensor_file(manifest, dir, "model").1).unwrap();
+        }),
+        ("a short file", false, |dir, manifest| {
+            let (_, path) = a_tensor_file(manifest, dir, "optim");
+            let bytes = std::fs::read(&path).unwrap();
+            std::fs::write(path, &bytes[1..]).unwrap();
+        }),
+        ("a flipped bit that a reader found", true, |dir, manifest| {
+            flip(&a_tensor_file(manifest, dir, "model").1, 5_000, 1);
+        }),
+    ];
+    for (what, known, harm) in harms {
+        let (dir, disk, states) = two_steps();
+        let before = disk.checkpoint(20).unwrap().manifest().clone();
+        harm(&step20(&dir), &before);
+        let damaged = std::fs::read(step20(&dir).join("manifest.json")).unwrap();
+        let next = disk.run(once_more(disk.store(), &states[1]));
+        let aside = disk.run(commit_over_damaged(disk.store(), &next, known)).unwrap();
+        let aside = aside.unwrap_or_else(|| panic!("{what}: nothing was put aside"));
+        assert_eq!(
+            std::fs::read(aside.trim_start_matches("file://")).unwrap(),
+            damaged,
+            "{what}"
+        );
+        let (found, refused) = disk.newest_valid(&|_| Ok(())).unwrap();
+        assert_eq!(found.unwrap().manifest(), &next, "{what}: {refused:?}");
+        // An answer that was lost: it is there, and there is nothing more to move.
+        assert_eq!(
+            disk.run(commit_over_damaged(disk.store(), &next, known)).unwrap(),
+            None,
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn a_sound_checkpoint_and_one_of_a_newer_version_stay_as_they_are() {
+    let harms: [(&str, Harm); 2] = [
+        ("sound", |_, _| {}),
+        ("newer", |dir, _| {
+            change(&dir.join("manifest.json"), |value| {
+                value["schema_version"] = json!(99)
+            });
+        }),
+    ];
+    for (what, harm) in harms {
+        let (dir, disk, states) = two_steps();
+        let before = disk.checkpoint(20).unwrap().manifest().clone();
+        harm(&step20(&dir), &before);
+        let there = std::fs::read(step20(&dir).join("manifest.json")).unwrap();
+        let next = disk.run(once_more(disk.store(), &states[1]));
+        let error = disk
+            .run(commit_over_damaged(disk.store(), &next, false))
+            .unwrap_err();
+        assert!(matches!(error, StateError::Taken { .. }), "{what}: {error}");
+        assert_eq!(
+            std::fs::read(step20(&dir).join("manifest.json")).unwrap(),
+            there,
+            "{what}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_amid_putting_aside_leaves_the_manifest_in_one_place_at_least() {
+    let faults = [
+        (Op::PutNew, Fault::Fail(StoreErrorKind::Unavailable)),
+        (Op::PutNew, Fault::Lost(StoreErrorKind::Unavailable)),
+        (Op::Delete, Fault::Fail(StoreErrorKind::Unavailable)),
+        (Op::Delete, Fault::Lost(StoreErrorKind::Unavailable)),
+    ];
+    for (number, (op, fault)) in faults.into_iter().enumerate() {
+        let faulty = Faulty::new(memory(&format!("aside-{number}")));
+        let store: Arc<dyn Store> = Arc::new(faulty.clone());
+        let state = State::random(&small_model(), 20);
+        write_checkpoint(&store, &state, &plan(2, &[4, 4]), 20)
+            .await
+            .unwrap();
+        let next = once_more(&store, &state).await;
+        if op == Op::PutNew {
+            // The first write is the commit that finds the step taken, the second the copy.
+            faulty.next(op, 1, Fault::Delay(Duration::ZERO));
+        }
+        faulty.next(op, 1, fault);
+        assert!(commit_over_damaged(&store, &next, true).await.is_err());
+        let manifests = store.list("").await.unwrap();
+        assert!(manifests.iter().any(|entry| entry.key.ends_with("manifest.json")));
+        commit_over_damaged(&store, &next, true).await.unwrap();
+        let found = newest_valid(&store, &|_| Ok(())).await.unwrap().0;
+        assert_eq!(found.unwrap().manifest(), &next);
+    }
 }

@@ -351,6 +351,13 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said() {
             told.contains("checkpoint.refused") || told.contains("CHECKPOINT_CORRUPT"),
             "{what}: {told}"
         );
+        // The run came to the step once more, and its state is saved after all.
+        assert!(told.contains("checkpoint.replaced"), "{what}: {told}");
+        assert_eq!(
+            call(&["checkpoint", "verify", &newest.display().to_string()]).code,
+            0,
+            "{what}"
+        );
     }
 }
 

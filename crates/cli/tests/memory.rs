@@ -66,6 +66,44 @@ fn killed_trainers_and_workers_cost_no_committed_step() {
     assert_undisturbed(&run, STEPS, job(), folder.path());
 }
 
+/// No worker here has a GPU, so all links agree on TCP, and agree once more after each loss.
+#[test]
+fn a_job_that_wants_nccl_runs_where_there_is_none_and_outlasts_losses() {
+    const STEPS: u64 = 400;
+    let (folder, memory) = (
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir_in("/dev/shm").unwrap(),
+    );
+    let cluster = start(folder.path(), 4, memory.path());
+    let run = folder.path().join("nccl");
+    let job = || {
+        let more = "transport = \"nccl\"\n".to_owned();
+        let job = Job {
+            more,
+            ..Job::new(STEPS)
+        };
+        job.over(2, 2).recovering(LOCAL)
+    };
+    let id = cluster.submit(&job().write(folder.path(), "nccl"));
+    for loss in 0..2 {
+        let reached = metrics(&run).pop_last().map_or(0, |(step, _)| step);
+        reaches(&run, reached + 30);
+        let lost = cluster.trainer(loss);
+        let mut survivors = cluster.trainers();
+        survivors.retain(|pid| *pid != lost);
+        signal(lost, "KILL");
+        let incident = recovered(&cluster, &id, loss + 1);
+        assert_eq!(incident["source"], "local", "{incident}");
+        let living = cluster.trainers();
+        assert!(
+            survivors.iter().all(|pid| living.contains(pid)),
+            "{survivors:?} of {living:?}: survivors keep their processes"
+        );
+    }
+    assert_eq!(cluster.call(&["wait", &id]).code, 0);
+    assert_undisturbed(&run, STEPS, job(), folder.path());
+}
+
 #[test]
 fn a_worker_that_takes_the_state_with_it_fails_the_job_by_name() {
     let (folder, memory) = (

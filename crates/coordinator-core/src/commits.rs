@@ -134,6 +134,7 @@ impl Coordinator {
             resumed_from: job.start.clone(),
             rebuilt: rebuilt_by(&job.rebuilt, step),
             parts: save.parts.values().cloned().collect(),
+            refused: job.refused.clone(),
             after,
         };
         self.emit(Effect::CommitCheckpoint(Box::new(commit)));

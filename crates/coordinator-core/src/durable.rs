@@ -245,6 +245,8 @@ impl Durable {
                 epoch, checkpoint, ..
             } => {
                 check(job.epoch() == *epoch, "it is of another epoch")?;
+                // What is there now isn't what was found damaged.
+                job.refused.remove(&checkpoint.url);
                 job.checkpoint = Some(checkpoint.clone());
                 job.failed_saves = 0;
                 job.save_failure = None;

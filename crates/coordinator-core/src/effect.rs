@@ -84,7 +84,7 @@ pub enum Effect {
         after: Option<Seq>,
     },
     /// Write a checkpoint's manifest, create-only, delete what the job keeps no longer, then say `CheckpointWritten`. Effects of one job
-    /// are done in order; a manifest of the same writer that is there already counts as written.
+    /// are done in order; a manifest of the same writer that is there already counts as written, and one that is damaged makes way.
     CommitCheckpoint(Box<Commit>),
     /// Tell watchers of a job.
     Publish {
@@ -171,6 +171,8 @@ pub struct Commit {
     pub rebuilt: Vec<Rebuilt>,
     /// What every rank wrote, by rank.
     pub parts: Vec<CheckpointPart>,
+    /// URLs of checkpoints that were found damaged: where one of them has this step, it makes way.
+    pub refused: BTreeSet<String>,
     /// The record it depends on.
     pub after: Option<Seq>,
 }

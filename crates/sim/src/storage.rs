@@ -141,6 +141,10 @@ impl World {
         let stored = self.storage.manifests.entry(commit.job.clone()).or_default();
         let epoch = commit.plan.epoch;
         let damaged = false;
+        if commit.refused.contains(&url(&commit.job, commit.step)) {
+            // The one that was found damaged makes way.
+            stored.remove(&commit.step);
+        }
         let manifest = stored.entry(commit.step).or_insert(Manifest { epoch, damaged });
         if manifest.epoch != epoch {
             return Err(format!("{} is there already", url(&commit.job, commit.step)));

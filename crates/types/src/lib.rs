@@ -43,6 +43,6 @@ pub use session::{
     Command, InMemory, NumberedReport, Registration, Report, StartTrainer, TrainerPhase, TrainerStatus,
 };
 pub use shard::{BLOCK, shard_range};
-pub use spec::{Dtype, JobFile, JobSpec, Numerics, Recompute, SpecError, Violation};
+pub use spec::{Dtype, JobFile, JobSpec, Numerics, Recompute, SpecError, TransportKind, Violation};
 pub use status::{Failure, FailureClass, JobEvent, JobState, StepReport};
 pub use watermark::{Wait, Watermark};

@@ -161,6 +161,11 @@ impl LayerLayout {
     }
 }
 
+/// Transformer blocks at most.
+const MOST_BLOCKS: u32 = 1 << 16;
+/// Parameters at most: a thousand times what anybody trains, and a thousandth of what would be too many to count bytes of.
+const MOST_PARAMETERS: u64 = 1 << 44;
+
 impl ModelConfig {
     /// Width of all query heads together.
     #[must_use]
@@ -228,6 +233,7 @@ impl ModelConfig {
     /// [`ModelConfigError`] with the first key at fault and what to do about it.
     pub fn validate(&self) -> Result<(), ModelConfigError> {
         self.check_sizes()?;
+        self.check_product()?;
         self.check_numbers()
     }
 
@@ -263,6 +269,44 @@ impl ModelConfig {
                     self.head_dim
                 ),
             );
+        }
+        Ok(())
+    }
+
+    /// Sizes that are fine one by one may not be together. What follows counts in 64 bits, bytes of all kinds of state included.
+    fn check_product(&self) -> Result<(), ModelConfigError> {
+        let query = u64::from(self.num_attention_heads) * u64::from(self.head_dim);
+        if query > 1 << 24 {
+            return Err(ModelConfigError {
+                key: "head_dim",
+                why: format!("{query} elements of all heads together are out of range; use 16777216 at most"),
+            });
+        }
+        if self.num_hidden_layers > MOST_BLOCKS {
+            return Err(ModelConfigError {
+                key: "num_hidden_layers",
+                why: format!(
+                    "{} is out of range; use 1 to {MOST_BLOCKS}",
+                    self.num_hidden_layers
+                ),
+            });
+        }
+        let layers = [
+            (1, LayerId::Embed),
+            (u64::from(self.num_hidden_layers), LayerId::Block(0)),
+            (1, LayerId::Head),
+        ];
+        let parameters: u64 = layers
+            .iter()
+            .map(|(times, layer)| times.saturating_mul(self.layout(*layer).numel() as u64))
+            .fold(0, u64::saturating_add);
+        if parameters > MOST_PARAMETERS {
+            return Err(ModelConfigError {
+                key: "hidden_size",
+                why: format!(
+                    "the model has {parameters} parameters, {MOST_PARAMETERS} at most can be trained; make it smaller"
+                ),
+            });
         }
         Ok(())
     }

@@ -22,6 +22,8 @@ fn each_impossible_value_is_refused_under_its_own_key() {
         ("job", "output", "\"s3://bucket/run\""),
         ("model", "hidden_size", "0"),
         ("model", "num_hidden_layers", "0"),
+        ("model", "num_hidden_layers", "65537"),
+        ("model", "head_dim", "16777216"),
         ("model", "vocab_size", "255"),
         ("model", "head_dim", "7"),
         ("model", "rms_norm_eps", "0.0"),
@@ -51,6 +53,22 @@ fn each_impossible_value_is_refused_under_its_own_key() {
         );
         assert!(error.violations.iter().all(|v| !v.description.is_empty()));
     }
+}
+
+/// Sizes that are in range one by one are refused together, and nothing overflows on the way.
+#[test]
+fn models_and_micro_batches_that_no_memory_holds_are_refused() {
+    let huge = with("model", "hidden_size", "hidden_size = 16777216\nhead_dim = 2");
+    let huge = huge.replace("intermediate_size = 128", "intermediate_size = 16777216");
+    let error = spec(&huge).expect_err("a huge model").to_string();
+    assert!(error.contains("parameters"), "{error}");
+    let wide = with("model", "intermediate_size", "intermediate_size = 16777216");
+    spec(&wide).expect("a wide model alone is fine");
+    let both = wide
+        .replace("micro_batch = 2", "micro_batch = 4194304")
+        .replace("global_batch = 8", "global_batch = 4194304");
+    let error = spec(&both).expect_err("too many tokens of it").to_string();
+    assert!(error.contains("more than any memory holds"), "{error}");
 }
 
 #[test]

@@ -45,8 +45,8 @@ pub fn persist(options: &Options) -> Result<(), Error> {
                 clean(folder.path())?;
                 // The first round warms up.
                 files = run.time(round > 0, || match case {
-                    0 => plain(&parts, folder.path(), true).map(|()| files),
-                    1 => plain(&parts, folder.path(), false).map(|()| files),
+                    0 => plain(&parts, &folder.path().join("plain"), true).map(|()| files),
+                    1 => plain(&parts, &folder.path().join("plain"), false).map(|()| files),
                     _ => {
                         let parts = if case == 2 { &hashed } else { &parts };
                         writer.begin(capture(&model, parts.clone(), round))?;
@@ -77,14 +77,14 @@ pub fn persist(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Plain writes: one file, large chunks, one thread, synced with its folder.
-fn plain(parts: &[HeldPart], folder: &Path, direct: bool) -> Result<(), Error> {
+/// Plain writes: one new file, large chunks, one thread, synced with its folder.
+pub fn plain(parts: &[HeldPart], path: &Path, direct: bool) -> Result<(), Error> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     if direct {
         options.custom_flags(libc::O_DIRECT);
     }
-    let file = options.open(folder.join("plain"))?;
+    let file = options.open(path)?;
     let total: usize = parts
         .iter()
         .map(|part| part.held.bytes().map_or(0, <[u8]>::len))
@@ -101,5 +101,6 @@ fn plain(parts: &[HeldPart], folder: &Path, direct: bool) -> Result<(), Error> {
         }
     }
     file.sync_all()?;
+    let folder = path.parent().ok_or("a file in a folder")?;
     Ok(File::open(folder)?.sync_all()?)
 }

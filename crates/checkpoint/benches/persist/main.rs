@@ -7,6 +7,7 @@
 //! Processor time is that of the whole process (user and system), which other load on the machine disturbs less than time on the clock.
 
 mod bandwidth;
+mod bystander;
 mod grouping;
 mod inflation;
 mod measure;

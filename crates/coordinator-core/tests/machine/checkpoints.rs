@@ -395,13 +395,55 @@ fn a_damaged_checkpoint_isnt_tried_again() {
         Report::Failed(failure(FailureClass::CheckpointCorrupt)),
     );
     desk.report("b", &job, 1, Report::Stopped);
-    let asked = desk.effects.iter().find_map(|effect| match effect {
+    let (search, refused) = searched(&desk);
+    assert_eq!(search, StartSearch::Again);
+    assert!(refused.contains(&start(4).url));
+}
+
+#[test]
+fn the_step_of_a_damaged_checkpoint_is_committed_anew_and_then_it_counts() {
+    let mut desk = Desk::new();
+    desk.found = Ok(Some(start(4)));
+    desk.register("a", 1, 1, vec![]);
+    desk.register("b", 1, 1, vec![]);
+    let job = desk.job(saving_spec(9));
+    desk.found = Ok(Some(start(2)));
+    lose(&mut desk, &job, 1, FailureClass::CheckpointCorrupt);
+    for (name, rank) in [("a", 0), ("b", 1)] {
+        desk.report_of(name, &job, 2, rank, ready(rank));
+    }
+    for (name, rank) in [("a", 0), ("b", 1)] {
+        desk.report_of(name, &job, 2, rank, saved(4, rank));
+    }
+    let commit = desk.commits().pop().expect("all parts are there");
+    assert!(commit.refused.contains(&start(4).url), "it makes way");
+    desk.written(&job, 2, 4, None);
+    desk.effects.clear();
+    lose(&mut desk, &job, 2, FailureClass::WorkerCrash);
+    assert!(!searched(&desk).1.contains(&start(4).url));
+}
+
+/// Both ranks of an epoch are gone, the first by a failure.
+fn lose(desk: &mut Desk, job: &rekindle_types::JobId, epoch: u64, class: FailureClass) {
+    let failed = Report::Failed(failure(class));
+    desk.report_of("a", job, epoch, 0, failed);
+    desk.report_of("b", job, epoch, 1, Report::Stopped);
+}
+
+fn ready(rank: u32) -> Report {
+    Report::Ready {
+        data_address: format!("h:{rank}"),
+        in_memory: rekindle_types::InMemory::default(),
+    }
+}
+
+/// How a state to start from was looked for last, and which checkpoints don't count.
+fn searched(desk: &Desk) -> (StartSearch, std::collections::BTreeSet<String>) {
+    let asked = desk.effects.iter().rev().find_map(|effect| match effect {
         Effect::FindStart { search, refused, .. } => Some((*search, refused.clone())),
         _ => None,
     });
-    let (search, refused) = asked.expect("another one is looked for");
-    assert_eq!(search, StartSearch::Again);
-    assert!(refused.contains(&start(4).url));
+    asked.expect("a state is looked for")
 }
 
 #[test]

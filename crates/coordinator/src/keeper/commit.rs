@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rekindle_checkpoint::catalog::{AtWork, Policy, gc};
 use rekindle_checkpoint::format::{Assembly, step_folder};
-use rekindle_checkpoint::{Checkpoint, Manifest, StateError, Store, commit as put};
+use rekindle_checkpoint::{Checkpoint, Manifest, StateError, Store, commit_over_damaged};
 use rekindle_coordinator_core::{Commit, CommittedCheckpoint};
 use rekindle_types::StartPoint;
 
@@ -16,7 +16,9 @@ const WAITS: [u64; 7] = [200, 500, 1_000, 2_000, 5_000, 15_000, 40_000];
 /// What writers that died left is removed after this time, milliseconds.
 const SWEEP_AFTER: u64 = 24 * 3_600_000;
 
-type Notes = Vec<(String, String)>;
+/// Kind of event and a sentence.
+type Note = (String, String);
+type Notes = Vec<Note>;
 
 /// Tokens learnt up to the state that the job's trainers started from, once it was read.
 #[derive(Default)]
@@ -30,7 +32,10 @@ pub(super) async fn commit(
     let mut waits = WAITS.iter();
     loop {
         match try_commit(order, tokens).await {
-            Ok((committed, store)) => return (Ok(committed), clean_up(order, &store).await),
+            Ok((committed, store, aside)) => {
+                let cleaned = clean_up(order, &store).await;
+                return (Ok(committed), aside.into_iter().chain(cleaned).collect());
+            }
             Err((error, again)) => match waits.next().filter(|_| again) {
                 Some(ms) => {
                     tracing::warn!(job = %order.job, step = order.step, error, "commit failed; trying again");
@@ -44,11 +49,11 @@ pub(super) async fn commit(
 
 type Opened = std::sync::Arc<dyn Store>;
 
-/// One try; with an error, whether another may help.
+/// One try: the checkpoint, where it is, and what the job's history has to know; with an error, whether another may help.
 async fn try_commit(
     order: &Commit,
     tokens: &mut Tokens,
-) -> Result<(CommittedCheckpoint, Opened), (String, bool)> {
+) -> Result<(CommittedCheckpoint, Opened, Option<Note>), (String, bool)> {
     let store = open(&order.spec.checkpoint_url()).await.map_err(|e| (e, true))?;
     let start = start_manifest(order, tokens).await;
     let manifest = Manifest::assemble(&Assembly {
@@ -63,22 +68,29 @@ async fn try_commit(
         now_unix_ms: clock::now(),
     });
     let manifest = manifest.map_err(|e| (e.to_string(), false))?;
-    match put(&store, &manifest).await {
-        Ok(()) => {}
+    let url = store.url_of(&step_folder(order.step));
+    let known_damaged = order.refused.contains(&url);
+    let aside = match commit_over_damaged(&store, &manifest, known_damaged).await {
+        Ok(aside) => aside.map(|aside| put_aside(&url, &aside)),
         // Ours, written before an answer was lost or this coordinator was started again.
-        Err(StateError::Taken { writer, .. }) if writer == order.writer => {}
+        Err(StateError::Taken { writer, .. }) if writer == order.writer => None,
         Err(error) => {
             let again = matches!(&error, StateError::Store(e) if e.is_transient());
             return Err((error.to_string(), again));
         }
-    }
+    };
     let committed = CommittedCheckpoint {
         step: order.step,
-        url: store.url_of(&step_folder(order.step)),
+        url,
         bytes: manifest.total_bytes,
         state_digest: manifest.state_digest,
     };
-    Ok((committed, store))
+    Ok((committed, store, aside))
+}
+
+fn put_aside(url: &str, aside: &str) -> Note {
+    let text = format!("{url} was damaged and is written anew; what its manifest said is now {aside}");
+    ("checkpoint.replaced".to_owned(), text)
 }
 
 /// The manifest of the state that the trainers started from. One that can't be read any more costs its count of tokens, not the commit.

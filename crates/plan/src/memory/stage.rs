@@ -2,7 +2,7 @@
 //! (`rekindle_model`), in the same words; a test of whole trainers holds the two together.
 
 use rekindle_types::spec::RecoverySource;
-use rekindle_types::{BLOCK, Dtype, JobSpec, LayerId, Plan, Rank, Recompute, shard_range};
+use rekindle_types::{Dtype, JobSpec, LayerId, Plan, Rank, Recompute, shard_range};
 
 use super::{On, Sizes};
 use crate::cost::{FLOAT_BYTES, parameters, sum_bytes};
@@ -270,17 +270,15 @@ impl<'a> StageShape<'a> {
     /// The largest work space that an operation of a CUDA device asks for.
     pub fn space(&self) -> u64 {
         let lse = FLOAT_BYTES * self.rows * self.heads() * self.blocks.min(1);
-        let losses = if self.head { 8 * self.logit_rows() } else { 0 };
         // Activations are widened on their way to the host, and the other way.
         let widened = match self.spec.training.dtype {
             Dtype::F32 => 0,
             Dtype::Bf16 => FLOAT_BYTES * self.rows * self.hidden(),
         };
         let owned = self.owned.iter().copied().max().unwrap_or(0);
-        let squares = 8 * owned.div_ceil(BLOCK as u64);
         let means = if self.guarded { FLOAT_BYTES * owned } else { 0 };
         let joined = self.sum * self.joined;
-        let most = [self.norm_partials(), lse, losses, widened, squares, means, joined]
+        let most = [self.norm_partials(), lse, widened, means, joined]
             .into_iter()
             .max();
         most.unwrap_or(0).next_multiple_of(self.sizes.space_step)

@@ -127,6 +127,11 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("parallelism", "pipeline", "stages, or \"auto\" (default auto)"),
     ("parallelism", "data", "lanes, or \"auto\" (default auto: 1)"),
     (
+        "parallelism",
+        "transport",
+        "\"tcp\" or \"nccl\", between CUDA devices (default tcp)",
+    ),
+    (
         "checkpoint",
         "every",
         "save every so many steps, \"auto\", or 0: never (default 0)",

@@ -24,5 +24,5 @@ pub use parse::JobFile;
 pub use recovery::{Moments, ParitySpec, RecoverySource, RecoverySpec, Weighting};
 pub use sections::{
     Auto, DataFormat, DataSpec, Dtype, EvaluationSpec, JobSection, JobSpec, LrKind, LrScheduleSpec, Numerics,
-    OptimizerSpec, ParallelismSpec, Recompute, TrainingSpec,
+    OptimizerSpec, ParallelismSpec, Recompute, TrainingSpec, TransportKind,
 };

@@ -253,6 +253,17 @@ impl From<Auto> for serde_json::Value {
     }
 }
 
+/// What carries tensors between trainers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TransportKind {
+    /// TCP connections.
+    #[default]
+    Tcp,
+    /// Long payloads go through NCCL where both ends of a link compute on CUDA devices and have it, everything else through TCP.
+    Nccl,
+}
+
 /// `[parallelism]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -263,6 +274,9 @@ pub struct ParallelismSpec {
     /// Lanes: data-parallel copies of the pipeline.
     #[serde(default)]
     pub data: Auto,
+    /// What carries tensors between trainers.
+    #[serde(default)]
+    pub transport: TransportKind,
 }
 
 impl JobSpec {

@@ -14,6 +14,9 @@ impl Findings {
     }
 }
 
+/// Of [`JobSpec::widest_activations`], at most: above that, bytes of memory are no longer counted without overflow.
+const MOST_ACTIVATIONS: u128 = 1 << 50;
+
 impl JobSpec {
     /// Checks everything that can be checked without looking at files or workers.
     ///
@@ -111,11 +114,23 @@ impl JobSpec {
         found.check(self.tokens_per_step() <= 1 << 32, "training.global_batch", || {
             "global_batch * seq_len is more than 2^32 tokens".to_owned()
         });
+        found.check(self.widest_activations() <= MOST_ACTIVATIONS, "training.micro_batch", || {
+            "micro_batch * seq_len tokens of such a model are more than any memory holds; make one of them smaller".to_owned()
+        });
         found.check(
             t.max_grad_norm.is_finite() && t.max_grad_norm >= 0.0,
             "training.max_grad_norm",
             || format!("{} is not a number of at least 0", t.max_grad_norm),
         );
+    }
+
+    /// Elements of a micro-batch, had every layer one activation, as wide as the widest there is.
+    fn widest_activations(&self) -> u128 {
+        let (model, rows) = (&self.model, [self.training.micro_batch, self.data.seq_len]);
+        let query = u128::from(model.num_attention_heads) * u128::from(model.head_dim);
+        let widths = [model.hidden_size, model.intermediate_size, model.vocab_size].map(u128::from);
+        let widest = widths.into_iter().fold(query, u128::max);
+        rows.map(u128::from).iter().product::<u128>() * (u128::from(model.num_hidden_layers) + 2) * widest
     }
 
     fn check_optimizer(&self, found: &mut Findings) {

@@ -1,78 +1,174 @@
-//! Listening for the peers and meeting them.
+//! Listening for the peers and meeting them, by TCP or, as the job says, with NCCL beside it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rekindle_compute::cuda::nccl::{Calls, Nccl};
+use rekindle_transport::nccl::{NcclEndpoint, NcclOptions, NcclTransport};
 use rekindle_transport::tcp::Edit;
 use rekindle_transport::{Deadline, Identity, Options, TcpEndpoint, TcpTransport};
-use rekindle_types::RankId;
+use rekindle_types::{DeviceId, RankId, TransportKind};
 
 use super::TrainerError;
-use super::context::Context;
+use super::context::{Context, SharedTransport};
 use super::standing::Met;
 
 /// All links have to stand within this: every peer said that it listens before.
 const MEET: Duration = Duration::from_secs(30);
+/// The same where communicators have to be made as well.
+const MEET_BY_NCCL: Duration = Duration::from_secs(60);
 /// Longest frame that needs no look at the model's shape.
 const FRAME_BYTES: usize = 512 << 20;
 
-/// Listens on a free port of `host`.
-///
-/// # Errors
-/// [`TrainerError`] when the host has no address or can't be listened on.
-pub fn listen(host: &str) -> Result<TcpEndpoint, TrainerError> {
-    Ok(TcpEndpoint::bind(resolve(&format!("{host}:0"))?)?)
+/// How this trainer is reached, and reaches others.
+pub enum Endpoint {
+    /// By TCP alone.
+    Tcp(TcpEndpoint),
+    /// By TCP, and NCCL where both ends have it.
+    Nccl(NcclEndpoint),
 }
 
-/// `host:port` that peers reach this trainer at.
-#[must_use]
-pub fn advertised(endpoint: &TcpEndpoint, host: &str) -> String {
-    format!("{host}:{}", endpoint.local_addr().port())
+/// Whom to meet.
+struct Gang {
+    me: Identity,
+    links: BTreeSet<RankId>,
+    addresses: BTreeMap<RankId, SocketAddr>,
+    options: Options,
 }
 
-/// Connects to every rank this one exchanges frames with; `before` is the gang of the epoch before, if this process was in it.
-///
-/// # Errors
-/// [`TrainerError`] naming who is missing, or refused.
-pub fn meet(
-    endpoint: &TcpEndpoint,
-    context: &Context,
-    peers: &BTreeMap<RankId, String>,
-    before: Option<&Met>,
-) -> Result<TcpTransport, TrainerError> {
-    let links = context.links();
-    let addresses = addresses(peers, &links)?;
-    let me = Identity {
-        job: context.plan.job.clone(),
-        epoch: context.plan.epoch,
-        rank: context.id(),
-        world: context.plan.world(),
+impl Endpoint {
+    /// Listens on a free port of `host`.
+    ///
+    /// # Errors
+    /// [`TrainerError`] when the host has no address or can't be listened on.
+    pub fn listen(host: &str, kind: TransportKind, device: DeviceId) -> Result<Self, TrainerError> {
+        let tcp = TcpEndpoint::bind(resolve(&format!("{host}:0"))?)?;
+        Ok(match kind {
+            TransportKind::Tcp => Self::Tcp(tcp),
+            TransportKind::Nccl => Self::Nccl(NcclEndpoint::new(tcp, nccl(device), NcclOptions::default())),
+        })
+    }
+
+    /// `host:port` that peers reach this trainer at.
+    #[must_use]
+    pub fn advertised(&self, host: &str) -> String {
+        let address = match self {
+            Self::Tcp(endpoint) => endpoint.local_addr(),
+            Self::Nccl(endpoint) => endpoint.local_addr(),
+        };
+        format!("{host}:{}", address.port())
+    }
+
+    /// Connects to every rank this one exchanges frames with; `before` is the gang of the epoch before, if this process was in it and its
+    /// connections can be kept. Returns what can be kept of this one.
+    ///
+    /// # Errors
+    /// [`TrainerError`] naming who is missing, or refused.
+    pub fn meet(
+        &self,
+        context: &Context,
+        peers: BTreeMap<RankId, String>,
+        before: Option<Met>,
+    ) -> Result<(SharedTransport, Option<Met>), TrainerError> {
+        let gang = Gang::of(context, &peers)?;
+        match self {
+            Self::Tcp(endpoint) => {
+                let transport = Arc::new(gang.by_tcp(endpoint, &peers, before.as_ref())?);
+                let met = Met {
+                    transport: Arc::clone(&transport),
+                    peers,
+                };
+                Ok((transport, Some(met)))
+            }
+            Self::Nccl(endpoint) => Ok((Arc::new(gang.by_nccl(endpoint)?), None)),
+        }
+    }
+}
+
+impl Gang {
+    fn of(context: &Context, peers: &BTreeMap<RankId, String>) -> Result<Self, TrainerError> {
+        let links = context.links();
+        Ok(Self {
+            me: Identity {
+                job: context.plan.job.clone(),
+                epoch: context.plan.epoch,
+                rank: context.id(),
+                world: context.plan.world(),
+            },
+            addresses: addresses(peers, &links)?,
+            links,
+            options: options(context),
+        })
+    }
+
+    fn by_tcp(
+        self,
+        endpoint: &TcpEndpoint,
+        peers: &BTreeMap<RankId, String>,
+        before: Option<&Met>,
+    ) -> Result<TcpTransport, TrainerError> {
+        let Self {
+            me,
+            links,
+            addresses,
+            options,
+        } = self;
+        let deadline = Deadline::after(MEET);
+        let Some(Met {
+            transport,
+            peers: were,
+        }) = before
+        else {
+            tracing::info!(links = links.len(), "connects");
+            return Ok(endpoint.connect(me, &addresses, &links, &options, deadline)?);
+        };
+        let stays = |rank: &RankId| were.contains_key(rank) && were.get(rank) == peers.get(rank);
+        let edit = Edit {
+            me,
+            peers: &addresses,
+            links: &links,
+            stay: &links.iter().copied().filter(stays).collect(),
+            options: &options,
+        };
+        let (transport, kept) = endpoint.edit(transport, &edit, deadline)?;
+        tracing::info!(
+            links = links.len(),
+            kept = kept.len(),
+            "connected over the links there were"
+        );
+        Ok(transport)
+    }
+
+    fn by_nccl(self, endpoint: &NcclEndpoint) -> Result<NcclTransport, TrainerError> {
+        let Self {
+            me,
+            links,
+            addresses,
+            options,
+        } = self;
+        tracing::info!(links = links.len(), "connects, by NCCL where that can be");
+        let deadline = Deadline::after(MEET_BY_NCCL);
+        let transport = endpoint.connect(me, &addresses, &links, &options, deadline)?;
+        let by_nccl = transport.through_nccl().count();
+        tracing::info!(links = links.len(), by_nccl, "connected");
+        Ok(transport)
+    }
+}
+
+/// NCCL on a CUDA device, if this machine has it. Without it links use TCP.
+fn nccl(device: DeviceId) -> Option<Arc<dyn Calls>> {
+    let DeviceId::Cuda(ordinal) = device else {
+        return None;
     };
-    let (options, deadline) = (options(context), Deadline::after(MEET));
-    let Some(Met {
-        transport,
-        peers: were,
-    }) = before
-    else {
-        tracing::info!(links = links.len(), "connects");
-        return Ok(endpoint.connect(me, &addresses, &links, &options, deadline)?);
-    };
-    let stays = |rank: &RankId| were.contains_key(rank) && were.get(rank) == peers.get(rank);
-    let edit = Edit {
-        me,
-        peers: &addresses,
-        links: &links,
-        stay: &links.iter().copied().filter(stays).collect(),
-        options: &options,
-    };
-    let (transport, kept) = endpoint.edit(transport, &edit, deadline)?;
-    tracing::info!(
-        links = links.len(),
-        kept = kept.len(),
-        "connected over the links there were"
-    );
-    Ok(transport)
+    match Nccl::open(i32::from(ordinal)) {
+        Ok(calls) => Some(Arc::new(calls)),
+        Err(error) => {
+            tracing::warn!(%error, "parallelism.transport = \"nccl\" has no NCCL to use here; tensors go through TCP");
+            None
+        }
+    }
 }
 
 fn addresses(

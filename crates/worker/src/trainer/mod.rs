@@ -63,7 +63,7 @@ use rekindle_types::spec::RecoverySource;
 use rekindle_types::{Origin, RankId, Refill};
 use rekindle_worker_core::trainer_messages::{FromTrainer, ToTrainer};
 
-use context::{Context, SharedTransport};
+use context::Context;
 use device::Computing;
 pub use error::TrainerError;
 use left::{Memory, Whose};
@@ -163,7 +163,7 @@ fn epoch(pipe: &Rc<Pipe>, context: Context, standing: &mut Standing) -> Result<E
     let save = from.save;
     let context = load_state(context, &mut engine, &memory, from)?;
     let saver = Saver::new(&context, &mut engine)?;
-    let transport: SharedTransport = standing.meet(&context, peers)?;
+    let transport = standing.meet(&context, peers)?;
     watch.sees(&transport);
     let parity = Parity::start(sets, vault.as_deref(), &context, &transport)?;
     let to_worker = Rc::clone(pipe);
@@ -267,7 +267,8 @@ fn begin(pipe: &Pipe) -> Result<(Context, Standing), TrainerError> {
             let context = setup::context(*start, PATIENCE)?;
             let threads = threads.max(1);
             let computing = Computing { device, threads };
-            let standing = Standing::new(computing, listen_host, vault.map(PathBuf::from))?;
+            let kind = context.spec.parallelism.transport;
+            let standing = Standing::new(computing, kind, listen_host, vault.map(PathBuf::from))?;
             Ok((context, standing))
         }
         other => Err(unexpected("Begin", &other)),

@@ -12,16 +12,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rekindle_transport::{TcpEndpoint, TcpTransport};
-use rekindle_types::RankId;
+use rekindle_transport::TcpTransport;
+use rekindle_types::{RankId, TransportKind};
 use rekindle_worker_core::trainer_messages::ToTrainer;
 
-use super::context::Context;
+use super::connect::Endpoint;
+use super::context::{Context, SharedTransport};
 use super::device::Computing;
 use super::pipe::Pipe;
 use super::setup::{self, Text};
 use super::step::Trainer;
-use super::{CONNECT_WAIT, End, PATIENCE, TrainerError, connect, left, unexpected};
+use super::{CONNECT_WAIT, End, PATIENCE, TrainerError, left, unexpected};
 
 /// See the module.
 pub struct Standing {
@@ -30,13 +31,13 @@ pub struct Standing {
     /// The worker's folder for state in shared memory.
     pub vault: Option<PathBuf>,
     listen_host: String,
-    endpoint: TcpEndpoint,
+    endpoint: Endpoint,
     /// Once it was opened, between epochs.
     text: Option<Option<Text>>,
     met: Option<Met>,
 }
 
-/// The gang of an epoch.
+/// The gang of an epoch, whose connections may be kept.
 pub struct Met {
     /// The way to it.
     pub transport: Arc<TcpTransport>,
@@ -51,10 +52,11 @@ impl Standing {
     /// [`TrainerError`] when the host has no address or can't be listened on.
     pub fn new(
         computing: Computing,
+        transport: TransportKind,
         listen_host: String,
         vault: Option<PathBuf>,
     ) -> Result<Self, TrainerError> {
-        let endpoint = connect::listen(&listen_host)?;
+        let endpoint = Endpoint::listen(&listen_host, transport, computing.device)?;
         Ok(Self {
             computing,
             vault,
@@ -68,7 +70,7 @@ impl Standing {
     /// Where peers reach this trainer.
     #[must_use]
     pub fn data_address(&self) -> String {
-        connect::advertised(&self.endpoint, &self.listen_host)
+        self.endpoint.advertised(&self.listen_host)
     }
 
     /// The job's text, opened once.
@@ -90,13 +92,10 @@ impl Standing {
         &mut self,
         context: &Context,
         peers: BTreeMap<RankId, String>,
-    ) -> Result<Arc<TcpTransport>, TrainerError> {
+    ) -> Result<SharedTransport, TrainerError> {
         let before = self.met.take();
-        let transport = Arc::new(connect::meet(&self.endpoint, context, &peers, before.as_ref())?);
-        self.met = Some(Met {
-            transport: Arc::clone(&transport),
-            peers,
-        });
+        let (transport, met) = self.endpoint.meet(context, peers, before)?;
+        self.met = met;
         Ok(transport)
     }
 

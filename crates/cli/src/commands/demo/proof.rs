@@ -85,6 +85,7 @@ fn undisturbed(spec: &JobSpec, cores: usize) -> JobSpec {
     spec.parallelism = ParallelismSpec {
         pipeline: Auto::Count(1),
         data: Auto::Count(lanes.unwrap_or(1)),
+        ..ParallelismSpec::default()
     };
     spec.checkpoint = CheckpointSpec::default();
     spec.recovery = RecoverySpec::default();

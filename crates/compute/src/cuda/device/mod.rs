@@ -29,7 +29,7 @@ pub use indices::CudaIndices;
 pub use sums::CudaSums;
 
 use super::blas::Blas;
-use super::driver::{Context, Event, Memory, Stream};
+use super::driver::{Context, Event, Memory, Pinned, Stream};
 use super::{Precision, survey};
 use crate::{ComputeError, HandedOut, Result};
 use code::Code;
@@ -37,6 +37,9 @@ use pool::Pool;
 
 /// Bytes in which the work space grows.
 pub const SPACE_STEP: usize = 1 << 20;
+
+/// Bytes in which the room for numbers to the host grows.
+const ANSWERS_STEP: usize = 64 << 10;
 
 /// A CUDA device, computing in a precision.
 pub struct Cuda {
@@ -46,6 +49,7 @@ pub struct Cuda {
     blas: Blas,
     code: Code,
     space: Mutex<Option<Memory>>,
+    answers: Mutex<Option<Pinned>>,
 }
 
 /// A moment in the device's work, for measurements.
@@ -73,6 +77,7 @@ impl Cuda {
             blas: Blas::new(&context)?,
             code: Code::load(&context, &format!("sm_{major}{minor}"))?,
             space: Mutex::default(),
+            answers: Mutex::default(),
         })
     }
 
@@ -167,6 +172,22 @@ impl Cuda {
         self.stream.take_spans()
     }
 
+    /// Room for `numbers` in memory of the host that a kernel writes to by itself. A copy would wait in the one engine that also makes the
+    /// copies of frozen state, behind all that are due.
+    fn answers(&self, numbers: usize) -> Result<Answers<'_>> {
+        let bytes = numbers * size_of::<f64>();
+        let mut held = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().is_none_or(|pinned| pinned.len() < bytes) {
+            *held = None;
+            *held = Some(Pinned::new(
+                self.stream.context(),
+                bytes.next_multiple_of(ANSWERS_STEP),
+            )?);
+        }
+        let stream = &self.stream;
+        Ok(Answers { stream, held })
+    }
+
     /// Work space of at least `bytes`. What an operation leaves in it, the next one may overwrite.
     fn space(&self, bytes: usize) -> Result<Space<'_>> {
         let mut held = self.space.lock().unwrap_or_else(PoisonError::into_inner);
@@ -179,6 +200,28 @@ impl Cuda {
             )?);
         }
         Ok(Space(held))
+    }
+}
+
+/// Numbers that a kernel writes for the host.
+struct Answers<'a> {
+    stream: &'a Stream,
+    held: MutexGuard<'a, Option<Pinned>>,
+}
+
+impl Answers<'_> {
+    fn at(&self) -> u64 {
+        self.held.as_ref().map_or(0, Pinned::at)
+    }
+
+    /// Waits for the kernel and gives what it wrote.
+    fn read(self, numbers: &mut [f64]) -> Result<()> {
+        self.stream.synchronize()?;
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(numbers);
+        if let Some(held) = self.held.as_ref() {
+            bytes.copy_from_slice(&held.slice()[..bytes.len()]);
+        }
+        Ok(())
     }
 }
 

@@ -207,14 +207,14 @@ impl Cuda {
         expect_len(op, "logits", logits.len, width * ids.len())?;
         operands::tokens(op, ids, width)?;
         let mut losses = vec![0.0f64; ids.len()];
-        let space = self.space(size_of_val(losses.as_slice()))?;
+        let answers = self.answers(losses.len())?;
         let row = width * logits.element.bytes();
         // A row that fits is read from the device's memory once.
         let fits = row.is_multiple_of(16) && row <= self.stream.context().launch_memory();
         let args = [
             Arg::At(logits.at),
             Arg::At(targets.at() + (rows.start * size_of::<u32>()) as u64),
-            Arg::At(space.at()),
+            Arg::At(answers.at()),
             Arg::Int(width as i32),
             Arg::Int(i32::from(gradient)),
             Arg::Int(i32::from(fits)),
@@ -227,8 +227,7 @@ impl Cuda {
             if fits { row } else { 0 },
             &args,
         )?;
-        self.stream
-            .copy_out(bytemuck::cast_slice_mut(&mut losses), space.at())?;
+        answers.read(&mut losses)?;
         // Row order, as on the CPU.
         Ok(losses.iter().sum())
     }

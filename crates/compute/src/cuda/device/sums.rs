@@ -234,11 +234,11 @@ impl Cuda {
             });
         }
         let mut squares = vec![0.0f64; range.len().div_ceil(block)];
-        let space = self.space(size_of_val(squares.as_slice()))?;
+        let answers = self.answers(squares.len())?;
         let [unit, tokens] = sums.mean_args(tokens);
         let args = [
             Arg::At(sums.at(range.start)),
-            Arg::At(space.at()),
+            Arg::At(answers.at()),
             Arg::Len(range.len() as u64),
             Arg::Len(block as u64),
             unit,
@@ -246,8 +246,7 @@ impl Cuda {
         ];
         let grid = [squares.len().div_ceil(SUM_THREADS as usize / 16), 1, 1];
         self.sums_kernel(&format!("block_squares{}", sums.suffix()), grid, &args)?;
-        self.stream
-            .copy_out(bytemuck::cast_slice_mut(&mut squares), space.at())?;
+        answers.read(&mut squares)?;
         Ok(squares)
     }
 

@@ -9,6 +9,9 @@ use cudarc::driver::{result, sys};
 use super::{Arg, Context, Event, Function, Named, Pinned, refused};
 use crate::Result;
 
+/// Bytes that a copy to the host which nobody waits for is cut into: 80 µs at 50 GB/s.
+const PIECE: usize = 4 << 20;
+
 /// A queue of work.
 pub struct Stream {
     pub(super) context: Arc<Context>,
@@ -182,7 +185,8 @@ impl Stream {
         self.synchronize()
     }
 
-    /// Copies to the host, later; `to` isn't touched before an event after this has come.
+    /// Copies to the host, later and in pieces: one engine of the device makes all copies to the host, one after another, and what another stream
+    /// wants copied meanwhile should wait for a piece only. `to` isn't touched before an event after this has come.
     ///
     /// # Errors
     /// [`ComputeError::Device`].
@@ -191,9 +195,13 @@ impl Stream {
             return Ok(());
         }
         self.bind()?;
-        // SAFETY: the caller's range and its promise; pinned memory is freed by the driver after the copy.
-        unsafe { result::memcpy_dtoh_async(&mut to.slice_mut()[..bytes], from, self.raw) }
-            .named("cuMemcpyDtoHAsync")
+        let mut at = from;
+        for piece in to.slice_mut()[..bytes].chunks_mut(PIECE) {
+            // SAFETY: the caller's range and its promise; pinned memory is freed by the driver after the copy.
+            unsafe { result::memcpy_dtoh_async(piece, at, self.raw) }.named("cuMemcpyDtoHAsync")?;
+            at += piece.len() as u64;
+        }
+        Ok(())
     }
 
     /// What is given to this stream from now on waits for `event`.
