@@ -239,7 +239,8 @@ impl Coordinator {
         }
     }
 
-    /// A trainer speaks that no plan has: it gets a slot in the books until it is gone, and is told to stop.
+    /// A trainer speaks that no plan has: it gets a slot in the books until it is gone, and is told to stop. One that was told to halt may
+    /// have spoken before it heard that.
     pub(crate) fn stop_stray(&mut self, worker: &WorkerId, job: &JobId, rank: RankId, epoch: Epoch) {
         let member = self.wanted_plan(job).is_some_and(|plan| plan.epoch == epoch);
         let Some(entry) = self.registry.workers.get_mut(worker).filter(|_| !member) else {
@@ -247,7 +248,8 @@ impl Coordinator {
         };
         let new = Occupant::new(epoch);
         let occupant = entry.occupants.entry((job.clone(), rank)).or_insert(new);
-        if occupant.epoch == epoch && occupant.told_stop.is_none() {
+        let halts = occupant.halt_unanswered().is_some();
+        if occupant.epoch == epoch && occupant.told_stop.is_none() && !halts {
             self.stop_on(worker, job, epoch, "no current plan has this trainer");
         }
     }

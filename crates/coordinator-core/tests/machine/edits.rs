@@ -45,6 +45,18 @@ fn who_survives_is_halted_and_given_the_next_plan_in_its_slot() {
     assert_eq!(desk.view(&job).state, JobState::Running);
 }
 
+/// Its report was on the way when it was told to halt.
+#[test]
+fn one_that_committed_another_step_before_it_heard_to_halt_is_kept() {
+    let mut desk = Desk::new();
+    let job = running(&mut desk);
+    desk.report("b", &job, 1, crashed());
+    desk.report("a", &job, 0, Report::Step(step(6)));
+    assert_eq!(desk.orders(), ["halt a"]);
+    desk.report("a", &job, 0, halted());
+    assert_eq!(desk.orders(), ["start a 0", "start b 1"]);
+}
+
 /// What is there isn't what was wanted: its epoch is over.
 #[test]
 fn a_start_that_was_lost_with_the_connection_is_given_again_though_the_one_before_still_lives() {
