@@ -45,7 +45,7 @@ impl Coordinator {
                 let awaited = run.awaited.as_ref().map(|awaited| awaited.by);
                 let missing = run.ranks.iter().filter_map(|rank| rank.missing_by);
                 let verdict = self.verdict_at(id);
-                let stands = run.goal_by.min(run.look_at(&self.config));
+                let stands = self.overdue_at(id, run).min(run.look_at(&self.config));
                 let stands = verdict.is_none().then_some(stands);
                 missing.chain(verdict).chain(stands).chain(awaited).collect()
             }
