@@ -316,10 +316,11 @@ impl Coordinator {
         self.end(id, JobState::Failed, Some(failure));
     }
 
-    /// When searches are made again.
+    /// When searches are made again. One whose time came before the last tick, and that wasn't made, waits for its job's turn in the queue.
     pub(crate) fn search_deadlines(&self) -> impl Iterator<Item = Mono> + '_ {
-        self.searches.values().filter_map(|search| match search {
-            Search::Later { at, .. } => Some(*at),
+        let ticked = self.ticked;
+        self.searches.values().filter_map(move |search| match search {
+            Search::Later { at, .. } if *at > ticked => Some(*at),
             _ => None,
         })
     }

@@ -27,7 +27,7 @@ impl Coordinator {
             told.into_iter().min().map(|told| told + self.config.resend_stop)
         });
         let runs = self.runs.iter().flat_map(|(id, run)| self.run_deadlines(id, run));
-        let regroups = self.regroups.values().copied().filter(|by| *by > self.mono());
+        let regroups = self.regroups.values().copied().filter(|by| *by > self.ticked);
         workers
             .chain(stops)
             .chain(runs)
@@ -53,6 +53,7 @@ impl Coordinator {
     }
 
     pub(crate) fn tick(&mut self) {
+        self.ticked = self.mono();
         self.expire_workers();
         let jobs: Vec<JobId> = self.runs.keys().cloned().collect();
         for job in jobs {
