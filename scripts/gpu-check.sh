@@ -4,7 +4,7 @@
 #   scripts/gpu-check.sh pack FOLDER             where Rust is: builds what the check needs and puts it into FOLDER
 #   scripts/gpu-check.sh run FOLDER [PART …]     where the GPU is: runs it. Nothing is built there, and no Rust is needed.
 #
-# Parts: doctor, tests, sanitizer, nccl, bench, eager, compile. Without any, all but sanitizer and nccl. Logs and results go to
+# Parts: doctor, tests, sanitizer, nccl, jobs, bench, eager, compile. Without any, all but sanitizer, nccl and jobs. Logs and results go to
 # $REKINDLE_GPU_RESULTS, or to FOLDER/results. NVRTC, cuBLASLt and NCCL are taken from REKINDLE_CUDA_LIBRARIES, the toolkit, or beside PyTorch; eager and compile need python3 with torch and
 # transformers. Only the card as it is found is measured: no clock or limit is set.
 set -uo pipefail
@@ -81,6 +81,53 @@ nccl() {
   fi
 }
 
+# A job of two stages whose trainers share the card ($DEVICE to try the part on another), by TCP and by NCCL: the same losses and digests.
+jobs() {
+  local device=${DEVICE:-cuda:0}
+  seq 1 200000 >"$results/text.txt"
+  for kind in tcp nccl; do
+    cat >"$results/job-$kind.toml" <<TOML
+[job]
+name = "$kind"
+output = "run-$kind"
+[model]
+hidden_size = 512
+intermediate_size = 1024
+num_hidden_layers = 4
+num_attention_heads = 8
+[data]
+train = ["text.txt"]
+seq_len = 256
+[training]
+steps = 12
+global_batch = 8
+micro_batch = 2
+[optimizer]
+lr = 3e-4
+[parallelism]
+pipeline = 2
+transport = "$kind"
+TOML
+    rm -rf "$results/run-$kind"
+    note "job-$kind" env REKINDLE_DEVICE="$device" "$folder/rekindle" run "$results/job-$kind.toml" --workers 2 --json
+    grep -ho 'by_nccl=[0-9]*' "$results/run-$kind"/logs/*.log | sort | uniq -c
+  done
+  note jobs-alike alike
+}
+
+alike() {
+  numbers tcp >"$results/tcp.txt" && numbers nccl >"$results/nccl.txt" && [ -s "$results/tcp.txt" ] &&
+    diff "$results/tcp.txt" "$results/nccl.txt"
+}
+
+# What of a run's lines must not depend on how it was carried.
+numbers() {
+  python3 -c 'import json, sys
+for line in open(sys.argv[1]):
+    step = json.loads(line)
+    print(step["step"], step["loss"], step["grad_norm"], step.get("state_digest"))' "$results/run-$1/metrics.jsonl"
+}
+
 # The shapes that are measured: model, sequence, micro-batch, micro-batches.
 shapes="124m,1024,16,4 124m,4096,4,4 1.3b,1024,8,4 1.3b,4096,2,4"
 
@@ -155,7 +202,7 @@ run() {
     for each in $part; do
       case $each in
         doctor) note doctor "$folder/rekindle" doctor ;;
-        tests | sanitizer | nccl | bench) "$each" ;;
+        tests | sanitizer | nccl | jobs | bench) "$each" ;;
         eager | compile) torch "$each" ;;
         *) echo "unknown part $each" >&2; exit 2 ;;
       esac

@@ -139,6 +139,7 @@ impl Coordinator {
             writer: job.writer.clone(),
             start: job.start.clone(),
             mtbf_seconds: job.mtbf_seconds(self.clock.wall()),
+            heard: job.reached,
         };
         if let Some(entry) = self.registry.workers.get_mut(worker) {
             let occupant = Occupant::new(plan.epoch);

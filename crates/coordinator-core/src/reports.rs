@@ -10,7 +10,7 @@ use crate::run::Goal;
 use crate::{Change, Effect, RankPhase, SessionId, Update};
 
 /// Lines of epochs before that are taken in one epoch: more than any worker keeps, of several.
-const MOST_TOLD_AGAIN: usize = 4096;
+const MOST_TOLD_AGAIN: usize = 16_384;
 
 impl Coordinator {
     pub(crate) fn report(&mut self, session: SessionId, report: NumberedReport) {

@@ -280,7 +280,10 @@ impl Shell {
                 refused,
                 ..
             } => self.events.extend(self.keeper.find(job, spec, search, refused)),
-            Effect::CommitCheckpoint(commit) => self.events.extend(self.keeper.commit(commit)),
+            Effect::CommitCheckpoint(commit) => {
+                let lines = self.files.wait(&commit.job);
+                self.events.extend(self.keeper.commit(commit, lines));
+            }
             Effect::PrepareOutput { job, output, .. } => self.write(job, &output, Line::Prepare),
             Effect::Publish { job, update, .. } => self.publish(&job, update),
             Effect::AcceptSession {

@@ -210,6 +210,7 @@ fn commands_survive_the_wire() {
             writer: "demo-1-e3-1a".to_owned(),
             start: Some(start()),
             mtbf_seconds: 0.1 + 0.2,
+            heard: Some(49),
         })),
         Command::Connect {
             job: job.clone(),

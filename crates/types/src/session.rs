@@ -172,6 +172,9 @@ pub struct StartTrainer {
     pub start: Option<StartPoint>,
     /// Mean time between failures as known now, seconds: for `every = "auto"`.
     pub mtbf_seconds: f64,
+    /// The newest step that an epoch before was heard to commit; of it and those before it the coordinator has the lines. None: it knows of none.
+    #[serde(default)]
+    pub heard: Option<u64>,
 }
 
 /// From a worker to the coordinator, numbered.

@@ -56,6 +56,7 @@ pub(crate) fn start(epoch: u64, rank: u32) -> Event {
         writer: "w".to_owned(),
         start: None,
         mtbf_seconds: 3600.0,
+        heard: None,
     })))
 }
 

@@ -48,6 +48,24 @@ fn who_survives_is_halted_and_given_the_next_plan_in_its_slot() {
     assert_eq!(desk.view(&job).state, JobState::Running);
 }
 
+/// So that lines which were never heard are told again, however many, and no others.
+#[test]
+fn who_goes_on_knows_which_lines_were_heard() {
+    let mut desk = Desk::new();
+    let job = running(&mut desk);
+    desk.report("b", &job, 1, crashed());
+    desk.report("a", &job, 0, halted());
+    let heard: Vec<_> = desk
+        .commands()
+        .into_iter()
+        .filter_map(|(_, command)| match command {
+            Command::Start(start) => Some(start.heard),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(heard, [Some(5), Some(5)]);
+}
+
 /// Its report was on the way when it was told to halt.
 #[test]
 fn one_that_committed_another_step_before_it_heard_to_halt_is_kept() {

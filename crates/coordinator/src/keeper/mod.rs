@@ -7,6 +7,7 @@
 //! Invariants
 //! - CS-7 Every order is answered, once, in the order given, within a bound: what a store doesn't say in time is an error.
 //! - CS-8 Nothing is deleted before the newer checkpoint is committed, nor what a pin or the running job needs.
+//! - CS-9 A checkpoint is there only when the lines of all steps up to its own are in the run's files: whoever goes on from it won't tell them.
 //!
 //! Deliberately absent: reading and writing tensors; trainers do that.
 
@@ -22,6 +23,7 @@ use rekindle_types::{Epoch, JobId, JobSpec};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
+use crate::files::Wait;
 use crate::handle::Input;
 
 /// Orders of a job that wait at most. The machine has one checkpoint of a gang committed at a time, and a few more when it gives the gang up.
@@ -34,7 +36,8 @@ const COMMIT_LIMIT: Duration = Duration::from_secs(240);
 /// Something to do for a job.
 enum Order {
     Find(Find),
-    Commit(Box<Commit>),
+    /// Not before these lines are written, if any are on their way.
+    Commit(Box<Commit>, Option<Wait>),
 }
 
 /// What to look for.
@@ -82,10 +85,10 @@ impl Keeper {
         (!self.put(&job, order)).then(|| found(job, Err(busy), Epoch(0), Vec::new()))
     }
 
-    /// Commits a checkpoint, as [`Keeper::find`] looks.
-    pub(crate) fn commit(&mut self, commit: Box<Commit>) -> Option<Event> {
+    /// Commits a checkpoint, as [`Keeper::find`] looks, once `lines` are written.
+    pub(crate) fn commit(&mut self, commit: Box<Commit>, lines: Option<Wait>) -> Option<Event> {
         let (job, epoch, step) = (commit.job.clone(), commit.plan.epoch, commit.step);
-        let taken = self.put(&job, Order::Commit(commit));
+        let taken = self.put(&job, Order::Commit(commit, lines));
         (!taken).then(|| Event::CheckpointWritten {
             job,
             epoch,
@@ -130,7 +133,7 @@ async fn work(mut orders: mpsc::Receiver<Order>, inbox: mpsc::WeakSender<Input>)
     while let Some(order) = orders.recv().await {
         let event = match order {
             Order::Find(order) => look(order).await,
-            Order::Commit(order) => write(&order, &mut tokens).await,
+            Order::Commit(order, lines) => write(&order, lines, &mut tokens).await,
         };
         let Some(inbox) = inbox.upgrade() else { return };
         if inbox.send(Input::Event(event)).await.is_err() {
@@ -157,9 +160,14 @@ async fn look(order: Find) -> Event {
     }
 }
 
-async fn write(order: &Commit, tokens: &mut commit::Tokens) -> Event {
-    let limited = tokio::time::timeout(COMMIT_LIMIT, commit::commit(order, tokens));
-    let (outcome, notes) = match limited.await {
+async fn write(order: &Commit, lines: Option<Wait>, tokens: &mut commit::Tokens) -> Event {
+    let whole = async {
+        if let Some(lines) = lines {
+            lines.wait().await;
+        }
+        commit::commit(order, tokens).await
+    };
+    let (outcome, notes) = match tokio::time::timeout(COMMIT_LIMIT, whole).await {
         Ok((outcome, notes)) => (outcome, notes),
         Err(_) => {
             let url = order.spec.checkpoint_url();
@@ -173,5 +181,63 @@ async fn write(order: &Commit, tokens: &mut commit::Tokens) -> Event {
         step: order.step,
         outcome,
         notes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rekindle_types::{JobFile, Plan, WorkerId};
+    use tokio::sync::watch;
+
+    use super::*;
+
+    fn commit(output: &str) -> Box<Commit> {
+        let text = format!(
+            "[job]\nname = \"a\"\noutput = \"{output}\"\n\
+             [model]\nhidden_size = 8\nintermediate_size = 8\nnum_hidden_layers = 1\nnum_attention_heads = 1\n\
+             [data]\ntrain = [\"/a\"]\nseq_len = 4\n[training]\nsteps = 1\nglobal_batch = 1\nmicro_batch = 1\n\
+             [optimizer]\nlr = 0.1\n[checkpoint]\nevery = 1\n"
+        );
+        let plan = Plan {
+            job: JobId::new("a-1").unwrap(),
+            epoch: Epoch(1),
+            lanes: 1,
+            stages: std::iter::once(0..3).collect(),
+            workers: vec![WorkerId::new("w").unwrap()],
+        };
+        Box::new(Commit {
+            job: plan.job.clone(),
+            spec: Arc::new(JobFile::parse(&text).unwrap().into_spec(None).unwrap()),
+            plan,
+            writer: "a-1-e1-0".to_owned(),
+            step: 1,
+            resumed_from: None,
+            rebuilt: Vec::new(),
+            parts: Vec::new(),
+            refused: BTreeSet::new(),
+            after: None,
+        })
+    }
+
+    /// CS-9
+    #[tokio::test]
+    async fn a_checkpoint_waits_for_the_lines_up_to_its_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let (inbox, mut events) = mpsc::channel(4);
+        let mut keeper = Keeper::new(inbox.downgrade(), TaskTracker::new());
+        let (told, done) = watch::channel(2);
+        let order = commit(&folder.path().display().to_string());
+        assert!(keeper.commit(order, Some(Wait::new(done, 3))).is_none());
+        let early = tokio::time::timeout(Duration::from_millis(200), events.recv()).await;
+        assert!(early.is_err(), "line 3 isn't written");
+        told.send_replace(3);
+        let event = events.recv().await;
+        assert!(
+            matches!(
+                event,
+                Some(Input::Event(Event::CheckpointWritten { outcome: Err(_), .. }))
+            ),
+            "there are no parts to commit"
+        );
     }
 }

@@ -281,6 +281,7 @@ pub fn command_to_pb(command: &Command) -> pb::SessionResponse {
             writer: start.writer.clone(),
             start: start.start.as_ref().map(Into::into),
             mtbf_seconds: start.mtbf_seconds,
+            heard_step: start.heard,
         }),
         Command::Connect {
             job,
@@ -373,5 +374,6 @@ fn start_trainer(start: pb::StartTrainer) -> Result<StartTrainer, ConvertError> 
         writer: start.writer,
         start: start.start.map(TryInto::try_into).transpose()?,
         mtbf_seconds: start.mtbf_seconds,
+        heard: start.heard_step,
     })
 }

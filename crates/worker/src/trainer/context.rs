@@ -39,6 +39,8 @@ pub struct Context {
     pub writer: String,
     /// Mean time between failures as known at the start, seconds.
     pub mtbf_seconds: f64,
+    /// The newest step of epochs before whose line the coordinator has.
+    pub heard: Option<u64>,
     /// Longest wait for a peer that is connected but silent. A lost connection is noticed at once, whatever this is.
     pub patience: Duration,
     /// How far it is.
@@ -346,6 +348,7 @@ pub mod tests {
             rebuilt: Vec::new(),
             writer: "t".to_owned(),
             mtbf_seconds: 3600.0,
+            heard: None,
             patience: Duration::from_secs(1),
             progress: Arc::default(),
         }

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!   step s: its report is written here, then its state is kept, then rank 0 tells it    so whoever goes on from s has its report
-//!   successor: reports up to the step it goes on from are told again; the coordinator writes those it never heard of
+//!   successor: reports up to the step it goes on from, but for those that the coordinator has heard, are told again, and written
 //! ```
 //!
 //! Keepers ([`rekindle_plan::line_keepers`]) write them: rank 0, and ranks on other workers, for when rank 0's machine is lost. On every worker that
 //! has some, whoever wrote them, its first rank takes them over. Lines of JSON in a file of the worker's folder, [`MOST`] at least and twice as many at
-//! most.
+//! most: steps may be committed for long while nobody hears of them, and what is told again is only what wasn't heard.
 //!
 //! Invariant
 //! - WK-12 Where a keeper's own state of a step that it committed is in its worker's memory, the step's report is, too, unless it couldn't be
@@ -24,7 +24,7 @@ use super::context::Context;
 use super::left::prefix;
 
 /// Reports a successor finds.
-const MOST: usize = 256;
+const MOST: usize = 4096;
 const OLD: &str = ".old";
 
 /// The reports in a worker's memory.
@@ -54,7 +54,7 @@ impl Reports {
     }
 
     /// Takes over what trainers of older epochs kept: the newest reports up to the step that this one goes on from in memory, in order of
-    /// steps. Those of an epoch that went back to a checkpoint are of no use.
+    /// steps, which the coordinator hasn't heard. Those of an epoch that went back to a checkpoint are of no use.
     #[must_use]
     pub fn take_over(&mut self, context: &Context) -> Vec<StepReport> {
         let found = context.memory_step.map(|step| left(&self.folder, context, step));
@@ -100,17 +100,20 @@ impl Reports {
     }
 }
 
-/// The newest reports up to `step` that trainers of older epochs kept, in order of steps.
+/// The newest unheard reports up to `step` that trainers of older epochs kept, in order of steps.
 fn left(folder: &Path, context: &Context, step: u64) -> Vec<StepReport> {
+    let heard = context.heard.unwrap_or(0);
     let mut all = BTreeMap::new();
     for path in older(folder, context) {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
-        // A line that was being written when its writer died is no report.
+        // A line that was being written when its writer died is no report. The newest are last: few are looked at where most were heard.
         let reports = text
             .lines()
+            .rev()
             .filter_map(|line| serde_json::from_str::<StepReport>(line).ok());
+        let unheard = reports.take_while(|report| report.step > heard);
         all.extend(
-            reports
+            unheard
                 .filter(|report| report.step <= step)
                 .map(|report| (report.step, report)),
         );
@@ -217,6 +220,22 @@ mod tests {
         let next = context_of(3, 0);
         let found = steps(&started(folder.path(), &next).take_over(&next));
         assert_eq!((found.len(), found.last()), (MOST, Some(&(last - 3))));
+    }
+
+    #[test]
+    fn what_was_heard_is_neither_told_again_nor_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = context_of(1, 0);
+        let mut reports = started(folder.path(), &first);
+        (1..=9).for_each(|step| reports.committed(&report(step)));
+        let mut context = context_of(2, 0);
+        (context.heard, context.memory_step) = (Some(6), Some(8));
+        assert_eq!(
+            steps(&started(folder.path(), &context).take_over(&context)),
+            [7, 8]
+        );
+        let next = context_of(3, 0);
+        assert_eq!(steps(&left(folder.path(), &next, 9)), [7, 8]);
     }
 
     /// A folder that takes nothing more: what older epochs left isn't removed for what couldn't be written.

@@ -38,6 +38,7 @@ pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Con
         writer,
         start,
         mtbf_seconds,
+        heard,
     } = start;
     if rank.0 >= plan.world() || plan.workers.len() != plan.world() as usize {
         let what = format!(
@@ -61,6 +62,7 @@ pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Con
         memory_step: None,
         writer,
         mtbf_seconds,
+        heard,
         patience,
         progress: Arc::default(),
     })

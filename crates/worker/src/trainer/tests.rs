@@ -119,6 +119,7 @@ pub fn start(spec: &JobSpec, plan: &Plan, rank: RankId) -> StartTrainer {
         writer: "exact".to_owned(),
         start: None,
         mtbf_seconds: 3600.0,
+        heard: None,
     }
 }
 
