@@ -252,6 +252,18 @@ fn no_step_is_overdue_while_a_worker_is_not_heard_of() {
     }
 }
 
+/// They may wait for its trainer, which never heard whom to connect to.
+#[test]
+fn nobody_is_silent_while_a_worker_is_not_heard_of() {
+    let (mut desk, job) = four(Config::default());
+    desk.wait(15_000, &NAMES);
+    desk.wait(8_000, &NAMES[..3]);
+    let noted = |change: &Change| matches!(change, Change::FailureNoted { .. });
+    assert_eq!(desk.changes(noted), 0);
+    desk.wait(4_000, &NAMES[..3]);
+    assert_eq!(place(&desk.verdict(&job)).0, FailureClass::WorkerLost);
+}
+
 #[test]
 fn a_clock_that_is_set_makes_nobody_silent() {
     for jump in [-3_600_000_i64, 3_600_000] {
