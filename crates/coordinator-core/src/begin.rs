@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rekindle_plan::{end_guards_of, line_keepers, twins};
+use rekindle_plan::{line_keepers, twins};
 use rekindle_types::clock::Mono;
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
-    Epoch, Failure, FailureClass, JobId, JobState, Origin, Plan, RankId, Refill, StartPoint, WorkerId,
-    rebuilt_by,
+    Epoch, Failure, FailureClass, JobId, JobState, Origin, Plan, RankId, Refill, StartPoint, rebuilt_by,
 };
 
-use crate::average::{made_of, made_up};
+use crate::average::made_up;
 use crate::durable_job::DurableJob;
 use crate::machine::Coordinator;
+use crate::nowhere::nowhere;
 use crate::parity::{self, in_sets};
 use crate::run::RankRun;
 use crate::{Change, Effect, NotFound, StartSearch};
@@ -36,27 +36,8 @@ pub(crate) enum Search {
     Found(Option<StartPoint>, Epoch),
 }
 
-/// Why a job can't go on whose state only workers had: that of the `lost` ranks is gone.
-pub(crate) fn memory_lost(job: &DurableJob, plan: &Plan, lost: &BTreeSet<RankId>) -> String {
-    let (swaps, ends) = (job.spec.recovery.swaps(), end_guards_of(&job.spec, plan));
-    let or_shadow = match job.is_shadowed() || job.keeps_parities() || swaps {
-        true => "",
-        false => " or the source \"shadow\"",
-    };
-    let no_mean = match job.makes_up().then(|| made_of(job, plan, lost, &BTreeSet::new())) {
-        Some(Err(why)) => format!(" (no mean either: {why})"),
-        Some(Ok(means)) if means.keys().any(|rank| ends.contains_key(rank)) => {
-            " (nor are the embedding or head of an end with the stage beside it)".to_owned()
-        }
-        _ => String::new(),
-    };
-    format!(
-        "its state is in nobody's memory any more{no_mean}; with [checkpoint]{or_shadow} in the job file the job could go on"
-    )
-}
-
 /// Ranks with their numbers.
-fn numbered(ranks: &[RankRun]) -> impl Iterator<Item = (RankId, &RankRun)> {
+pub(crate) fn numbered(ranks: &[RankRun]) -> impl Iterator<Item = (RankId, &RankRun)> {
     (0..).map(RankId).zip(ranks)
 }
 
@@ -160,14 +141,6 @@ fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<(u64, BTreeMap
     best(job, ranks, &all)
 }
 
-/// The ranks whose state is nowhere, at no step.
-fn forgotten(job: &DurableJob, ranks: &[RankRun]) -> BTreeSet<RankId> {
-    let all = numbered(ranks).map(|(rank, _)| rank).collect();
-    let steps = steps_in_memory(job, ranks).into_iter();
-    let lost = steps.map(|step| found_at(job, ranks, step).1);
-    lost.fold(all, |all: BTreeSet<RankId>, lost| &all & &lost)
-}
-
 impl Coordinator {
     /// The state the job is to start from, and the epoch of its next plan; None while that isn't known yet.
     pub(crate) fn start_point(&mut self, id: &JobId) -> Option<(Option<StartPoint>, Epoch)> {
@@ -220,11 +193,9 @@ impl Coordinator {
         });
         let found = exact.or_else(|| made_up(job, plan, &run.ranks));
         if found.is_none() && job.lives_in_memory() {
-            let all = forgotten(job, &run.ranks);
-            let missing = all.first().copied();
-            let had = |rank: RankId| job.homes.get(rank.0 as usize).or_else(|| plan.worker_of(rank));
-            let (worker, why) = (missing.and_then(had).cloned(), memory_lost(job, plan, &all));
-            self.refuse_to_begin_again(id, missing, worker, &why);
+            let failure = nowhere(job, plan, &run.ranks);
+            // Steps are committed, and nothing that may be used has their state: it is never silently trained again from the beginning.
+            self.end(id, JobState::Failed, Some(failure));
             return None;
         }
         let rebuilt = job
@@ -244,23 +215,6 @@ impl Coordinator {
             save: from.save,
         });
         Some(from)
-    }
-
-    /// Steps are committed, and nothing that may be used has their state: it is never silently trained again from the beginning.
-    fn refuse_to_begin_again(
-        &mut self,
-        id: &JobId,
-        rank: Option<RankId>,
-        worker: Option<WorkerId>,
-        why: &str,
-    ) {
-        let failure = Failure {
-            class: FailureClass::WorkerLost,
-            rank,
-            worker,
-            message: why.to_owned(),
-        };
-        self.end(id, JobState::Failed, Some(failure));
     }
 
     pub(crate) fn start_found(
@@ -316,10 +270,11 @@ impl Coordinator {
         self.end(id, JobState::Failed, Some(failure));
     }
 
-    /// When searches are made again.
+    /// When searches are made again. One whose time came before the last tick, and that wasn't made, waits for its job's turn in the queue.
     pub(crate) fn search_deadlines(&self) -> impl Iterator<Item = Mono> + '_ {
-        self.searches.values().filter_map(|search| match search {
-            Search::Later { at, .. } => Some(*at),
+        let ticked = self.ticked;
+        self.searches.values().filter_map(move |search| match search {
+            Search::Later { at, .. } if *at > ticked => Some(*at),
             _ => None,
         })
     }

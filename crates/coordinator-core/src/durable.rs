@@ -220,6 +220,7 @@ impl Durable {
                 check(job.state == JobState::Starting, "the job isn't starting")?;
                 job.state = JobState::Running;
                 job.ran = true;
+                job.home_members.clone_from(&job.members);
                 job.homes = job
                     .plan
                     .as_ref()

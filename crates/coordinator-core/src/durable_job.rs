@@ -65,6 +65,8 @@ pub struct DurableJob {
     pub former_members: BTreeMap<WorkerId, u64>,
     /// The worker of each rank when a plan last committed its first step: who had the state.
     pub homes: Vec<WorkerId>,
+    /// Incarnations of those.
+    pub home_members: BTreeMap<WorkerId, u64>,
     /// Ranks of the plan that are through.
     pub finished: BTreeSet<RankId>,
     /// What went wrong under the plan, in order, until the verdict.
@@ -117,6 +119,7 @@ impl DurableJob {
             members: BTreeMap::new(),
             former_members: BTreeMap::new(),
             homes: Vec::new(),
+            home_members: BTreeMap::new(),
             finished: BTreeSet::new(),
             failures: Vec::new(),
             story: Story::default(),

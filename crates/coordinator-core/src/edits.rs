@@ -13,6 +13,7 @@
 use rekindle_plan::Slot;
 use rekindle_types::{Command, Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, WorkerId};
 
+use crate::begin::Search;
 use crate::machine::Coordinator;
 
 impl Coordinator {
@@ -147,7 +148,16 @@ impl Coordinator {
     fn waited(&self, job: &JobId) -> bool {
         let by = self.regroups.get(job).copied();
         let over = by.is_none_or(|by| self.mono() >= by);
-        // Its place is found, and only the state to start from is looked for: that ends by itself.
-        self.state_of(job) == Some(JobState::Recovering) && over && !self.searches.contains_key(job)
+        self.state_of(job) == Some(JobState::Recovering) && over && !self.looks_for_state(job)
+    }
+
+    /// Whether the job's place is found, and only the state to start from is looked for: that ends by itself. Not so where a job before it in the
+    /// queue has no place, which may be because of these very trainers.
+    fn looks_for_state(&self, job: &JobId) -> bool {
+        let looks = matches!(
+            self.searches.get(job),
+            Some(Search::Asked { .. } | Search::Later { .. })
+        );
+        looks && self.queue_notes.contains_key(job)
     }
 }

@@ -8,7 +8,8 @@
 //!
 //! Trainers whose step takes long say so again and again, from a thread that computes nothing. So one that says nothing while no step is committed
 //! stands still as a process; that is known without any idea of how long a step may take. One that is heard and doesn't get on is judged by
-//! the steps before. A worker that isn't heard of is its lease's business, and so are its trainers.
+//! the steps before. A worker that isn't heard of is its lease's business, and so are its trainers: as long as one isn't, no step is overdue, as it may
+//! have been committed, or the rank at fault be there; nor is anybody silent, who may wait for one there that never heard whom to connect to.
 
 use rekindle_types::clock::Mono;
 use rekindle_types::{Failure, FailureClass, JobId, RankId, Watermark, WorkerId};
@@ -20,6 +21,9 @@ use crate::{Config, Millis, RankPhase};
 
 /// Ranks of a chain that are told: its end.
 const MOST_TOLD: usize = 6;
+
+/// Heartbeats that may fail to come before a worker counts as one that isn't heard of.
+const MISSED: u64 = 3;
 
 /// A watermark and when it was heard.
 #[derive(Debug, Clone)]
@@ -93,6 +97,26 @@ impl Coordinator {
         known.then(|| own.heard.min(teller.heard).saturating_sub(since))
     }
 
+    /// By when every worker with a rank that isn't through is heard of, or lost. None: all were heard of lately.
+    fn unheard_until(&self, id: &JobId) -> Option<Mono> {
+        let (now, config) = (self.mono(), &self.config);
+        let plan = self.live.job(id).and_then(|job| job.plan.as_ref());
+        let workers = plan.into_iter().flat_map(|plan| &plan.workers);
+        let open = workers.filter(|worker| !self.unfinished_on(id, worker).is_empty());
+        let unheard = |worker: &WorkerId| {
+            let entry = self.registry.workers.get(worker)?;
+            let unheard = entry.session.is_none() || now > entry.heard + MISSED * config.heartbeat;
+            unheard.then(|| entry.lost_at(config))
+        };
+        open.filter_map(unheard).max()
+    }
+
+    /// When the goal is overdue.
+    pub(crate) fn overdue_at(&self, id: &JobId, run: &Run) -> Mono {
+        let unheard = self.unheard_until(id);
+        unheard.map_or(run.goal_by, |until| until.max(run.goal_by))
+    }
+
     /// The failure of a job that trains and stands still, if it does.
     pub(crate) fn stands_still(&mut self, id: &JobId) -> Option<Failure> {
         let now = self.mono();
@@ -102,9 +126,9 @@ impl Coordinator {
             run.looked = now;
         }
         let run = self.runs.get(id)?;
-        match now >= run.goal_by {
+        match now >= self.overdue_at(id, run) {
             true => Some(self.hang(id, run)),
-            false if looks => self.silent(id, run),
+            false if looks && self.unheard_until(id).is_none() => self.silent(id, run),
             false => None,
         }
     }

@@ -54,6 +54,8 @@ pub struct Coordinator {
     pub(crate) regroups: BTreeMap<JobId, Mono>,
     /// Why jobs wait that were looked at when the queue was last served.
     pub(crate) queue_notes: BTreeMap<JobId, String>,
+    /// When it was last told that time has passed: what was due before has been seen to, as far as it can be.
+    pub(crate) ticked: Mono,
     pub(crate) stats: Stats,
     halted: Option<String>,
     pub(crate) booted: bool,
@@ -76,6 +78,7 @@ impl Coordinator {
             searches: BTreeMap::new(),
             regroups: BTreeMap::new(),
             queue_notes: BTreeMap::new(),
+            ticked: 0,
             stats: Stats::default(),
             halted: None,
             booted: false,

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use rekindle_plan::{Slot, guards_of, twins};
-use rekindle_types::spec::{Auto, RecoverySource};
-use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, Share, WorkerId};
+use rekindle_types::spec::RecoverySource;
+use rekindle_types::{Failure, FailureClass, JobId, JobState, Plan, RankId, Share};
 
 use crate::Change;
 use crate::average::made_of;
@@ -49,66 +49,6 @@ fn move_to(plan: &mut Plan, ranks: &BTreeSet<RankId>, mut slots: Vec<Slot>) -> O
 }
 
 impl Coordinator {
-    /// Free slots and those of its own trainers that wait, without those that other jobs need back because their state lies there; and without those
-    /// on devices that failed, if the job can do without them.
-    pub(crate) fn slots_for(&self, id: &JobId) -> Vec<Slot> {
-        let mut free = self.registry.free_slots();
-        free.extend(self.waiting_slots(id));
-        for worker in self
-            .live
-            .jobs()
-            .keys()
-            .filter(|job| *job != id)
-            .flat_map(|job| self.needs_back(job))
-        {
-            if let Some(at) = free.iter().position(|slot| slot.worker == worker) {
-                free.remove(at);
-            }
-        }
-        let sound = self.registry.sound(&free);
-        match self.can_do_with(id, &sound) {
-            true => sound,
-            false => free,
-        }
-    }
-
-    /// Whether there are as many slots as the job had or asks for, and nothing that only workers' memory has would be left behind.
-    fn can_do_with(&self, id: &JobId, slots: &[Slot]) -> bool {
-        let Some(job) = self.live.job(id) else {
-            return false;
-        };
-        let wanted = |count: Auto| match count {
-            Auto::Auto => 1,
-            Auto::Count(count) => count,
-        };
-        let parallelism = &job.spec.parallelism;
-        let asked = wanted(parallelism.pipeline).saturating_mul(wanted(parallelism.data));
-        let needs = job.plan.as_ref().map_or(asked, Plan::world);
-        let leaves_nothing = || {
-            !job.lives_in_memory()
-                || self.same_again(id, slots).is_some()
-                || self.stand_in(id, slots, GoBack::Yes).is_some()
-        };
-        slots.len() >= needs as usize && leaves_nothing()
-    }
-
-    /// The workers of ranks that are gone while their state may be in memory there, one entry a rank.
-    fn needs_back(&self, id: &JobId) -> Vec<WorkerId> {
-        let lives = |job: &&DurableJob| job.lives_in_memory() && !job.state.is_terminal();
-        let Some(plan) = self.live.job(id).filter(lives).and_then(|job| job.plan.as_ref()) else {
-            return Vec::new();
-        };
-        let gone = |(rank, worker): &(RankId, &WorkerId)| {
-            let entry = self.registry.workers.get(*worker);
-            entry.is_some_and(|entry| !entry.occupants.contains_key(&(id.clone(), *rank)))
-        };
-        plan.ranks()
-            .zip(&plan.workers)
-            .filter(gone)
-            .map(|(_, worker)| worker.clone())
-            .collect()
-    }
-
     /// Why a job can't go on after this failure; None: it can.
     pub(crate) fn no_way_on(&self, id: &JobId, failure: &Failure) -> Option<String> {
         let Some(job) = self.live.job(id) else {
@@ -180,15 +120,6 @@ impl Coordinator {
         })
     }
 
-    /// Whether a worker may still have in memory what trainers of the job's plan kept there: it is the same process, or its successor on the
-    /// same machine, which found something of the job.
-    fn remembers(&self, job: &DurableJob, id: &JobId, worker: &WorkerId) -> bool {
-        let entry = self.registry.workers.get(worker);
-        entry.and_then(|entry| entry.info.as_ref()).is_some_and(|info| {
-            job.former_members.get(worker) == Some(&info.incarnation) || info.kept.contains(id)
-        })
-    }
-
     /// The ranks that have to move of whose guards none is left to give them their state, nor, where that may be, enough of their groups.
     fn unguarded(
         &self,
@@ -256,12 +187,14 @@ impl Coordinator {
         may: impl Fn(&Plan, &BTreeSet<RankId>) -> bool,
     ) -> Option<Plan> {
         let recovers = |job: &&DurableJob| job.state == JobState::Recovering && wanted(job);
-        let mut plan = self.live.job(id).filter(recovers)?.plan.clone()?;
-        let (lost, left) = displaced(&plan, slots);
-        if !may(&plan, &lost) {
+        let job = self.live.job(id).filter(recovers)?;
+        let mut plan = job.plan.clone()?;
+        let (displaced, left) = displaced(&plan, slots);
+        // A worker that came back with another memory has room for its ranks, and not their state.
+        if !may(&plan, &(&displaced | &self.forgotten_by(job, id, &plan))) {
             return None;
         }
-        move_to(&mut plan, &lost, left)?;
+        move_to(&mut plan, &displaced, left)?;
         plan.epoch = plan.epoch.next();
         Some(plan)
     }
@@ -279,28 +212,35 @@ impl Coordinator {
         let job = self.live.job(id)?;
         let had = job.plan.as_ref()?.world() as usize;
         // What lies in the memory of a worker that was killed is there when it is started again, and newer than what groups exchanged.
-        // A plan that committed nothing may not have reached its guards either: then the workers themselves are better waited for.
-        let begun = job.plan.as_ref().is_some_and(|plan| plan.workers == job.homes);
+        // A plan that committed nothing may not have reached its guards either: then the workers themselves are better waited for. So they are while
+        // one may still return: what the others have may turn out not to be whole, and who has moved away doesn't come back to it.
+        let at_home = job.plan.as_ref().is_some_and(|plan| plan.workers == job.homes);
+        let begun = at_home && job.former_members == job.home_members;
+        let may_return = self.may_return(job, id);
         let fits = || {
-            self.same_again(id, free).is_some() || (begun && self.stand_in(id, free, GoBack::No).is_some())
+            let moved = || begun && !may_return && self.stand_in(id, free, GoBack::No).is_some();
+            self.same_again(id, free).is_some() || moved()
         };
-        let waits = job.lives_in_memory() || job.makes_up();
-        let lacks = free.len() < had || (waits && !fits());
-        (lacks && self.mono() < by).then_some("waits for its workers to come back")
+        let lacks_state = (job.lives_in_memory() || job.makes_up()) && !fits();
+        let lacks = lacks_state || free.len() < had;
+        // Beyond that time only as long as a worker whose connection broke isn't lost: it may have all that is missing.
+        let waits = (lacks && self.mono() < by) || (lacks_state && may_return);
+        waits.then_some("waits for its workers to come back")
     }
 
     /// The workers that have the state didn't come back in time: the job fails if guards don't have it either, and waits for room if they
-    /// do. Whether the next job of the queue may be looked at.
+    /// do, or if it is there and others hold the slots. Whether the next job of the queue may be looked at.
     pub(crate) fn wait_for_memory(&mut self, id: &JobId, slots: &[Slot]) -> bool {
         let Some(job) = self.live.job(id) else {
             return true;
         };
         let Some(plan) = &job.plan else { return true };
-        let (lost, left) = displaced(plan, slots);
-        let Some(rank) = self.beyond_help(id, plan, &lost) else {
+        let absent = self.absent(job, id, plan);
+        let Some(rank) = self.beyond_help(id, plan, &absent) else {
+            let (displaced, left) = displaced(plan, slots);
             let why = format!(
                 "needs {} more free trainer slots, there are {}",
-                lost.len(),
+                displaced.len(),
                 left.len()
             );
             self.queue_notes.insert(id.clone(), why);
@@ -312,7 +252,7 @@ impl Coordinator {
             worker: plan.worker_of(rank).cloned(),
             message: format!(
                 "its worker did not come back; {}",
-                crate::begin::memory_lost(job, plan, &self.unguarded(id, plan, &lost, GoBack::Yes))
+                crate::nowhere::memory_lost(job, plan, &self.unguarded(id, plan, &absent, GoBack::Yes))
             ),
         };
         self.end(id, JobState::Failed, Some(failure));

@@ -18,6 +18,11 @@ impl Coordinator {
         for (id, job) in self.live.jobs() {
             if job.state == JobState::Recovering {
                 self.regroups.insert(id.clone(), now + self.config.regroup);
+                // They have what the job goes on from.
+                for worker in job.plan.iter().flat_map(|plan| &plan.workers) {
+                    let entry = self.registry.workers.entry(worker.clone());
+                    entry.or_insert_with(|| Worker::expected(now));
+                }
             }
             let gang = job.is_training() || job.state == JobState::Cancelling;
             let Some(plan) = job.plan.as_ref().filter(|_| gang) else {

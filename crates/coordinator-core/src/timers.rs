@@ -27,7 +27,7 @@ impl Coordinator {
             told.into_iter().min().map(|told| told + self.config.resend_stop)
         });
         let runs = self.runs.iter().flat_map(|(id, run)| self.run_deadlines(id, run));
-        let regroups = self.regroups.values().copied().filter(|by| *by > self.mono());
+        let regroups = self.regroups.values().copied().filter(|by| *by > self.ticked);
         workers
             .chain(stops)
             .chain(runs)
@@ -45,7 +45,7 @@ impl Coordinator {
                 let awaited = run.awaited.as_ref().map(|awaited| awaited.by);
                 let missing = run.ranks.iter().filter_map(|rank| rank.missing_by);
                 let verdict = self.verdict_at(id);
-                let stands = run.goal_by.min(run.look_at(&self.config));
+                let stands = self.overdue_at(id, run).min(run.look_at(&self.config));
                 let stands = verdict.is_none().then_some(stands);
                 missing.chain(verdict).chain(stands).chain(awaited).collect()
             }
@@ -53,6 +53,7 @@ impl Coordinator {
     }
 
     pub(crate) fn tick(&mut self) {
+        self.ticked = self.mono();
         self.expire_workers();
         let jobs: Vec<JobId> = self.runs.keys().cloned().collect();
         for job in jobs {

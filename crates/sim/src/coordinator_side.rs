@@ -81,6 +81,7 @@ impl World {
         };
         let effects = machine.handle(wall, event);
         let next = machine.next_deadline();
+        self.check_decisions(&effects);
         self.effects.extend(effects);
         self.coordinator_version += 1;
         if let Some(next) = next {

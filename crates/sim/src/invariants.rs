@@ -9,17 +9,17 @@
 //! - SM-6 A step isn't reported twice with different content (but for the epoch, where it was run again), nor after the job's end.
 //! - SM-7 The fold of the journal is the durable state, and a restart can take it up.
 //! - SM-8 The coordinator never halts of itself.
-//! - SM-9 A job that lost a trainer names it, and of one that hangs the rank that stands still, not one that waits; one that lost none and
-//!   wasn't cancelled succeeds. A job goes on after a loss as long as it may restart; one that doesn't save its state may fail when a
-//!   worker was lost, or one more than ranks have guards, or as many as lanes of a stage are on where guards have no weights.
+//! - SM-9 A job that lost a trainer names it, and of one that hangs the rank that stands still, not one that waits; one that lost none and wasn't cancelled succeeds. A job goes on after a loss as long as it may restart; one that doesn't save its
+//!   state may fail when no step of it is whole in the memory of the workers that weren't lost.
+//!
+//! What depends on the moment at which the coordinator decides is in [`crate::decisions`], when a step is whole in [`crate::whole`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rekindle_coordinator_core::{Answer, Change, Effect, Record};
-use rekindle_plan::{guards, twins};
-use rekindle_types::spec::RecoverySource;
 use rekindle_types::{
-    Command, Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, StartTrainer, StepReport, WorkerId,
+    Command, Epoch, Failure, FailureClass, JobId, JobSpec, JobState, Plan, RankId, StartTrainer, StepReport,
+    WorkerId,
 };
 use rekindle_worker_core::TrainerKey;
 
@@ -38,18 +38,21 @@ pub(crate) enum Cause {
 /// What is known from outside.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    plans: BTreeMap<(JobId, Epoch), Plan>,
+    pub(crate) plans: BTreeMap<(JobId, Epoch), Plan>,
     submitted: BTreeSet<JobId>,
     finished: BTreeSet<(JobId, Epoch, RankId)>,
     ended: BTreeMap<JobId, (JobState, Option<Failure>)>,
     steps: BTreeMap<(JobId, u64), StepReport>,
     causes: BTreeMap<JobId, Vec<Cause>>,
-    /// Jobs that save their state.
-    saving: BTreeSet<JobId>,
-    /// How many guards the ranks of a job are to have.
-    shadowed: BTreeMap<JobId, u32>,
-    /// Those whose guards may keep moments alone.
-    replicas: BTreeSet<JobId>,
+    pub(crate) specs: BTreeMap<JobId, JobSpec>,
+    /// Workers that the coordinator knew when it made a plan.
+    pub(crate) known: BTreeMap<(JobId, Epoch), BTreeSet<WorkerId>>,
+    /// When a step of a job was last committed, and in which epoch.
+    pub(crate) committed: BTreeMap<JobId, (u64, Epoch)>,
+    /// When the coordinator last heard each worker register.
+    pub(crate) registered: BTreeMap<WorkerId, u64>,
+    /// A step that was whole when the coordinator decided that a job has failed.
+    pub(crate) whole: BTreeMap<JobId, Option<u64>>,
     /// Jobs a user wanted to end.
     pub(crate) cancelled: BTreeSet<JobId>,
 }
@@ -112,15 +115,7 @@ impl World {
         match &record.change {
             Change::Submitted { job, spec, .. } => {
                 self.ledger.submitted.insert(job.clone());
-                if spec.checkpoint.is_on() {
-                    self.ledger.saving.insert(job.clone());
-                }
-                self.ledger
-                    .shadowed
-                    .insert(job.clone(), spec.recovery.guards_wanted());
-                if spec.recovery.allows(RecoverySource::Replica) {
-                    self.ledger.replicas.insert(job.clone());
-                }
+                self.ledger.specs.insert(job.clone(), (**spec).clone());
             }
             Change::Planned { plan, start, .. } => {
                 self.check_start(plan, start.as_ref());
@@ -128,16 +123,6 @@ impl World {
             }
             Change::RankFinished { job, epoch, rank } => {
                 self.ledger.finished.insert((job.clone(), *epoch, *rank));
-            }
-            Change::FailureNoted {
-                job, epoch, failure, ..
-            } if failure.class == FailureClass::Hang => {
-                let gang = self.gangs.get(&(job.clone(), *epoch));
-                let stuck = gang.and_then(|gang| gang.hung);
-                if failure.rank != stuck {
-                    let detail = format!("{job} is said to hang: {failure:?}, but {stuck:?} stands still");
-                    self.violate("SM-9", detail);
-                }
             }
             Change::Ended {
                 job, state, failure, ..
@@ -167,50 +152,34 @@ impl World {
         let wished = self.ledger.cancelled.contains(job);
         let good = match (state, &failure) {
             (JobState::Failed, Some(failure)) => {
-                let saves = self.ledger.saving.contains(job);
+                let saves = self
+                    .ledger
+                    .specs
+                    .get(job)
+                    .is_some_and(|spec| spec.checkpoint.is_on());
                 let given_up = failure.message.contains("recovery.max_restarts")
                     || failure.class == FailureClass::CheckpointIo;
-                let lost = causes.iter().filter(|cause| matches!(cause, Cause::Worker(_)));
-                let memory_gone = lost.count() >= self.losses_that_count(job);
-                explains(&causes, failure) && (given_up || (!saves && memory_gone))
+                let whole = self.ledger.whole.get(job).copied().flatten();
+                explains(&causes, failure) && (given_up || (!saves && whole.is_none()))
             }
             (JobState::Succeeded, None) => self.is_through(job),
             (JobState::Cancelled, None) => wished,
             _ => false,
         };
         if !good {
-            self.violate(
-                "SM-9",
-                format!("{job} ends {state} with {failure:?}, but what happened is {causes:?}"),
+            let whole = self.ledger.whole.get(job);
+            let detail = format!(
+                "{job} ends {state} with {failure:?}, but what happened is {causes:?}, whole is {whole:?}"
             );
+            self.violate("SM-9", detail);
         }
         if self.ledger.ended.insert(job.clone(), (state, failure)).is_some() {
             self.violate("SM-4", format!("{job} ends twice"));
         }
     }
 
-    /// How many workers have to be lost for a job's memory to be gone: a rank's and those of all its guards, or where these have no weights those of
-    /// all lanes of a stage.
-    fn losses_that_count(&self, job: &JobId) -> usize {
-        let wanted = self.ledger.shadowed.get(job).copied().unwrap_or(0);
-        let plans = self.ledger.plans.iter().filter(|((of, _), _)| of == job);
-        let guards = plans.map(|(_, plan)| guards(plan, wanted).values().map(Vec::len).min().unwrap_or(0));
-        let guarded = 1 + guards.min().unwrap_or(0);
-        if !self.ledger.replicas.contains(job) {
-            return guarded;
-        }
-        let lanes = |plan: &Plan, rank: RankId| {
-            let all = twins(plan, rank).chain([rank]);
-            let workers = all.filter_map(|rank| plan.worker_of(rank));
-            workers.collect::<BTreeSet<_>>().len()
-        };
-        let plans = self.ledger.plans.iter().filter(|((of, _), _)| of == job);
-        let lanes = plans.flat_map(|(_, plan)| plan.ranks().map(|rank| lanes(plan, rank)));
-        lanes.min().unwrap_or(guarded).min(guarded)
-    }
-
     /// Whether every rank of the job's newest plan has said that it is through.
-    fn is_through(&self, job: &JobId) -> bool {
+    pub(crate) fn is_through(&self, job: &JobId) -> bool {
         let newest = self.ledger.plans.iter().rfind(|((of, _), _)| of == job);
         newest.is_some_and(|((_, epoch), plan)| {
             let done = |rank| self.ledger.finished.contains(&(job.clone(), *epoch, rank));
@@ -292,12 +261,11 @@ impl World {
         }
     }
 
-    /// Whether a host runs another trainer of the job's rank. A worker that the coordinator had to give up may go on with an older epoch's,
-    /// which the epoch fences off, until it hears of it.
+    /// Whether a host runs another trainer of the job's rank. A worker that the coordinator had to give up, or hadn't heard of since it started, when
+    /// it made the plan may go on with an older epoch's, which the epoch fences off, until it hears of it: it may come back at any moment since.
     fn rivals(&self, host: usize, worker: usize, key: &TrainerKey) -> bool {
-        let name = name_of(host);
-        let workers = self.coordinator.as_ref().map(|machine| machine.workers());
-        let known = workers.is_none_or(|workers| workers.iter().any(|view| view.worker == name));
+        let planned = self.ledger.known.get(&(key.job.clone(), key.epoch));
+        let known = planned.is_none_or(|known| known.contains(&name_of(host)));
         let rival = |(other, process): (&TrainerKey, &crate::world::Process)| {
             let older = other.epoch < key.epoch && host != worker;
             // One that said that it failed or is through is on its way out, one that halted does nothing until it is told what.

@@ -16,6 +16,7 @@
 mod clients;
 mod config;
 mod coordinator_side;
+mod decisions;
 mod edits;
 mod faults;
 mod invariants;
@@ -26,6 +27,7 @@ mod rng;
 mod storage;
 mod stuck;
 mod trainers;
+mod whole;
 mod worker_side;
 mod world;
 

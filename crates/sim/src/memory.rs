@@ -50,6 +50,27 @@ impl Memory {
         epochs.range(..epoch).next_back().map(|(_, steps)| steps)
     }
 
+    /// Whether a rank's own state of a step is here.
+    pub(crate) fn has(&self, job: &JobId, rank: RankId, step: u64) -> bool {
+        let steps = self.own.get(&(job.clone(), rank));
+        steps.is_some_and(|steps| steps.contains(&step))
+    }
+
+    /// Whether a trainer of a later epoch finds that a guard left a rank's state of a step here.
+    pub(crate) fn guards(&self, job: &JobId, rank: RankId, step: u64) -> bool {
+        let steps = self.left(job, rank, Epoch(u64::MAX));
+        steps.is_some_and(|steps| steps.contains(&step))
+    }
+
+    /// The steps of which anything is here.
+    pub(crate) fn steps(&self, job: &JobId) -> Vec<u64> {
+        let own = self.own.iter().map(|((of, _), steps)| (of, steps));
+        let guarded = self.guarded.iter();
+        let guarded = guarded.flat_map(|((of, _), epochs)| epochs.values().map(move |steps| (of, steps)));
+        let all = own.chain(guarded).filter(|(of, _)| *of == job);
+        all.flat_map(|(_, steps)| steps.iter().copied()).collect()
+    }
+
     /// What a trainer finds.
     pub(crate) fn offers(&self, key: &TrainerKey) -> InMemory {
         let own = self.own.get(&(key.job.clone(), key.rank));

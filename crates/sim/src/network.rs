@@ -108,6 +108,10 @@ impl World {
         if conn.cut && !matches!(message, Up::Gone) {
             return;
         }
+        if let Up::Register(registration) = &message {
+            let worker = registration.worker.clone();
+            self.ledger.registered.insert(worker, self.now);
+        }
         let event = match message {
             Up::Register(registration) => Event::WorkerRegistered {
                 session,

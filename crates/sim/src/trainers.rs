@@ -215,6 +215,7 @@ impl World {
         };
         // A gang that starts from the last step has only its export to do.
         if before < steps {
+            self.ledger.committed.insert(job.clone(), (self.now, epoch));
             if let Some(gang) = self.gangs.get_mut(&(job.clone(), epoch)) {
                 gang.step = step;
                 if step == gang.from + 1 {

@@ -1,8 +1,11 @@
 //! Trainers that outlive their epoch.
 
-use rekindle_types::{Command, FailureClass, JobId, JobState, RankId, Report, TrainerPhase, Wait, Watermark};
+use rekindle_coordinator_core::NotFound;
+use rekindle_types::{
+    Command, FailureClass, JobId, JobSpec, JobState, RankId, Report, TrainerPhase, Wait, Watermark,
+};
 
-use crate::desk::{Desk, failure, memory_spec, saving_spec, status, step};
+use crate::desk::{Desk, failure, memory_spec, saving_spec, spec, status, step};
 use crate::memory::ready;
 
 fn crashed() -> Report {
@@ -196,6 +199,51 @@ fn a_plan_that_has_no_place_for_it_waits_until_it_is_gone() {
     assert_eq!(orders, ["stop b"], "its worker is to have the other rank");
     desk.report("b", &job, 1, Report::Stopped);
     assert_eq!(desk.orders(), ["start b 0", "start c 1"]);
+}
+
+/// The job before it in the queue needs its slot; it would look for its state for ever.
+#[test]
+fn one_whose_job_has_found_a_place_is_stopped_all_the_same_where_another_job_comes_first() {
+    let mut desk = Desk::new();
+    let saving = |stages| JobSpec {
+        checkpoint: saving_spec(99).checkpoint,
+        ..spec(stages, 99)
+    };
+    let mut jobs = Vec::new();
+    for names in [&["a", "b", "c"][..], &["d", "e"]] {
+        for name in names {
+            desk.register(name, 1, 1, vec![]);
+        }
+        let job = desk.job(saving(names.len() as u32));
+        (0..)
+            .zip(names)
+            .for_each(|(rank, name)| desk.ready(name, &job, rank));
+        desk.report(names[0], &job, 0, Report::Step(step(1)));
+        jobs.push(job);
+    }
+    let (message, passes) = ("the store is away".to_owned(), true);
+    desk.found = Err(NotFound { message, passes });
+    desk.orders();
+    desk.report("e", &jobs[1], 1, crashed());
+    desk.report("d", &jobs[1], 0, halted());
+    desk.lose("a");
+    desk.lose("e");
+    desk.wait(9_000, &["b", "c", "d"]);
+    desk.report("b", &jobs[0], 1, halted());
+    desk.report("c", &jobs[0], 2, halted());
+    assert_eq!(desk.orders(), ["halt d", "halt b", "halt c"]);
+    desk.wait(11_000, &["b", "c", "d"]);
+    let mut orders = desk.orders();
+    orders.sort();
+    orders.dedup();
+    assert_eq!(orders, ["stop b", "stop c", "stop d"]);
+    let next = desk.machine.next_deadline();
+    assert!(next > Some(desk.now), "nothing is due: {next:?}");
+    desk.found = Ok(None);
+    for (name, job, rank) in [("b", 0, 1), ("c", 0, 2), ("d", 1, 0)] {
+        desk.report(name, &jobs[job], rank, Report::Stopped);
+    }
+    assert_eq!(desk.orders(), ["start b 0", "start c 1", "start d 2"]);
 }
 
 #[test]

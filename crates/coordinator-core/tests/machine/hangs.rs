@@ -1,6 +1,6 @@
 //! Gangs that stand still: the rank is named at which it begins, not the ones that wait, and no step is too long that makes progress.
 
-use rekindle_coordinator_core::Config;
+use rekindle_coordinator_core::{Change, Config};
 use rekindle_types::{Failure, FailureClass, JobId, JobState, RankId, Report, Wait, Watermark};
 
 use crate::desk::{Desk, spec, step, worker};
@@ -226,6 +226,42 @@ fn a_worker_that_was_cut_off_is_not_blamed_before_it_had_time_to_pass_on_what_it
     says(&mut desk, &job, 1, 9, None);
     lasts(&mut desk, &job, 15, &waiting);
     assert_eq!(desk.view(&job).state, JobState::Running);
+}
+
+/// The step may be committed, and the word of it on the way.
+#[test]
+fn no_step_is_overdue_while_a_worker_is_not_heard_of() {
+    for breaks in [true, false] {
+        let (mut desk, job) = four(crate::desk::config());
+        desk.wait(55_000, &NAMES);
+        if breaks {
+            desk.lose("a");
+        }
+        desk.wait(7_000, &NAMES[1..]);
+        if breaks {
+            let status = crate::desk::status(&job, 1, 0, rekindle_types::TrainerPhase::Training);
+            desk.register("a", 1, 1, vec![status]);
+        }
+        desk.report("a", &job, 0, Report::Step(step(3)));
+        desk.wait(5_000, &NAMES);
+        assert_eq!(desk.view(&job).state, JobState::Running, "{breaks}");
+        let noted = |change: &Change| matches!(change, Change::FailureNoted { .. });
+        assert_eq!(desk.changes(noted), 0, "{breaks}");
+        desk.wait(400_000, &NAMES);
+        assert!(desk.changes(noted) > 0, "all are heard of, and nothing comes");
+    }
+}
+
+/// They may wait for its trainer, which never heard whom to connect to.
+#[test]
+fn nobody_is_silent_while_a_worker_is_not_heard_of() {
+    let (mut desk, job) = four(Config::default());
+    desk.wait(15_000, &NAMES);
+    desk.wait(8_000, &NAMES[..3]);
+    let noted = |change: &Change| matches!(change, Change::FailureNoted { .. });
+    assert_eq!(desk.changes(noted), 0);
+    desk.wait(4_000, &NAMES[..3]);
+    assert_eq!(place(&desk.verdict(&job)).0, FailureClass::WorkerLost);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The coordinator's machine by its effects.
 
 mod average;
+mod away;
 mod checkpoints;
 mod desk;
 mod devices;

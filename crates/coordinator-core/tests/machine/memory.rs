@@ -258,7 +258,7 @@ fn workers_let_go_of_what_ended_jobs_left() {
 }
 
 /// A job of three stages on `a`, `b` and `c`, whose ranks guard each other in a ring, at step 5.
-fn shadowed(desk: &mut Desk) -> JobId {
+pub fn shadowed(desk: &mut Desk) -> JobId {
     let mut spec = spec(3, 9);
     spec.recovery.sources = vec![RecoverySource::Local, RecoverySource::Shadow];
     for name in ["a", "b", "c"] {
@@ -276,7 +276,7 @@ fn shadowed(desk: &mut Desk) -> JobId {
 }
 
 /// As [`ready`], with steps of a rank that was guarded there.
-fn guards(desk: &mut Desk, name: &str, job: &JobId, rank: u32, own: &[u64], ward: (u32, &[u64])) {
+pub fn guards(desk: &mut Desk, name: &str, job: &JobId, rank: u32, own: &[u64], ward: (u32, &[u64])) {
     let report = Report::Ready {
         data_address: format!("h:{rank}"),
         in_memory: InMemory {
