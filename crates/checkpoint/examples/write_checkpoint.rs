@@ -1,5 +1,5 @@
-//! Writes a checkpoint of made-up values to a location: `write_checkpoint LOCATION LANES STAGE [STAGE ...]`, a stage being its number of
-//! layers, of 8 in all.
+//! Writes a checkpoint of made-up values to a location: `write_checkpoint LOCATION LANES STAGE [STAGE ...]`, a stage
+//! being its number of layers, of 8 in all.
 //!
 //! For checking what is written with other programs, see `scripts/check_checkpoint_python.py`.
 

@@ -1,15 +1,16 @@
 //! A damaged checkpoint makes way for another one of its step, which the run has come to once more.
 //!
-//! Without that a run which had to go back to the checkpoint before could never save the step again, and one whose last step it is could
-//! never end.
+//! Without that a run which had to go back to the checkpoint before could never save the step again, and one whose
+//! last step it is could never end.
 //!
-//! In: a manifest whose step may be taken, and whether what is there was read and found damaged. Out: the commit, and where the manifest of
-//! the damaged one lies now: `refused-<digest of it>/manifest.json` in the step's folder. Its files stay where they are; gc takes both for
-//! leftovers.
+//! In: a manifest whose step may be taken, and whether what is there was read and found damaged. Out: the commit, and
+//! where the manifest of the damaged one lies now: `refused-<digest of it>/manifest.json` in the step's folder. Its
+//! files stay where they are; gc takes both for leftovers.
 //!
 //! Invariants
-//! - CK-25 What makes way was found damaged: by a reader, by its manifest, or by files of it that are missing or of another length. One that a
-//!   newer version wrote, or that couldn't be looked at, stays. Its manifest is durable in its new place before it goes from the old one.
+//! - CK-25 What makes way was found damaged: by a reader, by its manifest, or by files of it that are missing or of
+//!   another length. One that a newer version wrote, or that couldn't be looked at, stays. Its manifest is durable in
+//!   its new place before it goes from the old one.
 //!
 //! Deliberately absent: protection from a second coordinator at the same location. Each has a place of its own.
 
@@ -24,9 +25,9 @@ use crate::reader::Checkpoint;
 use crate::state_error::{Result, StateError};
 use crate::store::{Store, StoreError};
 
-/// As [`commit`], and where the step is taken by another writer's checkpoint that is damaged, that one is put aside first. `known_damaged`
-/// says that somebody has read it and found it so; otherwise it is looked at, but for its tensors. Returns the URL of the other's manifest
-/// where one was put aside. Doing it twice does no harm.
+/// As [`commit`], and where the step is taken by another writer's checkpoint that is damaged, that one is put aside
+/// first. `known_damaged` says that somebody has read it and found it so; otherwise it is looked at, but for its
+/// tensors. Returns the URL of the other's manifest where one was put aside. Doing it twice does no harm.
 ///
 /// # Errors
 /// As [`commit`]; [`StateError::Taken`] when the other one isn't damaged.

@@ -1,4 +1,5 @@
-//! The shape of the model that a job starts from, whatever it names: a checkpoint, a Hugging Face folder, a `config.json`.
+//! The shape of the model that a job starts from, whatever it names: a checkpoint, a Hugging Face folder, a
+//! `config.json`.
 
 use std::path::Path;
 
@@ -7,7 +8,8 @@ use rekindle_types::spec::is_checkpoint_url;
 
 use crate::{Blocking, HfModel, StateError, StoreErrorKind, read_config};
 
-/// Reads the shape of a base model. Blocks; may be called from anywhere, as it waits for a store in a thread of its own.
+/// Reads the shape of a base model. Blocks; may be called from anywhere, as it waits for a store in a thread of its
+/// own.
 ///
 /// # Errors
 /// [`StateError`] naming the file or checkpoint at fault.

@@ -12,12 +12,13 @@ use crate::store::{Store, StoreError};
 /// Times a conflict that leaves nothing behind is tried again.
 const TRIES: usize = 3;
 
-/// Makes `manifest` the checkpoint of its step, after a look whether its files can be seen from here with their lengths. Doing it twice
-/// does no harm: the same manifest is found and taken for success, as after an answer that was lost.
+/// Makes `manifest` the checkpoint of its step, after a look whether its files can be seen from here with their
+/// lengths. Doing it twice does no harm: the same manifest is found and taken for success, as after an answer that
+/// was lost.
 ///
 /// # Errors
-/// [`StateError::Incomplete`] when files can't be seen, [`StateError::Taken`] when another writer was first, or what the store says. After
-/// an error of the store the manifest may be there or not; a second call tells.
+/// [`StateError::Incomplete`] when files can't be seen, [`StateError::Taken`] when another writer was first, or what
+/// the store says. After an error of the store the manifest may be there or not; a second call tells.
 pub async fn commit(store: &Arc<dyn Store>, manifest: &Manifest) -> Result<()> {
     let key = manifest_key(manifest.step);
     let url = store.url_of(&key);

@@ -1,7 +1,8 @@
 //! Writing weights as safetensors, each process its own layers.
 //!
-//! In: flat float32 layer buffers. Out: `model.safetensors`, or `model-00001-of-0000n.safetensors` for part 0 of n. Parts of one export
-//! are written in any order and at the same time; the folder becomes loadable by [`crate::finish`].
+//! In: flat float32 layer buffers. Out: `model.safetensors`, or `model-00001-of-0000n.safetensors` for part 0 of n.
+//! Parts of one export are written in any order and at the same time; the folder becomes loadable by
+//! [`crate::finish`].
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -25,7 +26,8 @@ pub fn shard_name(part: u32, parts: u32) -> String {
     }
 }
 
-/// Writes part `part` (from 0) of an export of `parts` files: `layers` with their flat weights. Creates `folder` when it isn't there.
+/// Writes part `part` (from 0) of an export of `parts` files: `layers` with their flat weights. Creates `folder` when
+/// it isn't there.
 ///
 /// # Errors
 /// A part outside the count, a buffer of the wrong length, weights of another export in the folder, or the file system.
@@ -111,8 +113,9 @@ fn withdraw_index(folder: &Path) -> Result<()> {
     }
 }
 
-/// Checks that `folder` can take an export of `parts` files: weights of an export with another number of parts would be loaded instead
-/// of ours, or be taken for ours. A folder that isn't there is fine. Ask before training, not after.
+/// Checks that `folder` can take an export of `parts` files: weights of an export with another number of parts would
+/// be loaded instead of ours, or be taken for ours. A folder that isn't there is fine. Ask before training, not
+/// after.
 ///
 /// # Errors
 /// [`CheckpointError::Export`] naming the file in the way.

@@ -1,7 +1,7 @@
 //! Putting the parts of an export together into a folder that transformers loads.
 //!
-//! In: a folder in which every part was written. Out: `config.json`, `generation_config.json`, the tokenizer's files, and last the index
-//! that makes several parts one model. Nothing is written before all parts were found whole.
+//! In: a folder in which every part was written. Out: `config.json`, `generation_config.json`, the tokenizer's files,
+//! and last the index that makes several parts one model. Nothing is written before all parts were found whole.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -20,7 +20,8 @@ use crate::{atomic, config, tokenizer};
 /// Completes an export of `parts` files. `tokenizer` is `bytes` or the path of a tokenizer.json, as in a job file.
 ///
 /// # Errors
-/// A part that is missing or broken, a tensor that is missing, doubled or of the wrong shape, a tokenizer that can't be read.
+/// A part that is missing or broken, a tensor that is missing, doubled or of the wrong shape, a tokenizer that can't
+/// be read.
 pub fn finish(folder: &Path, parts: u32, config: &ModelConfig, tokenizer: &str) -> Result<()> {
     check_export_folder(folder, parts)?;
     let map = collect(folder, parts, config)?;

@@ -1,7 +1,8 @@
 //! Reading a Hugging Face folder, layer by layer.
 //!
-//! In: a folder with `config.json` and `model.safetensors`, or `model.safetensors.index.json` and the files it names. Out: flat float32
-//! buffers in the order of `ModelConfig::layout`. Files are mapped; memory holds the layer that is asked for.
+//! In: a folder with `config.json` and `model.safetensors`, or `model.safetensors.index.json` and the files it names.
+//! Out: flat float32 buffers in the order of `ModelConfig::layout`. Files are mapped; memory holds the layer that is
+//! asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -91,7 +92,8 @@ impl HfModel {
         }
     }
 
-    /// Tensors that other programs write though they follow from others: the tied output matrix, frequencies of the rotary embedding.
+    /// Tensors that other programs write though they follow from others: the tied output matrix, frequencies of the
+    /// rotary embedding.
     fn is_harmless(&self, name: &str) -> bool {
         name.ends_with(".rotary_emb.inv_freq")
             || (name == "lm_head.weight" && self.config.tie_word_embeddings)

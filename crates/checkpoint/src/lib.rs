@@ -6,16 +6,16 @@
 //!   store --list, diff, pin, gc, export, import--> command line                      catalog
 //! ```
 //!
-//! In: folders of `config.json` and safetensors files; flat layer buffers in the order of `ModelConfig::layout`; parts that ranks have
-//! written. Out: the same, the other way round, in any layout.
+//! In: folders of `config.json` and safetensors files; flat layer buffers in the order of `ModelConfig::layout`;
+//! parts that ranks have written. Out: the same, the other way round, in any layout.
 //!
 //! Invariants
-//! - CK-1 A folder that was opened ([`HfModel`]) has every tensor of its model, in the right shape and a known type; reading a layer
-//!   can't find anything missing.
+//! - CK-1 A folder that was opened ([`HfModel`]) has every tensor of its model, in the right shape and a known type;
+//!   reading a layer can't find anything missing.
 //! - CK-2 What we can't run exactly as the folder means it is refused by name, never approximated.
 //! - CK-3 A float32 weight that is exported and imported has the same bits.
-//! - CK-4 A folder that was written by several processes can be loaded only after [`finish`] has seen every part; files appear whole or
-//!   not at all.
+//! - CK-4 A folder that was written by several processes can be loaded only after [`finish`] has seen every part;
+//!   files appear whole or not at all.
 //! - CK-5 No name found inside a file leads outside the folder.
 //!
 //! Deliberately absent: the writer of a run, which takes state away while training goes on.

@@ -1,8 +1,8 @@
-//! Tensor files written one after another from values at hand: for imports and tests. Runs have a writer of their own, which doesn't
-//! stop them.
+//! Tensor files written one after another from values at hand: for imports and tests. Runs have a writer of their
+//! own, which doesn't stop them.
 //!
-//! In: spans and a function that fills in their values, chunk by chunk. Out: a durable file and its entry for the manifest. Memory: a few
-//! chunks, or parts of an upload.
+//! In: spans and a function that fills in their values, chunk by chunk. Out: a durable file and its entry for the
+//! manifest. Memory: a few chunks, or parts of an upload.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,7 +34,8 @@ pub struct Target<'a> {
     pub writer: &'a str,
 }
 
-/// Writes the file `path` (see [`crate::format::part_path`]) of `spans`. `fill` is given a part of a span and room for its values.
+/// Writes the file `path` (see [`crate::format::part_path`]) of `spans`. `fill` is given a part of a span and room
+/// for its values.
 ///
 /// # Errors
 /// Spans that make no file, and what the store says.

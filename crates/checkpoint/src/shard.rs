@@ -1,7 +1,7 @@
 //! One safetensors file, mapped.
 //!
-//! In: a path. Out: names, shapes, types and bytes of its tensors. The header is checked against the size of the file, so a file that was
-//! cut short is refused at once.
+//! In: a path. Out: names, shapes, types and bytes of its tensors. The header is checked against the size of the
+//! file, so a file that was cut short is refused at once.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -61,7 +61,8 @@ impl Shard {
 }
 
 fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the mapping is only ever read, as plain bytes, for which every content is valid. Our own writers replace files by renaming,
-    // which leaves a mapped one as it was; whoever shortens a file in place makes us fail with SIGBUS, as any program that maps its input.
+    // SAFETY: the mapping is only ever read, as plain bytes, for which every content is valid. Our own writers
+    // replace files by renaming, which leaves a mapped one as it was; whoever shortens a file in place makes us fail
+    // with SIGBUS, as any program that maps its input.
     unsafe { Mmap::map(file) }
 }

@@ -1,7 +1,7 @@
 //! State, runs and checkpoints for tests: of this crate, and of whoever reads or commits checkpoints.
 //!
-//! In: a model's shape, a layout, a seed. Out: values of every bit pattern that is a number, and checkpoints of them as ranks would write
-//! them.
+//! In: a model's shape, a layout, a seed. Out: values of every bit pattern that is a number, and checkpoints of them
+//! as ranks would write them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

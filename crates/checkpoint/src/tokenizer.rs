@@ -1,10 +1,10 @@
 //! The tokenizer's files of an exported folder.
 //!
-//! In: `bytes` or the path of a tokenizer.json. Out: `tokenizer.json` and `tokenizer_config.json` (and `special_tokens_map.json` where
-//! one lies beside the original), and the id that ends a text.
+//! In: `bytes` or the path of a tokenizer.json. Out: `tokenizer.json` and `tokenizer_config.json` (and
+//! `special_tokens_map.json` where one lies beside the original), and the id that ends a text.
 //!
-//! Bytes become a byte-level BPE without merges whose 256 tokens are the byte characters of GPT-2, numbered by byte: any program that
-//! reads tokenizer.json then encodes a text to exactly its UTF-8 bytes.
+//! Bytes become a byte-level BPE without merges whose 256 tokens are the byte characters of GPT-2, numbered by byte:
+//! any program that reads tokenizer.json then encodes a text to exactly its UTF-8 bytes.
 
 use std::path::{Path, PathBuf};
 
@@ -125,7 +125,8 @@ fn bytes() -> Value {
     })
 }
 
-/// The character that stands for each byte: itself where it is printable in Latin-1, else the next free one from U+0100 on (GPT-2).
+/// The character that stands for each byte: itself where it is printable in Latin-1, else the next free one from
+/// U+0100 on (GPT-2).
 fn byte_characters() -> Vec<char> {
     let mut free = '\u{100}'..;
     (0..=u8::MAX)

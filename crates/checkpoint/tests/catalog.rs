@@ -323,7 +323,8 @@ impl Store for Dying {
     }
 }
 
-/// CK-17: after any number of deletions each checkpoint is whole, or nobody takes it for one; and the next cleaning up ends the work.
+/// CK-17: after any number of deletions each checkpoint is whole, or nobody takes it for one; and the next cleaning
+/// up ends the work.
 #[tokio::test]
 async fn cleaning_up_can_be_ended_anywhere() {
     let mut died = 0;

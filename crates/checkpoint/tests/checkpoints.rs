@@ -165,7 +165,8 @@ fn reads_are_refused_or_reported_as_asked() {
     assert!(told.len() >= 2 && told.is_sorted());
 }
 
-/// Spans of every size that overlap, start and end anywhere, and go to buffers and to a sink: the two ways of the same values.
+/// Spans of every size that overlap, start and end anywhere, and go to buffers and to a sink: the two ways of the
+/// same values.
 #[test]
 fn buffers_and_sinks_get_the_same_values() {
     let state = State::random(&small_model(), 5);

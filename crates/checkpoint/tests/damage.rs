@@ -1,4 +1,5 @@
-//! What happens when a checkpoint isn't what was written: every kind of file, every kind of damage, each refused by name.
+//! What happens when a checkpoint isn't what was written: every kind of file, every kind of damage, each refused by
+//! name.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // The lint's exception for tests doesn't reach their helper functions.
 

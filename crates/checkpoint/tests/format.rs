@@ -1,4 +1,5 @@
-//! Manifests from parts, and what parts are refused; headers as other libraries see them; what differs between a checkpoint and a job.
+//! Manifests from parts, and what parts are refused; headers as other libraries see them; what differs between a
+//! checkpoint and a job.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // The lint's exception for tests doesn't reach their helper functions.
 

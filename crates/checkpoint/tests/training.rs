@@ -1,5 +1,5 @@
-//! Training that is saved while it goes on, to a store slower than it: what is written is the state as it was frozen, and the run gives the
-//! same bits as one that saves nothing.
+//! Training that is saved while it goes on, to a store slower than it: what is written is the state as it was frozen,
+//! and the run gives the same bits as one that saves nothing.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // The lint's exception for tests doesn't reach their helper functions.
 
@@ -187,7 +187,8 @@ fn captures_of_a_slow_store_are_the_states_that_were_frozen() {
     }
 }
 
-/// A store that never answers: the update says what it waits for, the trainer gives the capture up, and the same update goes on.
+/// A store that never answers: the update says what it waits for, the trainer gives the capture up, and the same
+/// update goes on.
 #[test]
 fn a_capture_that_is_stuck_can_be_given_up_for_the_update() {
     let want = plain();

@@ -4,7 +4,8 @@
 //! cargo bench -p rekindle-cli --bench cluster -- [ROUNDS]
 //! ```
 //!
-//! 1. Four pipeline workers on this machine's cores against a single process on the same job, alternating; the ratio of medians.
+//! 1. Four pipeline workers on this machine's cores against a single process on the same job, alternating; the ratio
+//!    of medians.
 //! 2. Peak memory of the single trainer, and of each of the four.
 //! 3. Submit to first committed step, against running services.
 //! 4. What the coordinator costs training: steps while it is stopped (SIGSTOP) against steps while it takes reports.

@@ -1,7 +1,8 @@
-//! From the path of a job file to a job that can be sent anywhere: paths made absolute, the model completed, the data looked at.
+//! From the path of a job file to a job that can be sent anywhere: paths made absolute, the model completed, the data
+//! looked at.
 //!
-//! In: the path. Out: a [`JobSpec`], or a [`Problem`] that names the key or file at fault. Everything here happens before any
-//! process is started or anything is sent.
+//! In: the path. Out: a [`JobSpec`], or a [`Problem`] that names the key or file at fault. Everything here happens
+//! before any process is started or anything is sent.
 
 use std::path::{Path, PathBuf};
 
@@ -11,8 +12,8 @@ use rekindle_types::{JobFile, JobSpec, ModelConfig};
 
 use crate::problem::Problem;
 
-/// Text up to this size is encoded and checked whole before a start; of larger text only the files are looked at, as encoding it takes
-/// longer than a person wants to wait. Token files are always checked.
+/// Text up to this size is encoded and checked whole before a start; of larger text only the files are looked at, as
+/// encoding it takes longer than a person wants to wait. Token files are always checked.
 const TEXT_CHECKED: u64 = 32 << 20;
 
 /// Reads, completes and validates a job file. Looks at no data.

@@ -1,4 +1,5 @@
-//! `tracing`, set up in one place for all processes: to stderr, pretty or JSON, at a level from the command line or `RUST_LOG`.
+//! `tracing`, set up in one place for all processes: to stderr, pretty or JSON, at a level from the command line or
+//! `RUST_LOG`.
 
 use std::io::IsTerminal;
 

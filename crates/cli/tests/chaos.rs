@@ -1,5 +1,5 @@
-//! `rekindle chaos` against real processes: each fault does what it says, only where it is allowed, and a run under many of them ends with
-//! the bits of the undisturbed one.
+//! `rekindle chaos` against real processes: each fault does what it says, only where it is allowed, and a run under
+//! many of them ends with the bits of the undisturbed one.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
 

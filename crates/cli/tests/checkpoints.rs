@@ -1,4 +1,5 @@
-//! Checkpoints of real processes: a run that was stopped in any way goes on, in any shape, with the bits of an undisturbed one.
+//! Checkpoints of real processes: a run that was stopped in any way goes on, in any shape, with the bits of an
+//! undisturbed one.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
 

@@ -1,5 +1,5 @@
-//! The exactness contract, over real processes: the weights after a step are a function of the job file and the data alone. Stages,
-//! lanes, threads and placement don't enter, to the bit.
+//! The exactness contract, over real processes: the weights after a step are a function of the job file and the data
+//! alone. Stages, lanes, threads and placement don't enter, to the bit.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
 

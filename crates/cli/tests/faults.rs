@@ -1,4 +1,5 @@
-//! What happens when processes are killed: nothing hangs, nothing is left behind, and what can't go on says who is at fault.
+//! What happens when processes are killed: nothing hangs, nothing is left behind, and what can't go on says who is at
+//! fault.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
 

@@ -239,7 +239,8 @@ fn lanes_and_tied_ends_survive_machine_after_machine() {
     };
     let lanes = job().over(2, 2).recovering(REPLICA);
     let id = cluster.submit(&lanes.write(folder.path(), "lanes"));
-    // Rank 0 reports the steps, and isn't heard for a while before it is lost; rank 1 guards it and is the last stage; rank 3 is the other lane's.
+    // Rank 0 reports the steps, and isn't heard for a while before it is lost; rank 1 guards it and is the last
+    // stage; rank 3 is the other lane's.
     for (n, rank) in [0, 1, 3].into_iter().enumerate() {
         let reached = metrics(&run).pop_last().map_or(0, |(step, _)| step);
         reaches(&run, reached + 20);

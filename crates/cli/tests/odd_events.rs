@@ -57,7 +57,8 @@ fn incarnations(cluster: &Cluster) -> Vec<Value> {
 
 #[test]
 fn a_full_disk_under_the_journal_ends_the_coordinator_by_name_and_not_the_training() {
-    // So many that, however late the disk is filled, records are left that don't fit into what the journal's file has free.
+    // So many that, however late the disk is filled, records are left that don't fit into what the journal's file has
+    // free.
     const STEPS: u64 = 1500;
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("state")).unwrap();

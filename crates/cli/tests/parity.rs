@@ -1,4 +1,5 @@
-//! Jobs whose groups keep parities lose machines with their memory, one or several at once, and go on with the bits of the undisturbed run.
+//! Jobs whose groups keep parities lose machines with their memory, one or several at once, and go on with the bits
+//! of the undisturbed run.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
 

@@ -1,8 +1,9 @@
-//! Seeded runs of a small job whose processes are killed and stopped and whose network is cut, several times each: every one ends with
-//! the bits of a run that nobody disturbed, and leaves no trainer behind.
+//! Seeded runs of a small job whose processes are killed and stopped and whose network is cut, several times each:
+//! every one ends with the bits of a run that nobody disturbed, and leaves no trainer behind.
 //!
-//! `REKINDLE_CHAOS_RUNS=100` for many runs, `REKINDLE_CHAOS_SEED=7` for one of them. Cuts need network namespaces (root and iproute2):
-//! where there are none they are left out and that is said; with `REKINDLE_REQUIRE_NETNS=1` it is a failure.
+//! `REKINDLE_CHAOS_RUNS=100` for many runs, `REKINDLE_CHAOS_SEED=7` for one of them. Cuts need network namespaces
+//! (root and iproute2): where there are none they are left out and that is said; with `REKINDLE_REQUIRE_NETNS=1` it
+//! is a failure.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
 
@@ -253,7 +254,8 @@ impl Run {
         text.lines().find(|line| of(line)).map(str::to_owned)
     }
 
-    /// Mostly some steps later, so that the whole run is hit; now and then soon, whatever goes on: a recovery is hit as well.
+    /// Mostly some steps later, so that the whole run is hit; now and then soon, whatever goes on: a recovery is hit
+    /// as well.
     fn next(&mut self) -> Next {
         if self.random.below(3) == 0 {
             let wait = self.random.within(50, 1_500);

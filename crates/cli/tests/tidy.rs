@@ -1,4 +1,5 @@
-//! Habits that no lint checks: every module says what it is, every invariant's label is unique, no file grows without end.
+//! Habits that no lint checks: every module says what it is, every invariant's label is unique, no file grows without
+//! end.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on panics")]
 

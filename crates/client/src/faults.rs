@@ -33,7 +33,8 @@ impl Client {
     /// Does one fault. Made once only: made again it would be a second fault (CL-2).
     ///
     /// # Errors
-    /// [`ClientError`]; with [`crate::Reason::FaultRefused`] where the target's worker doesn't allow it or the target is gone.
+    /// [`ClientError`]; with [`crate::Reason::FaultRefused`] where the target's worker doesn't allow it or the target
+    /// is gone.
     pub async fn inject_fault(&self, fault: &Fault, target: &FaultTarget) -> Result<(), ClientError> {
         let message = pb::InjectFaultRequest {
             fault: Some(fault.into()),

@@ -1,12 +1,14 @@
 //! The client of a coordinator, as the command line uses it: typed calls, deadlines, retries, streams that come back.
 //!
-//! In: values of `rekindle-types` and of `rekindle_proto::view`. Out: the same, or a [`ClientError`] that says what to do.
+//! In: values of `rekindle-types` and of `rekindle_proto::view`. Out: the same, or a [`ClientError`] that says what
+//! to do.
 //!
 //! Invariants
 //! - CL-1 Every unary call ends within its deadline, also when nothing answers.
-//! - CL-2 A call is only made again when making it twice has the effect of making it once: a submission carries a request id.
-//! - CL-3 A stream that breaks is opened again where that is possible; it starts with a snapshot or after the last item seen, so
-//!   that nothing is shown twice.
+//! - CL-2 A call is only made again when making it twice has the effect of making it once: a submission carries a
+//!   request id.
+//! - CL-3 A stream that breaks is opened again where that is possible; it starts with a snapshot or after the last
+//!   item seen, so that nothing is shown twice.
 //!
 //! Deliberately absent: reading job files and printing.
 

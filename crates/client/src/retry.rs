@@ -5,8 +5,8 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// The wait before attempt `attempt` (1 is the first repetition): doubled each time, up to 5 s, of which a random half is left
-/// out so that many clients don't come back at the same moment.
+/// The wait before attempt `attempt` (1 is the first repetition): doubled each time, up to 5 s, of which a random
+/// half is left out so that many clients don't come back at the same moment.
 pub(crate) fn backoff(attempt: u32) -> Duration {
     backoff_with(attempt, fraction())
 }

@@ -1,10 +1,12 @@
 //! Numbers and operands of an AdamW step.
 //!
-//! A step runs over a whole layer, whose tensors decay differently ([`AdamPart`]), so that its blocks can be hashed while they are in the
-//! cache ([`Hashing`]): reading them from memory once more, later, would cost several times as much.
+//! A step runs over a whole layer, whose tensors decay differently ([`AdamPart`]), so that its blocks can be hashed
+//! while they are in the cache ([`Hashing`]): reading them from memory once more, later, would cost several times as
+//! much.
 //!
-//! An operand whose buffer was replaced by [`crate::Device::thaw`] is read from where its values were before ([`AdamSource`]) and written to
-//! its new place; one that is written in place is read there. Which of the two it is doesn't show in the result.
+//! An operand whose buffer was replaced by [`crate::Device::thaw`] is read from where its values were before
+//! ([`AdamSource`]) and written to its new place; one that is written in place is read there. Which of the two it is
+//! doesn't show in the result.
 //!
 //! Deliberately absent: the arithmetic, see [`crate::Device::adamw`].
 
@@ -38,7 +40,8 @@ pub struct AdamTarget<'a, B> {
     pub exp_avg_sq: ViewMut<'a, B>,
 }
 
-/// Where an AdamW step finds the values it starts from, operand by operand: as long as the target, or None where that is the target itself.
+/// Where an AdamW step finds the values it starts from, operand by operand: as long as the target, or None where that
+/// is the target itself.
 #[derive(Debug)]
 pub struct AdamSource<'a, B> {
     /// The weights.
@@ -59,7 +62,8 @@ impl<B> Default for AdamSource<'_, B> {
     }
 }
 
-/// Elements of an AdamW step that decay alike: from the end of the part before to `end`, counted from the step's first element.
+/// Elements of an AdamW step that decay alike: from the end of the part before to `end`, counted from the step's
+/// first element.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamPart {
     /// One past the last element.

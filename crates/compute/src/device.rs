@@ -1,8 +1,8 @@
 //! What a stage asks of a device.
 //!
-//! All matrices are row-major. A *row* of activations is one token of one sequence; rows of a sequence are adjacent. Operations
-//! are issued in order and a device may run them later, as long as it keeps the order it was given them in (a CUDA stream does);
-//! [`Device::read`], [`Device::bytes`], [`Device::sums_bytes`], [`Device::cross_entropy`] and [`Device::block_squares`] wait for their operand.
+//! All matrices are row-major. A *row* of activations is one token of one sequence; rows of a sequence are adjacent.
+//! A device may run operations later, in the order it was given them (a CUDA stream does); [`Device::read`],
+//! [`Device::bytes`], [`Device::sums_bytes`], [`Device::cross_entropy`], [`Device::block_squares`] wait for their operand.
 //!
 //! Deliberately absent: choice of precision inside an operation (fixed by the device) and any state between operations.
 
@@ -79,7 +79,7 @@ pub struct Product {
     pub accumulate: bool,
 }
 
-/// Shape of causal grouped-query attention over a fused `[rows, (heads + 2 kv_heads) * head_dim]` buffer: queries, keys, values.
+/// Shape of causal grouped-query attention over a buffer of queries, keys, values: `[rows, (heads + 2 kv_heads) * head_dim]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionShape {
     /// Sequences; rows = sequences * seq_len.
@@ -161,7 +161,7 @@ pub trait Device: Send + Sync + Sized + 'static {
 
     /// A zeroed buffer.
     fn alloc(&self, len: usize) -> Result<Self::Buffer>;
-    /// A zeroed buffer for weights or moments, which may lie in memory of its own kind (one that outlives the process, for instance).
+    /// A zeroed buffer for weights or moments, which may lie in memory of its own kind (one that outlives a process).
     fn alloc_state(&self, len: usize) -> Result<Self::Buffer> {
         self.alloc(len)
     }
@@ -169,8 +169,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn alloc_weights(&self, len: usize) -> Result<Self::Buffer> {
         self.alloc_state(len)
     }
-    /// A zeroed buffer for numbers that keep [`Self::Float`]'s precision where activations are rounded to less: `rstd`, `lse`, tables of the
-    /// rotation, gradients of weights.
+    /// A zeroed buffer for numbers that keep [`Self::Float`]'s precision where activations are rounded to less:
+    /// `rstd`, `lse`, tables of the rotation, gradients of weights.
     fn alloc_wide(&self, len: usize) -> Result<Self::Buffer> {
         self.alloc(len)
     }
@@ -215,8 +215,9 @@ pub trait Device: Send + Sync + Sized + 'static {
         b: View<'_, Self::Buffer>,
     ) -> Result<()>;
 
-    /// RMSNorm (Zhang & Sennrich 2019) with the residual addition in front: `sum = x + delta` (skipped without `delta`, then `sum` isn't written),
-    /// `rstd = 1/sqrt(mean(sum²) + eps)` per row, `y = sum * rstd * weight`. Width of a row = length of `weight`.
+    /// RMSNorm (Zhang & Sennrich 2019) with the residual addition in front: `sum = x + delta` (skipped without
+    /// `delta`, then `sum` isn't written), `rstd = 1/sqrt(mean(sum²) + eps)` per row, `y = sum * rstd * weight`.
+    /// Width of a row = length of `weight`.
     fn norm(
         &self,
         x: View<'_, Self::Buffer>,
@@ -226,8 +227,8 @@ pub trait Device: Send + Sync + Sized + 'static {
         y: ViewMut<'_, Self::Buffer>,
         rstd: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
-    /// Backward of [`Device::norm`]: `dx += gradient of x`, `dweight = gradient of weight`, and `y` (recomputed) where asked for.
-    /// `dy` may be overwritten by `y`: it is read and written in the same pass.
+    /// Backward of [`Device::norm`]: `dx += gradient of x`, `dweight = gradient of weight`, and `y` (recomputed)
+    /// where asked for. `dy` may be overwritten by `y`: it is read and written in the same pass.
     fn norm_backward(
         &self,
         x: View<'_, Self::Buffer>,
@@ -248,8 +249,8 @@ pub trait Device: Send + Sync + Sized + 'static {
         sin: View<'_, Self::Buffer>,
         inverse: bool,
     ) -> Result<()>;
-    /// Causal grouped-query attention. Writes `out[rows, heads*head_dim]` and the logarithm of each row's sum of exponentials,
-    /// `lse[sequences, heads, seq_len]`.
+    /// Causal grouped-query attention. Writes `out[rows, heads*head_dim]` and the logarithm of each row's sum of
+    /// exponentials, `lse[sequences, heads, seq_len]`.
     fn attention(
         &self,
         shape: AttentionShape,
@@ -257,7 +258,7 @@ pub trait Device: Send + Sync + Sized + 'static {
         out: ViewMut<'_, Self::Buffer>,
         lse: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
-    /// Backward of [`Device::attention`]: writes all of `dqkv`. Probabilities are computed anew (Dao et al. 2022, algorithm 4).
+    /// Backward of [`Device::attention`]: writes all of `dqkv`; probabilities anew (Dao et al. 2022, algorithm 4).
     fn attention_backward(
         &self,
         shape: AttentionShape,
@@ -283,8 +284,8 @@ pub trait Device: Send + Sync + Sized + 'static {
         dgate_up: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
 
-    /// Sum over rows of `-log softmax(logits)[target]`, summed in `f64` in row order. With `gradient`, `logits` is overwritten by the
-    /// gradient of that sum. `targets` gives `rows` of the index list; the width is `logits / rows`.
+    /// Sum over rows of `-log softmax(logits)[target]`, summed in `f64` in row order. With `gradient`, `logits` is
+    /// overwritten by the gradient of that sum. `targets` gives `rows` of the index list; a row is `logits / rows` wide.
     fn cross_entropy(
         &self,
         logits: ViewMut<'_, Self::Buffer>,
@@ -319,8 +320,8 @@ pub trait Device: Send + Sync + Sized + 'static {
         b: View<'_, Self::Buffer>,
         scratch: ViewMut<'_, Self::Buffer>,
     ) -> Result<()>;
-    /// Backward of [`Device::gather`]: adds each row of `gradient` to the accumulators of its token's row. Rows of one token are first
-    /// summed in row order.
+    /// Backward of [`Device::gather`]: adds each row of `gradient` to the accumulators of its token's row. Rows of
+    /// one token are first summed in row order.
     fn accumulate_rows(
         &self,
         sums: &mut Self::Sums,
@@ -330,8 +331,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     ) -> Result<()>;
     /// Zeroes accumulators.
     fn clear(&self, sums: &mut Self::Sums, range: Range<usize>) -> Result<()>;
-    /// The sum of squares (`f64`) of the mean gradient over each block of `block` elements of `range`, whose start is a multiple of `block`.
-    /// NaN for a block with a poisoned element.
+    /// The sum of squares (`f64`) of the mean gradient over each block of `block` elements of `range`, whose start is
+    /// a multiple of `block`. NaN for a block with a poisoned element.
     fn block_squares(
         &self,
         sums: &Self::Sums,
@@ -341,7 +342,7 @@ pub trait Device: Send + Sync + Sized + 'static {
     ) -> Result<Vec<f64>>;
     /// The mean gradient, rounded to the device's float.
     fn mean(&self, sums: &Self::Sums, range: Range<usize>, tokens: u64) -> Result<Vec<Self::Float>>;
-    /// [`Device::mean`] into `out`, which is as long as `range`, and [`Device::block_squares`] of the same, where a device can in one pass.
+    /// [`Device::mean`] into `out`, as long as `range`, and [`Device::block_squares`] of the same, in one pass if it can.
     fn mean_and_squares(
         &self,
         sums: &Self::Sums,
@@ -354,9 +355,9 @@ pub trait Device: Send + Sync + Sized + 'static {
         out.copy_from_slice(&self.mean(sums, range.clone(), tokens)?);
         self.block_squares(sums, range, block, tokens)
     }
-    /// AdamW (Loshchilov & Hutter 2019) with the mean gradient of accumulators `at`, which are zeroed. Starts from `source`, and gives the
-    /// same bits whatever of that is the target itself. `parts` cover all elements. Returns whether `hashing` was done: a device may
-    /// leave that to whoever reads the bytes.
+    /// AdamW (Loshchilov & Hutter 2019) with the mean gradient of accumulators `at`, which are zeroed. Starts from
+    /// `source`, and gives the same bits whatever of that is the target itself. `parts` cover all elements. Returns
+    /// whether `hashing` was done: a device may leave that to whoever reads the bytes.
     fn adamw(
         &self,
         target: AdamTarget<'_, Self::Buffer>,
@@ -367,8 +368,8 @@ pub trait Device: Send + Sync + Sized + 'static {
         parts: &[AdamPart],
         hashing: Option<Hashing<'_>>,
     ) -> Result<bool>;
-    /// [`Device::adamw`] with another rank's [`Device::mean`] (`step.tokens` is ignored). A device may lose the sign of a zero. With an empty
-    /// range of weights the moments alone, which don't depend on them.
+    /// [`Device::adamw`] with another rank's [`Device::mean`] (`step.tokens` is ignored). A device may lose the sign
+    /// of a zero. With an empty range of weights the moments alone, which don't depend on them.
     fn adamw_with(
         &self,
         target: AdamTarget<'_, Self::Buffer>,
@@ -380,15 +381,17 @@ pub trait Device: Send + Sync + Sized + 'static {
         crate::with_floats::adamw(self, (target, source), gradient, step, parts)
     }
 
-    /// Holds on to what the elements are now, whatever is written to the buffer later. Copies nothing on the caller's time. Until the
-    /// handle is dropped, writing to the buffer fails with [`crate::ComputeError::Frozen`] or leaves the handle's bytes alone.
+    /// Holds on to what the elements are now, whatever is written to the buffer later. Copies nothing on the caller's
+    /// time. Until the handle is dropped, writing to the buffer fails with [`crate::ComputeError::Frozen`] or leaves
+    /// the handle's bytes alone.
     fn freeze(&self, buffer: &Self::Buffer, range: Range<usize>) -> Result<Self::Frozen>;
-    /// Adds buffers of these lengths (elements) to those that [`Device::thaw`] may use. This is the only call that allocates for it, and
-    /// it touches every page.
+    /// Adds buffers of these lengths (elements) to those that [`Device::thaw`] may use. This is the only call that
+    /// allocates for it, and it touches every page.
     fn reserve_spares(&self, lens: &[usize]) -> Result<()>;
-    /// Makes all of `buffers` writable, or none. A buffer that nobody holds frozen stays as it is (None). One that is frozen is replaced by a
-    /// spare of its length, whose content is undefined; the buffer with the frozen content comes back, to read from and to drop soon.
-    /// Waits while a buffer is frozen and no spare is free; after `patience` that is [`crate::ComputeError::StillFrozen`].
+    /// Makes all of `buffers` writable, or none. A buffer that nobody holds frozen stays as it is (None). One that is
+    /// frozen is replaced by a spare of its length, whose content is undefined; the buffer with the frozen content
+    /// comes back, to read from and to drop soon. Waits while a buffer is frozen and no spare is free; after
+    /// `patience` that is [`crate::ComputeError::StillFrozen`].
     fn thaw<const N: usize>(
         &self,
         buffers: [&mut Self::Buffer; N],

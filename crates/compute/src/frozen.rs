@@ -7,13 +7,15 @@
 //!   adamw(target, source)                  source: the frozen buffers that thaw handed back
 //! ```
 //!
-//! On a CPU a handle shares the buffer's memory. A device with memory of its own (CUDA) implements the same contract with copies:
+//! On a CPU a handle shares the buffer's memory. A device with memory of its own (CUDA) implements the same contract
+//! with copies:
 //! - `reserve_spares` allocates pinned host memory once.
-//! - `freeze` records an event on the compute stream and lets a copy stream wait for it, so that the copy begins after the last update's
-//!   kernel; the copy into pinned memory runs beside the next forward and backward. A copy that finds no pinned memory free doesn't begin
-//!   yet. `bytes` waits for the event that ends the copy; of one that hasn't begun it makes a copy in plain memory.
-//! - `thaw` begins the copies that haven't begun, waiting for pinned memory where there is none free, and returns None; a write makes the compute
-//!   stream wait for the ends of copies first.
+//! - `freeze` records an event on the compute stream and lets a copy stream wait for it, so that the copy begins
+//!   after the last update's kernel; the copy into pinned memory runs beside the next forward and backward. A copy
+//!   that finds no pinned memory free doesn't begin yet. `bytes` waits for the event that ends the copy; of one that
+//!   hasn't begun it makes a copy in plain memory.
+//! - `thaw` begins the copies that haven't begun, waiting for pinned memory where there is none free, and returns
+//!   None; a write makes the compute stream wait for the ends of copies first.
 //!
 //! So "frozen" may end before the handle is dropped; what a handle's bytes are never changes.
 //!

@@ -1,14 +1,16 @@
 //! The arithmetic of training: a device trait, with the CPU or a CUDA device behind it.
 //!
-//! In: flat buffers and shapes. Out: flat buffers. Who calls: `rekindle-model`, which knows layers; this crate knows operations.
+//! In: flat buffers and shapes. Out: flat buffers. Who calls: `rekindle-model`, which knows layers; this crate knows
+//! operations.
 //!
 //! Invariants
-//! - CP-1 The result of an operation is a function of its inputs and shapes. Number of threads and vector width don't enter: sums
-//!   run over 16 fixed lanes, over fixed row blocks combined in order, or as one chain in ascending order.
+//! - CP-1 The result of an operation is a function of its inputs and shapes. Number of threads and vector width don't
+//!   enter: sums run over 16 fixed lanes, over fixed row blocks combined in order, or as one chain in ascending
+//!   order.
 //! - CP-2 An operation that returns an error has named the operand at fault; what its outputs hold is then unspecified.
 //! - CP-3 Fixed-point sums never wrap: a value out of range, an infinity or a NaN becomes [`POISON`], which stays.
-//! - CP-4 What a [`Frozen`] handle gives never changes. On a CPU, memory that a handle shares is written by nobody: every write asks
-//!   for the only reference to it.
+//! - CP-4 What a [`Frozen`] handle gives never changes. On a CPU, memory that a handle shares is written by nobody:
+//!   every write asks for the only reference to it.
 //!
 //! Deliberately absent: knowledge of models, of files and of other ranks.
 //!

@@ -1,10 +1,11 @@
 //! What a device has handed out of its memory: now, and at most.
 //!
-//! Every buffer of a device is counted where it is made, by a value that lives as long as the memory. So the figure that a plan gives can be
-//! held against what was used, on a CPU as on a GPU.
+//! Every buffer of a device is counted where it is made, by a value that lives as long as the memory. So the figure
+//! that a plan gives can be held against what was used, on a CPU as on a GPU.
 //!
-//! Deliberately absent: what libraries take by themselves (packing of matrix products on a CPU; a CUDA context, code, cuBLASLt's own), and token
-//! ids, and vectors of a few numbers a row or block, on a CPU. In: allocations. Out: [`HandedOut`].
+//! Deliberately absent: what libraries take by themselves (packing of matrix products on a CPU; a CUDA context, code,
+//! cuBLASLt's own), and token ids, and vectors of a few numbers a row or block, on a CPU. In: allocations. Out:
+//! [`HandedOut`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

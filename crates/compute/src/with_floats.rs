@@ -1,5 +1,5 @@
-//! [`Device::adamw_with`] for devices that only know accumulators: the gradient becomes some. In: operands and a mean gradient. Out: the same bits
-//! as with the accumulators that it was made of, but for the sign of a zero.
+//! [`Device::adamw_with`] for devices that only know accumulators: the gradient becomes some. In: operands and a mean
+//! gradient. Out: the same bits as with the accumulators that it was made of, but for the sign of a zero.
 
 use crate::{AdamPart, AdamSource, AdamStep, AdamTarget, Device, Result, SumKind, part_mut};
 

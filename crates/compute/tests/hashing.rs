@@ -1,5 +1,5 @@
-//! An update that makes hashes leaves the bits of one that doesn't, and the hashes are those of what it left: for lengths around blocks and
-//! tasks, in place and out of place, wherever in memory.
+//! An update that makes hashes leaves the bits of one that doesn't, and the hashes are those of what it left: for
+//! lengths around blocks and tasks, in place and out of place, wherever in memory.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The real NCCL is found, and its calls that need no GPU say what they should.
 //!
-//! NCCL comes from `scripts/nccl.sh`, which prints the folder for REKINDLE_CUDA_LIBRARIES. Where it is absent this says so; with
-//! REKINDLE_REQUIRE_NCCL=1 that is a failure. What moves bytes is tested in `rekindle-transport`.
+//! NCCL comes from `scripts/nccl.sh`, which prints the folder for REKINDLE_CUDA_LIBRARIES. Where it is absent this
+//! says so; with REKINDLE_REQUIRE_NCCL=1 that is a failure. What moves bytes is tested in `rekindle-transport`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use rekindle_compute::cuda::library::{Kind, find};

@@ -1,7 +1,8 @@
-//! Every kernel goes through the compiler of a GPU's machine, for real architectures: so that its assembler has seen them, too.
+//! Every kernel goes through the compiler of a GPU's machine, for real architectures: so that its assembler has seen
+//! them, too.
 //!
-//! NVRTC comes from `scripts/nvrtc.sh`, which prints the folder for REKINDLE_CUDA_LIBRARIES. Where it is absent this says so; with
-//! REKINDLE_REQUIRE_NVRTC=1 that is a failure.
+//! NVRTC comes from `scripts/nvrtc.sh`, which prints the folder for REKINDLE_CUDA_LIBRARIES. Where it is absent this
+//! says so; with REKINDLE_REQUIRE_NVRTC=1 that is a failure.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use rekindle_compute::cuda::kernels::{MODULES, PLATFORM, WIDEST_HEAD};

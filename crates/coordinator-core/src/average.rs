@@ -1,8 +1,9 @@
 //! A state that nobody has, made of the stages beside it or of another lane's weights: whether that may be, and of what
 //! (`rekindle_plan::average`).
 //!
-//! Only where the job allows `neighbour_average`, and only what no memory has: an exact source is always taken first. What is made up is
-//! written down with the plan ([`Rebuilt`]): the job's state isn't the undisturbed run's from there on, and says so wherever it is told.
+//! Only where the job allows `neighbour_average`, and only what no memory has: an exact source is always taken first.
+//! What is made up is written down with the plan ([`Rebuilt`]): the job's state isn't the undisturbed run's from
+//! there on, and says so wherever it is told.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +31,8 @@ pub(crate) fn made_of(
     means(plan, swaps, lost, part, weighting, &job.stage_norms)
 }
 
-/// Whether the ends of the pipeline that are made of the stage beside them have their embedding or head there, too, as of `step`.
+/// Whether the ends of the pipeline that are made of the stage beside them have their embedding or head there, too,
+/// as of `step`.
 fn have_their_ends(
     job: &DurableJob,
     plan: &Plan,
@@ -50,7 +52,8 @@ fn have_their_ends(
 }
 
 impl DurableJob {
-    /// Whether the job makes up what nobody has: it is allowed to, and doesn't rather go back to a checkpoint or begin again.
+    /// Whether the job makes up what nobody has: it is allowed to, and doesn't rather go back to a checkpoint or
+    /// begin again.
     #[must_use]
     pub fn makes_up(&self) -> bool {
         let recovery = &self.spec.recovery;
@@ -59,8 +62,8 @@ impl DurableJob {
     }
 }
 
-/// The newest step that all ranks have in memory but some whose state can be made of the others'. None where none is behind the plan's start:
-/// that is exact.
+/// The newest step that all ranks have in memory but some whose state can be made of the others'. None where none is
+/// behind the plan's start: that is exact.
 pub(crate) fn made_up(job: &DurableJob, plan: &Plan, ranks: &[RankRun]) -> Option<Origin> {
     if !job.makes_up() {
         return None;

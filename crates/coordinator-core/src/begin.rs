@@ -41,8 +41,8 @@ pub(crate) fn numbered(ranks: &[RankRun]) -> impl Iterator<Item = (RankId, &Rank
     (0..).map(RankId).zip(ranks)
 }
 
-/// A rank whose worker has the state of `rank` at a step that `wanted` allows, which a guard left there. None in a job that swaps, whose
-/// guards keep but the embedding or the head.
+/// A rank whose worker has the state of `rank` at a step that `wanted` allows, which a guard left there. None in a
+/// job that swaps, whose guards keep but the embedding or the head.
 fn keeper(
     job: &DurableJob,
     ranks: &[RankRun],
@@ -68,13 +68,15 @@ fn has_twin(job: &DurableJob, ranks: &[RankRun], rank: RankId, step: u64) -> boo
     job.plan.as_ref().is_some_and(|plan| twins(plan, rank).any(has))
 }
 
-/// The ranks that don't have the state of `step` in their own worker's memory, and who has it. None: a rank's is nowhere.
+/// The ranks that don't have the state of `step` in their own worker's memory, and who has it. None: a rank's is
+/// nowhere.
 fn senders(job: &DurableJob, ranks: &[RankRun], step: u64) -> Option<BTreeMap<RankId, Refill>> {
     let (refills, lost) = found_at(job, ranks, step);
     lost.is_empty().then_some(refills)
 }
 
-/// Where the ranks get the state of `step` from that don't have it in their own worker's memory, and those whose state is nowhere.
+/// Where the ranks get the state of `step` from that don't have it in their own worker's memory, and those whose
+/// state is nowhere.
 pub(crate) fn found_at(
     job: &DurableJob,
     ranks: &[RankRun],
@@ -106,8 +108,8 @@ pub(crate) fn steps_in_memory(job: &DurableJob, ranks: &[RankRun]) -> Vec<u64> {
     steps.into_iter().rev().collect()
 }
 
-/// The first of those, newest first, whose step's report was heard; where there is none, the first that a keeper of lines has its own state of, and
-/// so the line (`rekindle_plan::line_keepers`, WK-12); and else the first.
+/// The first of those, newest first, whose step's report was heard; where there is none, the first that a keeper of
+/// lines has its own state of, and so the line (`rekindle_plan::line_keepers`, WK-12); and else the first.
 pub(crate) fn best<T: Clone>(job: &DurableJob, ranks: &[RankRun], found: &[(u64, T)]) -> Option<(u64, T)> {
     let heard = |step: u64| job.reached.is_some_and(|reached| step <= reached);
     let keepers = keepers_before(job);
@@ -128,8 +130,9 @@ fn keepers_before(job: &DurableJob) -> Vec<RankId> {
     before.map_or_else(Vec::new, |before| line_keepers(&job.spec, &before))
 }
 
-/// The newest step that all ranks have in memory (their own worker's or that of others, where their guard or their group left it) and whose report was
-/// heard: a step that was committed but never reported is run again, so that its line is written. Where no such step is there, see [`best`].
+/// The newest step that all ranks have in memory (their own worker's or that of others, where their guard or their
+/// group left it) and whose report was heard: a step that was committed but never reported is run again, so that its
+/// line is written. Where no such step is there, see [`best`].
 fn in_every_memory(job: &DurableJob, ranks: &[RankRun]) -> Option<(u64, BTreeMap<RankId, Refill>)> {
     if !job.spec.recovery.allows(RecoverySource::Local) {
         return None;
@@ -177,8 +180,9 @@ impl Coordinator {
         None
     }
 
-    /// What the trainers of a plan start from, once all are ready: a step that every one of them has in memory, else what the plan says.
-    /// Decided once an epoch, and durable before anybody is told. None: the job fails, as its state can't be had.
+    /// What the trainers of a plan start from, once all are ready: a step that every one of them has in memory, else
+    /// what the plan says. Decided once an epoch, and durable before anybody is told. None: the job fails, as its
+    /// state can't be had.
     pub(crate) fn decide_start(&mut self, id: &JobId, plan: &Plan) -> Option<Origin> {
         let job = self.live.job(id)?;
         if let Some(decided) = &job.connected {
@@ -194,7 +198,8 @@ impl Coordinator {
         let found = exact.or_else(|| made_up(job, plan, &run.ranks));
         if found.is_none() && job.lives_in_memory() {
             let failure = nowhere(job, plan, &run.ranks);
-            // Steps are committed, and nothing that may be used has their state: it is never silently trained again from the beginning.
+            // Steps are committed, and nothing that may be used has their state: it is never silently trained again
+            // from the beginning.
             self.end(id, JobState::Failed, Some(failure));
             return None;
         }
@@ -243,7 +248,8 @@ impl Coordinator {
         self.place_queue();
     }
 
-    /// A job that has committed steps isn't given up because its store is away for a while; one that is only about to start is told at once.
+    /// A job that has committed steps isn't given up because its store is away for a while; one that is only about to
+    /// start is told at once.
     fn not_found(&mut self, id: &JobId, since: Mono, why: NotFound) {
         let now = self.mono();
         let goes_on = self.state_of(id) == Some(JobState::Recovering);
@@ -270,7 +276,8 @@ impl Coordinator {
         self.end(id, JobState::Failed, Some(failure));
     }
 
-    /// When searches are made again. One whose time came before the last tick, and that wasn't made, waits for its job's turn in the queue.
+    /// When searches are made again. One whose time came before the last tick, and that wasn't made, waits for its
+    /// job's turn in the queue.
     pub(crate) fn search_deadlines(&self) -> impl Iterator<Item = Mono> + '_ {
         let ticked = self.ticked;
         self.searches.values().filter_map(move |search| match search {

@@ -1,7 +1,7 @@
 //! How often a job may be restarted, in all and after failures of one class, and how much of that is used up.
 //!
-//! In: a job as the journal knows it. Out: its budgets. Restarts count from the last progress that lasts on: a committed checkpoint, or a step
-//! committed after going on from memory.
+//! In: a job as the journal knows it. Out: its budgets. Restarts count from the last progress that lasts on: a
+//! committed checkpoint, or a step committed after going on from memory.
 
 use rekindle_types::FailureClass;
 

@@ -6,8 +6,9 @@
 //!       +--a rank couldn't, or a newer one has all its reports: given up
 //! ```
 //!
-//! A store may take longer for a manifest than trainers for the steps up to the next checkpoint. What waits meanwhile is bounded, and it is
-//! the newest: an older one would be deleted as soon as those are committed. So the state after the last step never lacks room.
+//! A store may take longer for a manifest than trainers for the steps up to the next checkpoint. What waits meanwhile
+//! is bounded, and it is the newest: an older one would be deleted as soon as those are committed. So the state after
+//! the last step never lacks room.
 //!
 //! Deliberately absent: what becomes of a commit (see `saves`).
 
@@ -54,7 +55,8 @@ impl Run {
 }
 
 impl Coordinator {
-    /// A rank has reported a checkpoint: lets it wait for its turn when it has all its parts, and gives up what can't have them.
+    /// A rank has reported a checkpoint: lets it wait for its turn when it has all its parts, and gives up what can't
+    /// have them.
     pub(crate) fn advance_save(&mut self, job: &JobId, step: u64) {
         let world = self.live.job(job).and_then(|job| job.plan.as_ref());
         let world = world.map_or(usize::MAX, |plan| plan.world() as usize);

@@ -13,14 +13,16 @@ pub struct Config {
     pub reconnect_grace: Millis,
     /// All trainers must be ready this long after their plan is durable.
     pub start_limit: Millis,
-    /// The first step must be committed this long after the trainers were told to connect or one of them was heard to get on.
+    /// The first step must be committed this long after the trainers were told to connect or one of them was heard to
+    /// get on.
     pub first_step_limit: Millis,
     /// A later step may take this long without anybody heard to get on, however fast the ones before were.
     pub progress_floor: Millis,
     /// A later step may take this many times the slowest of the recent ones, where that is more than the floor.
     pub progress_factor: u32,
-    /// A trainer that hasn't said a word for so long, while no step is committed, stands still, however long steps are: one whose step takes more
-    /// than 5 s says so every 3 s. More than a lease: a worker that stands still is told from its trainers.
+    /// A trainer that hasn't said a word for so long, while no step is committed, stands still, however long steps
+    /// are: one whose step takes more than 5 s says so every 3 s. More than a lease: a worker that stands still is
+    /// told from its trainers.
     pub silence: Millis,
     /// From the last step (or the first finished rank) until all ranks are finished.
     pub finish_limit: Millis,

@@ -1,7 +1,7 @@
 //! What survives the coordinator: the fold of its journal.
 //!
-//! In: records, in order. Out: jobs, and one line of history per record. Invariant CO-2 rests on [`Durable::apply`] being
-//! the only way to change anything here.
+//! In: records, in order. Out: jobs, and one line of history per record. Invariant CO-2 rests on [`Durable::apply`]
+//! being the only way to change anything here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -140,8 +140,8 @@ impl DurableJob {
         self.plan.as_ref().map_or(Epoch(0), |plan| plan.epoch)
     }
 
-    /// Mean time between failures at `now`, seconds: the time the job has run and the time that was expected to pass without a
-    /// failure before any was seen, by one more than the failures.
+    /// Mean time between failures at `now`, seconds: the time the job has run and the time that was expected to pass
+    /// without a failure before any was seen, by one more than the failures.
     #[must_use]
     pub fn mtbf_seconds(&self, now: Millis) -> f64 {
         let ran = now.saturating_sub(self.started_at.unwrap_or(now)) as f64 / 1e3;

@@ -7,8 +7,9 @@
 //!                Stop, as for any other trainer
 //! ```
 //!
-//! A trainer of a worker that isn't connected, that leaves, or on which one stands still is stopped: nothing is gained by waiting for it.
-//! Whether a process is edited or another one started is the worker's business; here both are a rank that isn't ready yet.
+//! A trainer of a worker that isn't connected, that leaves, or on which one stands still is stopped: nothing is
+//! gained by waiting for it. Whether a process is edited or another one started is the worker's business; here both
+//! are a rank that isn't ready yet.
 
 use rekindle_plan::Slot;
 use rekindle_types::{Command, Epoch, Failure, FailureClass, JobId, JobState, Plan, RankId, WorkerId};
@@ -89,7 +90,8 @@ impl Coordinator {
         self.registry.waiting(id).map(slot).collect()
     }
 
-    /// Stops the trainers of workers on which one waits that `plan` has no use for: a stop is a worker's, for all ranks that it has of the job. Whether there are any: the plan can't be carried out before they are gone.
+    /// Stops the trainers of workers on which one waits that `plan` has no use for: a stop is a worker's, for all
+    /// ranks that it has of the job. Whether there are any: the plan can't be carried out before they are gone.
     pub(crate) fn stop_unkept(&mut self, id: &JobId, plan: &Plan) -> bool {
         let before = self.live.job(id).and_then(|job| job.plan.as_ref());
         let same_cut = before.is_some_and(|before| before.is_cut_as(plan));
@@ -151,8 +153,8 @@ impl Coordinator {
         self.state_of(job) == Some(JobState::Recovering) && over && !self.looks_for_state(job)
     }
 
-    /// Whether the job's place is found, and only the state to start from is looked for: that ends by itself. Not so where a job before it in the
-    /// queue has no place, which may be because of these very trainers.
+    /// Whether the job's place is found, and only the state to start from is looked for: that ends by itself. Not so
+    /// where a job before it in the queue has no place, which may be because of these very trainers.
     fn looks_for_state(&self, job: &JobId) -> bool {
         let looks = matches!(
             self.searches.get(job),

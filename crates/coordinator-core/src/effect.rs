@@ -51,8 +51,8 @@ pub enum Effect {
         /// The record it depends on.
         after: Option<Seq>,
     },
-    /// Append a line to the job's `events.jsonl` unless its last line has this `seq` or a later one: after a restart the
-    /// retained events of living and just ended jobs are given out once more.
+    /// Append a line to the job's `events.jsonl` unless its last line has this `seq` or a later one: after a restart
+    /// the retained events of living and just ended jobs are given out once more.
     AppendEvent {
         /// `job.output` of the job's spec.
         output: String,
@@ -61,7 +61,8 @@ pub enum Effect {
         /// The record it depends on.
         after: Option<Seq>,
     },
-    /// Make the folder of a job's run and open its files; say `OutputFailed` if that can't be done. May come again after a restart.
+    /// Make the folder of a job's run and open its files; say `OutputFailed` if that can't be done. May come again
+    /// after a restart.
     PrepareOutput {
         /// The job.
         job: JobId,
@@ -83,8 +84,9 @@ pub enum Effect {
         /// The record it depends on.
         after: Option<Seq>,
     },
-    /// Write a checkpoint's manifest, create-only, delete what the job keeps no longer, then say `CheckpointWritten`. Effects of one job
-    /// are done in order; a manifest of the same writer that is there already counts as written, and one that is damaged makes way.
+    /// Write a checkpoint's manifest, create-only, delete what the job keeps no longer, then say `CheckpointWritten`.
+    /// Effects of one job are done in order; a manifest of the same writer that is there already counts as written,
+    /// and one that is damaged makes way.
     CommitCheckpoint(Box<Commit>),
     /// Tell watchers of a job.
     Publish {
@@ -144,7 +146,8 @@ impl Effect {
 /// Where a job may start from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartSearch {
-    /// From the job's first weights (or the checkpoint `model.init_from` names); its place for checkpoints must hold none.
+    /// From the job's first weights (or the checkpoint `model.init_from` names); its place for checkpoints must hold
+    /// none.
     Fresh,
     /// From the newest valid checkpoint in its place; having none is an error.
     Resume,

@@ -106,7 +106,8 @@ pub enum Event {
         job: JobId,
         /// The state to start from (none: the job's first weights), or why there is none that will do.
         found: Result<Option<StartPoint>, NotFound>,
-        /// The newest epoch that the run's files know: of an earlier run that this one goes on from. The plan's is newer.
+        /// The newest epoch that the run's files know: of an earlier run that this one goes on from. The plan's is
+        /// newer.
         after_epoch: Epoch,
         /// What was passed over or differs, a sentence each, with the kind of event it makes.
         notes: Vec<(String, String)>,

@@ -15,9 +15,9 @@ use crate::run::{Goal, Run};
 use crate::{Change, RankPhase};
 
 impl Coordinator {
-    /// Starts jobs from the head of the queue as long as there is room, those first that lost a part. A job that doesn't fit holds
-    /// up the ones behind it, so that a large one isn't passed over for ever; not so one that needs its old places back, which are kept
-    /// for it anyway.
+    /// Starts jobs from the head of the queue as long as there is room, those first that lost a part. A job that
+    /// doesn't fit holds up the ones behind it, so that a large one isn't passed over for ever; not so one that needs
+    /// its old places back, which are kept for it anyway.
     pub(crate) fn place_queue(&mut self) {
         self.queue_notes.clear();
         let (bound, mut queue): (Vec<_>, Vec<_>) = self
@@ -240,8 +240,8 @@ impl Coordinator {
         }
     }
 
-    /// A trainer speaks that no plan has: it gets a slot in the books until it is gone, and is told to stop. One that was told to halt may
-    /// have spoken before it heard that.
+    /// A trainer speaks that no plan has: it gets a slot in the books until it is gone, and is told to stop. One that
+    /// was told to halt may have spoken before it heard that.
     pub(crate) fn stop_stray(&mut self, worker: &WorkerId, job: &JobId, rank: RankId, epoch: Epoch) {
         let member = self.wanted_plan(job).is_some_and(|plan| plan.epoch == epoch);
         let Some(entry) = self.registry.workers.get_mut(worker).filter(|_| !member) else {

@@ -6,10 +6,12 @@
 //!   the goal's deadline passes --> HANG of the rank that the others wait for
 //! ```
 //!
-//! Trainers whose step takes long say so again and again, from a thread that computes nothing. So one that says nothing while no step is committed
-//! stands still as a process; that is known without any idea of how long a step may take. One that is heard and doesn't get on is judged by
-//! the steps before. A worker that isn't heard of is its lease's business, and so are its trainers: as long as one isn't, no step is overdue, as it may
-//! have been committed, or the rank at fault be there; nor is anybody silent, who may wait for one there that never heard whom to connect to.
+//! Trainers whose step takes long say so again and again, from a thread that computes nothing. So one that says
+//! nothing while no step is committed stands still as a process; that is known without any idea of how long a step
+//! may take. One that is heard and doesn't get on is judged by the steps before. A worker that isn't heard of is its
+//! lease's business, and so are its trainers: as long as one isn't, no step is overdue, as it may have been
+//! committed, or the rank at fault be there; nor is anybody silent, who may wait for one there that never heard whom
+//! to connect to.
 
 use rekindle_types::clock::Mono;
 use rekindle_types::{Failure, FailureClass, JobId, RankId, Watermark, WorkerId};
@@ -83,8 +85,9 @@ impl Coordinator {
         }
     }
 
-    /// How long a rank has said nothing that should, as far as its worker was heard of, and the one that tells of steps: what they have to pass
-    /// on comes before their next heartbeat, and after their registration. None: it needn't say anything, or it can't be known.
+    /// How long a rank has said nothing that should, as far as its worker was heard of, and the one that tells of
+    /// steps: what they have to pass on comes before their next heartbeat, and after their registration. None: it
+    /// needn't say anything, or it can't be known.
     fn silent_for(&self, id: &JobId, run: &Run, rank: RankId) -> Option<Millis> {
         let state = run.ranks.get(rank.0 as usize)?;
         let entry = |rank| self.registry.workers.get(&self.worker_of(id, rank)?);
@@ -133,7 +136,8 @@ impl Coordinator {
         }
     }
 
-    /// The failure of a trainer that has said nothing for so long that it stands still: the one that others wait for, if there are several.
+    /// The failure of a trainer that has said nothing for so long that it stands still: the one that others wait for,
+    /// if there are several.
     fn silent(&self, id: &JobId, run: &Run) -> Option<Failure> {
         let stands = |rank: &RankId| {
             let silent = self.silent_for(id, run, *rank);

@@ -1,5 +1,5 @@
-//! Records that are made for the sake of incidents alone: late failures, milestones, the closing line. What they add up to is folded
-//! in [`crate::story`].
+//! Records that are made for the sake of incidents alone: late failures, milestones, the closing line. What they add
+//! up to is folded in [`crate::story`].
 
 use rekindle_types::{Failure, Incident, IncidentState, JobId, JobState, RankId, WorkerId};
 
@@ -9,7 +9,8 @@ use crate::telling::summary;
 use crate::verdict::covers;
 
 impl Coordinator {
-    /// A trainer of a job that starts again failed as well, before it was stopped: that belongs to the story and changes nothing else.
+    /// A trainer of a job that starts again failed as well, before it was stopped: that belongs to the story and
+    /// changes nothing else.
     pub(crate) fn note_late(&mut self, id: &JobId, rank: RankId, worker: &WorkerId, failure: Failure) {
         let Some(job) = self.live.job(id).filter(|job| job.state == JobState::Recovering) else {
             return;

@@ -17,26 +17,29 @@
 //!        workers
 //! ```
 //!
-//! The shell executes effects strictly in the order given. An effect with `after = Some(seq)` waits until that record is durable,
-//! and everything behind it waits as well. It handles what has arrived before it sends a `Tick`.
+//! The shell executes effects strictly in the order given. An effect with `after = Some(seq)` waits until that record
+//! is durable, and everything behind it waits as well. It handles what has arrived before it sends a `Tick`.
 //!
 //! Invariants
-//! - CO-1 Durable before visible: nothing that depends on a record leaves (command, answer, event line, query result) before the
-//!   record is durable.
-//! - CO-2 The durable state is changed by [`Durable::apply`] alone; folding the journal through it gives the live durable state.
-//! - CO-3 A job has at most one plan per epoch; whatever comes from another epoch than the current plan's is dropped and counted.
+//! - CO-1 Durable before visible: nothing that depends on a record leaves (command, answer, event line, query result)
+//!   before the record is durable.
+//! - CO-2 The durable state is changed by [`Durable::apply`] alone; folding the journal through it gives the live
+//!   durable state.
+//! - CO-3 A job has at most one plan per epoch; whatever comes from another epoch than the current plan's is dropped
+//!   and counted.
 //! - CO-4 Every wait has a deadline: each job that isn't queued ends when nothing happens.
 //! - CO-5 Whatever a worker or a client sends, twice or late, changes nothing the second time.
 //! - CO-6 Jobs, events per job and workers are bounded by [`Config`].
 //!
-//! - CO-7 A checkpoint is committed only when every rank of the plan has said that its part is durable; a part is acknowledged only when
-//!   its checkpoint is committed or given up, so that a coordinator that dies in between hears of it again.
+//! - CO-7 A checkpoint is committed only when every rank of the plan has said that its part is durable; a part is
+//!   acknowledged only when its checkpoint is committed or given up, so that a coordinator that dies in between hears
+//!   of it again.
 //! - CO-8 A job that lost a part goes on only under a new epoch, all its ranks from the same step.
-//! - CO-9 Every failure of a job that trains belongs to exactly one incident; once decided, exactly one of an incident's failures is
-//!   INITIATING.
+//! - CO-9 Every failure of a job that trains belongs to exactly one incident; once decided, exactly one of an
+//!   incident's failures is INITIATING.
 //!
-//! Deliberately absent: recovery of a single trainer while the others go on (all begin the new epoch together), anything about steps beyond
-//! counting them.
+//! Deliberately absent: recovery of a single trainer while the others go on (all begin the new epoch together),
+//! anything about steps beyond counting them.
 
 mod average;
 mod begin;

@@ -153,8 +153,8 @@ impl Coordinator {
         std::mem::take(&mut self.out)
     }
 
-    /// When to send a `Tick` at the latest, on the clock of the last `now`: the shell waits for the difference to that `now` on
-    /// a clock that doesn't jump. None: nothing is awaited.
+    /// When to send a `Tick` at the latest, on the clock of the last `now`: the shell waits for the difference to
+    /// that `now` on a clock that doesn't jump. None: nothing is awaited.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Millis> {
         if self.halted.is_some() {

@@ -1,7 +1,7 @@
 //! State of a job that nobody has any more: whose it is, who had it, and what to say.
 //!
-//! In: the job, its plan, what the ranks found in memory. Out: the failure that names a rank and the worker with which its state went.
-//! Deliberately absent: whether there is another way on ([`crate::begin`], [`crate::recover`]).
+//! In: the job, its plan, what the ranks found in memory. Out: the failure that names a rank and the worker with
+//! which its state went. Deliberately absent: whether there is another way on ([`crate::begin`], [`crate::recover`]).
 
 use std::collections::BTreeSet;
 
@@ -52,8 +52,8 @@ pub(crate) fn nowhere(job: &DurableJob, plan: &Plan, ranks: &[RankRun]) -> Failu
     }
 }
 
-/// The ranks whose state is nowhere at any step. Where there are none, because of each step another rank's is, those of the step (told with them) at
-/// which the fewest lack, the newest of such.
+/// The ranks whose state is nowhere at any step. Where there are none, because of each step another rank's is, those
+/// of the step (told with them) at which the fewest lack, the newest of such.
 fn missing(job: &DurableJob, ranks: &[RankRun]) -> (BTreeSet<RankId>, Option<u64>) {
     let all: BTreeSet<RankId> = numbered(ranks).map(|(rank, _)| rank).collect();
     let steps = steps_in_memory(job, ranks).into_iter();
@@ -72,8 +72,8 @@ fn home(job: &DurableJob, plan: &Plan, rank: RankId) -> Option<WorkerId> {
     home.cloned()
 }
 
-/// The first worker that had state of a rank, as its own, as its guard or as another lane of its stage, and has none any more. None: all have some, but
-/// not of one step.
+/// The first worker that had state of a rank, as its own, as its guard or as another lane of its stage, and has none
+/// any more. None: all have some, but not of one step.
 fn went_with(job: &DurableJob, plan: &Plan, ranks: &[RankRun], rank: RankId) -> Option<WorkerId> {
     let before = Plan {
         workers: plan.ranks().filter_map(|rank| home(job, plan, rank)).collect(),

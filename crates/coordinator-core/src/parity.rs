@@ -1,7 +1,7 @@
 //! What sets of states and parities in the workers' memory give back (source `parity`).
 //!
-//! In: what the trainers of a plan found. Out: for a rank and a step, the sets that have its state: its own, or those of its group, where as many are
-//! left as it takes. Sets of two epochs, or of two groups, never go together.
+//! In: what the trainers of a plan found. Out: for a rank and a step, the sets that have its state: its own, or those
+//! of its group, where as many are left as it takes. Sets of two epochs, or of two groups, never go together.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

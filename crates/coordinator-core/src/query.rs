@@ -1,4 +1,5 @@
-//! Read-only questions of the request layer. Answers come from durable state (CO-1), plus progress that isn't journalled.
+//! Read-only questions of the request layer. Answers come from durable state (CO-1), plus progress that isn't
+//! journalled.
 
 use rekindle_types::spec::Cadence;
 use rekindle_types::{Incident, JobEvent, JobId, JobState};

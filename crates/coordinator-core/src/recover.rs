@@ -1,7 +1,8 @@
 //! A job that lost a part: whether it may go on, and from when on it is placed again (CO-8).
 //!
-//! All its trainers give the epoch up ([`crate::edits`]); it waits in state RECOVERING for the slots it had, for a while; then it goes on with what is there,
-//! under a new epoch, every rank from the same step: one that all have in memory, or the newest valid checkpoint.
+//! All its trainers give the epoch up ([`crate::edits`]); it waits in state RECOVERING for the slots it had, for a
+//! while; then it goes on with what is there, under a new epoch, every rank from the same step: one that all have in
+//! memory, or the newest valid checkpoint.
 
 use std::collections::BTreeSet;
 
@@ -106,7 +107,8 @@ impl Coordinator {
         self.halt_holders(id, &verdict, &reason);
     }
 
-    /// The plan a recovering job had, if every one of its workers has room for its ranks: they may have the state in memory.
+    /// The plan a recovering job had, if every one of its workers has room for its ranks: they may have the state in
+    /// memory.
     pub(crate) fn same_again(&self, id: &JobId, slots: &[Slot]) -> Option<Plan> {
         let job = self
             .live
@@ -120,7 +122,8 @@ impl Coordinator {
         })
     }
 
-    /// The ranks that have to move of whose guards none is left to give them their state, nor, where that may be, enough of their groups.
+    /// The ranks that have to move of whose guards none is left to give them their state, nor, where that may be,
+    /// enough of their groups.
     fn unguarded(
         &self,
         id: &JobId,
@@ -148,7 +151,8 @@ impl Coordinator {
         displaced.iter().copied().filter(lost).collect()
     }
 
-    /// The first of the ranks that have to move whose state nobody is left to give or, where that is allowed, to be made up of.
+    /// The first of the ranks that have to move whose state nobody is left to give or, where that is allowed, to be
+    /// made up of.
     fn beyond_help(&self, id: &JobId, plan: &Plan, displaced: &BTreeSet<RankId>) -> Option<RankId> {
         let job = self.live.job(id)?;
         let lost = self.unguarded(id, plan, displaced, GoBack::Yes);
@@ -163,7 +167,8 @@ impl Coordinator {
         }
     }
 
-    /// The same with the ranks of lost workers on others, if what is left has their guards or, where that may be, enough of their groups.
+    /// The same with the ranks of lost workers on others, if what is left has their guards or, where that may be,
+    /// enough of their groups.
     pub(crate) fn stand_in(&self, id: &JobId, slots: &[Slot], go_back: GoBack) -> Option<Plan> {
         let has_others = |job: &DurableJob| job.is_shadowed() || job.keeps_parities();
         self.moved(id, slots, has_others, |plan, lost| {
@@ -199,8 +204,8 @@ impl Coordinator {
         Some(plan)
     }
 
-    /// What a recovering job waits for before it is placed: its old trainers to wait or be gone (or their worker lost), and for a while as
-    /// many slots as it had.
+    /// What a recovering job waits for before it is placed: its old trainers to wait or be gone (or their worker
+    /// lost), and for a while as many slots as it had.
     pub(crate) fn regroups(&self, id: &JobId, free: &[Slot]) -> Option<&'static str> {
         if self.state_of(id) != Some(JobState::Recovering) {
             return None;
@@ -211,9 +216,10 @@ impl Coordinator {
         let by = *self.regroups.get(id)?;
         let job = self.live.job(id)?;
         let had = job.plan.as_ref()?.world() as usize;
-        // What lies in the memory of a worker that was killed is there when it is started again, and newer than what groups exchanged.
-        // A plan that committed nothing may not have reached its guards either: then the workers themselves are better waited for. So they are while
-        // one may still return: what the others have may turn out not to be whole, and who has moved away doesn't come back to it.
+        // What lies in the memory of a worker that was killed is there when it is started again, and newer than what
+        // groups exchanged. A plan that committed nothing may not have reached its guards either: then the workers
+        // themselves are better waited for. So they are while one may still return: what the others have may turn out
+        // not to be whole, and who has moved away doesn't come back to it.
         let at_home = job.plan.as_ref().is_some_and(|plan| plan.workers == job.homes);
         let begun = at_home && job.former_members == job.home_members;
         let may_return = self.may_return(job, id);
@@ -228,8 +234,9 @@ impl Coordinator {
         waits.then_some("waits for its workers to come back")
     }
 
-    /// The workers that have the state didn't come back in time: the job fails if guards don't have it either, and waits for room if they
-    /// do, or if it is there and others hold the slots. Whether the next job of the queue may be looked at.
+    /// The workers that have the state didn't come back in time: the job fails if guards don't have it either, and
+    /// waits for room if they do, or if it is there and others hold the slots. Whether the next job of the queue may
+    /// be looked at.
     pub(crate) fn wait_for_memory(&mut self, id: &JobId, slots: &[Slot]) -> bool {
         let Some(job) = self.live.job(id) else {
             return true;

@@ -64,7 +64,8 @@ pub(crate) struct Worker {
     pub(crate) held: BTreeMap<u64, (JobId, Epoch, u64)>,
     /// It was asked to leave: nothing new is placed on it.
     pub(crate) draining: bool,
-    /// Its device failed: others are preferred as long as this process has the name. Not durable: a coordinator that starts again finds out anew.
+    /// Its device failed: others are preferred as long as this process has the name. Not durable: a coordinator that
+    /// starts again finds out anew.
     pub(crate) blamed: bool,
     /// What holds its slots.
     pub(crate) occupants: BTreeMap<(JobId, RankId), Occupant>,

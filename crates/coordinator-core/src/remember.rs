@@ -1,7 +1,8 @@
 //! Whose memory still has what a job's trainers left there, and who may come back with it.
 //!
-//! In: a job, its plan, the workers as they are known. Out: ranks whose state is gone from where they ran, and whether waiting is worth while.
-//! Deliberately absent: what others have of it ([`crate::recover`], [`crate::parity`]).
+//! In: a job, its plan, the workers as they are known. Out: ranks whose state is gone from where they ran, and
+//! whether waiting is worth while. Deliberately absent: what others have of it ([`crate::recover`],
+//! [`crate::parity`]).
 
 use std::collections::BTreeSet;
 
@@ -11,8 +12,8 @@ use crate::durable_job::DurableJob;
 use crate::machine::Coordinator;
 
 impl Coordinator {
-    /// Whether a worker may still have in memory what trainers of the job's plan kept there: it is the same process, or its successor on the
-    /// same machine, which found something of the job.
+    /// Whether a worker may still have in memory what trainers of the job's plan kept there: it is the same process,
+    /// or its successor on the same machine, which found something of the job.
     pub(crate) fn remembers(&self, job: &DurableJob, id: &JobId, worker: &WorkerId) -> bool {
         let entry = self.registry.workers.get(worker);
         entry.and_then(|entry| entry.info.as_ref()).is_some_and(|info| {
@@ -44,7 +45,8 @@ impl Coordinator {
             .collect()
     }
 
-    /// Whether a worker of the plan that may have state of the job lost its connection and isn't given up yet. That ends with its return or its loss.
+    /// Whether a worker of the plan that may have state of the job lost its connection and isn't given up yet. That
+    /// ends with its return or its loss.
     pub(crate) fn may_return(&self, job: &DurableJob, id: &JobId) -> bool {
         let away = |worker: &WorkerId| {
             let entry = self.registry.workers.get(worker);

@@ -1,4 +1,5 @@
-//! What workers report about trainers. Every report is acknowledged after the records it caused (CO-5: twice is as once).
+//! What workers report about trainers. Every report is acknowledged after the records it caused (CO-5: twice is as
+//! once).
 
 use rekindle_types::{
     Command, Failure, FailureClass, InMemory, JobId, JobState, NumberedReport, RankId, Report, StepReport,
@@ -183,7 +184,8 @@ impl Coordinator {
         let (starting, output) = (known.state == JobState::Starting, known.spec.job.output.clone());
         let (after_step, reached) = (known.started_after(), known.reached);
         if step.step <= after_step {
-            // A step of an epoch before, told again by every worker that has its line, because the report may have been lost with one.
+            // A step of an epoch before, told again by every worker that has its line, because the report may have
+            // been lost with one.
             let Some(run) = self.runs.get_mut(job) else { return };
             let heard = reached.is_some_and(|reached| step.step <= reached);
             if !heard && run.told_again.len() < MOST_TOLD_AGAIN && run.told_again.insert(step.step) {

@@ -53,7 +53,8 @@ impl Coordinator {
         }
     }
 
-    /// With the first event: folders, lines that may be missing from files, decisions that were due when the journal ended.
+    /// With the first event: folders, lines that may be missing from files, decisions that were due when the journal
+    /// ended.
     pub(crate) fn boot(&mut self) {
         let jobs: Vec<JobId> = self.live.in_order().into_iter().cloned().collect();
         let ends = self

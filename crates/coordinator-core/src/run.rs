@@ -42,10 +42,11 @@ pub(crate) struct RankRun {
     pub(crate) in_memory: InMemory,
     /// Its worker came back without it: by when its end must be reported.
     pub(crate) missing_by: Option<Mono>,
-    /// This process has heard that it is through, and so everything that it said about checkpoints before. Where only the journal says that
-    /// it is, reports about the last checkpoint may still be on their way.
+    /// This process has heard that it is through, and so everything that it said about checkpoints before. Where only
+    /// the journal says that it is, reports about the last checkpoint may still be on their way.
     pub(crate) told_end: bool,
-    /// When it was told to connect: it had nothing to say before, however long others have trained. 0: it wasn't, by this coordinator.
+    /// When it was told to connect: it had nothing to say before, however long others have trained. 0: it wasn't, by
+    /// this coordinator.
     pub(crate) told_connect: Mono,
     /// What it said last while a step took long.
     pub(crate) heard: Option<Heard>,
@@ -166,8 +167,8 @@ impl Run {
         }
     }
 
-    /// The same for a step after the first: by the slowest of the recent ones, and a few times that in any case. As long as none was measured
-    /// the next one may take as long as the first.
+    /// The same for a step after the first: by the slowest of the recent ones, and a few times that in any case. As
+    /// long as none was measured the next one may take as long as the first.
     fn step_limit(&self, config: &Config) -> Millis {
         let Some(slowest) = self.recent.iter().copied().max() else {
             return config.first_step_limit.max(config.progress_floor);

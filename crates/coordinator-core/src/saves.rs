@@ -5,9 +5,9 @@
 //!         SaveFailed  --any rank---> record, the other parts are of no use
 //! ```
 //!
-//! Every rank reports its checkpoints in the order of steps. So when a step has all its reports, an older step that hasn't will
-//! never have them (its reports were acknowledged before a restart of this process), and is given up; what is said about it all the same
-//! comes too late, and nothing waits for more of it.
+//! Every rank reports its checkpoints in the order of steps. So when a step has all its reports, an older step that
+//! hasn't will never have them (its reports were acknowledged before a restart of this process), and is given up;
+//! what is said about it all the same comes too late, and nothing waits for more of it.
 
 use rekindle_types::clock::Mono;
 use rekindle_types::{
@@ -75,8 +75,8 @@ impl Coordinator {
         }
     }
 
-    /// The gang, unless a checkpoint of this step or a later one is committed already (a report from before a restart) or was reported by
-    /// all ranks (it comes late).
+    /// The gang, unless a checkpoint of this step or a later one is committed already (a report from before a
+    /// restart) or was reported by all ranks (it comes late).
     fn save_run(&mut self, job: &JobId, step: u64) -> Option<&mut crate::run::Run> {
         let known = self.live.job(job)?;
         let old = known.checkpoint.as_ref().is_some_and(|done| done.step >= step);
@@ -197,7 +197,8 @@ impl Coordinator {
         self.serve_awaited(id);
     }
 
-    /// Asks for a checkpoint of what is committed now, for a purpose. False when there is nothing to save or nobody to ask.
+    /// Asks for a checkpoint of what is committed now, for a purpose. False when there is nothing to save or nobody
+    /// to ask.
     pub(crate) fn ask_to_save(&mut self, id: &JobId, purpose: Purpose) -> bool {
         let Some(job) = self.live.job(id) else {
             return false;
@@ -217,7 +218,8 @@ impl Coordinator {
         let (Some(last), None) = (&run.last_step, &run.awaited) else {
             return false;
         };
-        // At the earliest the step in flight: a checkpoint of what is committed already may be under way, and isn't the one asked for.
+        // At the earliest the step in flight: a checkpoint of what is committed already may be under way, and isn't
+        // the one asked for.
         run.awaited = Some(Awaited {
             step: (last.step + 1).min(steps),
             by,

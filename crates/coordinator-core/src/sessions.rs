@@ -75,8 +75,8 @@ impl Coordinator {
         Ok(())
     }
 
-    /// After a restart of the coordinator a name is kept for the process whose trainers are awaited under it: another process of the
-    /// name may have been refused before, and must not slip in first.
+    /// After a restart of the coordinator a name is kept for the process whose trainers are awaited under it: another
+    /// process of the name may have been refused before, and must not slip in first.
     fn is_awaited(&self, worker: &WorkerId, incarnation: u64) -> bool {
         let awaits = |job: &JobId| {
             let members = self.live.job(job).map(|job| &job.members);
@@ -208,7 +208,8 @@ impl Coordinator {
         occupant.is_some_and(|occupant| occupant.epoch == epoch)
     }
 
-    /// A rank isn't on the worker that should have it: it never got the order to start, or it ended and the report is on its way.
+    /// A rank isn't on the worker that should have it: it never got the order to start, or it ended and the report is
+    /// on its way.
     fn miss(&mut self, job: &JobId, plan: &rekindle_types::Plan, rank: RankId, worker: &WorkerId) {
         let by = self.mono() + self.config.reconnect_grace;
         let starting = self.state_of(job) == Some(JobState::Starting);
@@ -222,8 +223,8 @@ impl Coordinator {
         }
     }
 
-    /// The next step isn't due before a floor's length from now: a worker that came back may have reports to catch up with, one that waits
-    /// for storage can't go on before.
+    /// The next step isn't due before a floor's length from now: a worker that came back may have reports to catch up
+    /// with, one that waits for storage can't go on before.
     pub(crate) fn give_time(&mut self, job: &JobId) {
         let by = self.mono() + self.config.progress_floor;
         if let Some(run) = self.runs.get_mut(job) {

@@ -11,8 +11,8 @@ use crate::machine::Coordinator;
 use crate::recover::GoBack;
 
 impl Coordinator {
-    /// Free slots and those of its own trainers that wait, without those that other jobs need back because their state lies there; and without those
-    /// on devices that failed, if the job can do without them.
+    /// Free slots and those of its own trainers that wait, without those that other jobs need back because their
+    /// state lies there; and without those on devices that failed, if the job can do without them.
     pub(crate) fn slots_for(&self, id: &JobId) -> Vec<Slot> {
         let mut free = self.registry.free_slots();
         free.extend(self.waiting_slots(id));
@@ -28,8 +28,8 @@ impl Coordinator {
         }
     }
 
-    /// The workers that other jobs need back, one entry a rank. Where this one needs the same worker back, the job counts that was submitted first:
-    /// else each would keep it from the other.
+    /// The workers that other jobs need back, one entry a rank. Where this one needs the same worker back, the job
+    /// counts that was submitted first: else each would keep it from the other.
     fn reserved_against(&self, id: &JobId) -> Vec<WorkerId> {
         let (mine, number) = (self.needs_back(id), self.live.job(id).map(|job| job.number));
         let others = self.live.jobs().iter().filter(|(job, _)| *job != id);
@@ -42,7 +42,8 @@ impl Coordinator {
         others.flat_map(of).collect()
     }
 
-    /// Whether there are as many slots as the job had or asks for, and nothing that only workers' memory has would be left behind.
+    /// Whether there are as many slots as the job had or asks for, and nothing that only workers' memory has would be
+    /// left behind.
     fn can_do_with(&self, id: &JobId, slots: &[Slot]) -> bool {
         let Some(job) = self.live.job(id) else {
             return false;

@@ -7,8 +7,9 @@
 //!        +------------------+-- Ended --> FAILED, CANCELLED
 //! ```
 //!
-//! In: records, one after the other. Out: [`Incident`]s, the newest [`crate::Config::max_incidents`] of a job. Deliberately absent:
-//! deciding anything (see [`crate::verdict`], [`crate::recover`]), and the sentences (see [`crate::telling`]).
+//! In: records, one after the other. Out: [`Incident`]s, the newest [`crate::Config::max_incidents`] of a job.
+//! Deliberately absent: deciding anything (see [`crate::verdict`], [`crate::recover`]), and the sentences (see
+//! [`crate::telling`]).
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -1,9 +1,9 @@
 //! From failures to a verdict: the one that caused the others, not the first to be heard of.
 //!
-//! When a trainer dies its peers see broken connections, and their reports may well arrive first. So NETWORK and HANG are weak: they
-//! wait [`crate::Config::settle`] for a strong one (a crash, a lost worker, bad data, ...), and as long as a worker of the
-//! plan is disconnected, hasn't been heard of since or has just come back, within a bound of three leases. A strong
-//! one ends the job at once.
+//! When a trainer dies its peers see broken connections, and their reports may well arrive first. So NETWORK and HANG
+//! are weak: they wait [`crate::Config::settle`] for a strong one (a crash, a lost worker, bad data, ...), and as
+//! long as a worker of the plan is disconnected, hasn't been heard of since or has just come back, within a bound of
+//! three leases. A strong one ends the job at once.
 
 use rekindle_types::{Command, Failure, FailureClass, JobId, JobState, RankId, WorkerId};
 
@@ -33,8 +33,8 @@ impl Coordinator {
         self.note_seen(id, failure, None);
     }
 
-    /// Takes a failure of a job that trains, as a worker reported it or (None) the coordinator saw it. Ignored when the rank has one of
-    /// no lesser weight.
+    /// Takes a failure of a job that trains, as a worker reported it or (None) the coordinator saw it. Ignored when
+    /// the rank has one of no lesser weight.
     pub(crate) fn note_seen(&mut self, id: &JobId, failure: Failure, seen_by: Option<&WorkerId>) {
         let Some(job) = self.live.job(id).filter(|job| job.is_training()) else {
             return;
@@ -123,7 +123,8 @@ impl Coordinator {
         self.forget(id);
     }
 
-    /// Nobody needs what workers keep in memory for an ended job. One that isn't connected hears of it when it comes back.
+    /// Nobody needs what workers keep in memory for an ended job. One that isn't connected hears of it when it comes
+    /// back.
     fn forget(&mut self, id: &JobId) {
         let workers: Vec<WorkerId> = self.registry.workers.keys().cloned().collect();
         for worker in workers {

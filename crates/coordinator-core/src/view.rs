@@ -44,7 +44,8 @@ pub struct JobView {
     pub failed_saves: u32,
     /// Why the last of these failed.
     pub save_failure: Option<String>,
-    /// Steps between checkpoints: as the job file says, or as rank 0 reckons; None: none are saved, or it isn't known yet.
+    /// Steps between checkpoints: as the job file says, or as rank 0 reckons; None: none are saved, or it isn't known
+    /// yet.
     pub save_interval: Option<u64>,
     /// Restarts since the newest checkpoint.
     pub restarts: u32,

@@ -1,7 +1,7 @@
 //! Who waits for whom, and where that begins. Pure: ranks in, a chain of ranks out.
 //!
-//! Where a gang stands still nearly everybody waits, each for the one whose frame it needs next. The rank at fault is the one at the end of that
-//! chain: it is waited for, and waits for nobody.
+//! Where a gang stands still nearly everybody waits, each for the one whose frame it needs next. The rank at fault is
+//! the one at the end of that chain: it is waited for, and waits for nobody.
 
 use std::collections::BTreeMap;
 
@@ -39,8 +39,8 @@ fn follow(from: RankId, next: impl Fn(RankId) -> Option<RankId>) -> Chain {
     Chain::To(path)
 }
 
-/// The longest chain to the rank that most ranks wait for, through others or not; where all wait for each other in a circle, that. Of equals the
-/// lowest rank counts. None: nobody waits.
+/// The longest chain to the rank that most ranks wait for, through others or not; where all wait for each other in a
+/// circle, that. Of equals the lowest rank counts. None: nobody waits.
 pub(crate) fn origin(
     ranks: impl IntoIterator<Item = RankId>,
     next: impl Fn(RankId) -> Option<RankId>,

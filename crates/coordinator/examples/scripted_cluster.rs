@@ -1,7 +1,7 @@
 //! A coordinator with one worker that follows a script instead of training: for trying out clients of other languages.
 //!
-//! `cargo run -p rekindle-coordinator --example scripted_cluster` prints the address it listens at, takes jobs of two stages, and
-//! reports made-up steps. `scripts/check_grpc_python.py` runs against it.
+//! `cargo run -p rekindle-coordinator --example scripted_cluster` prints the address it listens at, takes jobs of two
+//! stages, and reports made-up steps. `scripts/check_grpc_python.py` runs against it.
 
 #[path = "../tests/common/mod.rs"]
 mod common;

@@ -44,7 +44,8 @@ struct Order {
 }
 
 impl FaultAnswers {
-    /// A new order's number, and where its answer comes; the wait fails when the worker's session ends. None: too many wait.
+    /// A new order's number, and where its answer comes; the wait fails when the worker's session ends. None: too
+    /// many wait.
     pub(crate) fn begin(&self) -> Option<(u64, oneshot::Receiver<FaultAnswer>)> {
         let mut waiting = self.lock();
         waiting.orders.retain(|_, order| !order.reply.is_closed());

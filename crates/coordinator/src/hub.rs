@@ -1,4 +1,5 @@
-//! Tells watchers what is new. Bounded: a watcher that lags behind misses what it missed and asks for a snapshot (CS-3).
+//! Tells watchers what is new. Bounded: a watcher that lags behind misses what it missed and asks for a snapshot
+//! (CS-3).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,8 +35,8 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// Versions begin at the time in ms times 1024: as long as a job changes less than a million times a second on average,
-    /// those of a restarted coordinator are higher than all before.
+    /// Versions begin at the time in ms times 1024: as long as a job changes less than a million times a second on
+    /// average, those of a restarted coordinator are higher than all before.
     pub(crate) fn new(now_ms: u64) -> Self {
         let first = now_ms.saturating_mul(1024);
         Self {

@@ -324,7 +324,8 @@ impl Shell {
         }
     }
 
-    /// Passes an order for a fault on; the session that it went to. None: the worker isn't connected, or doesn't take it.
+    /// Passes an order for a fault on; the session that it went to. None: the worker isn't connected, or doesn't take
+    /// it.
     pub(crate) fn order_fault(&self, worker: &WorkerId, order: &FaultOrder) -> Option<SessionId> {
         let of_worker = |(_, link): &(&SessionId, &Link)| link.worker.as_ref() == Some(worker);
         let (session, link) = self.sessions.iter().rev().find(of_worker)?;

@@ -85,7 +85,8 @@ fn check_paths(spec: &JobSpec) -> Result<(), SpecError> {
     }
 }
 
-/// Whether it means the same everywhere: an absolute path, or a URL (what kinds of URL a key takes is checked elsewhere).
+/// Whether it means the same everywhere: an absolute path, or a URL (what kinds of URL a key takes is checked
+/// elsewhere).
 fn is_absolute(path: &str) -> bool {
     let local = local_path(path);
     local.contains("://") || Path::new(local).is_absolute()

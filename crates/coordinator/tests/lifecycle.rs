@@ -208,7 +208,8 @@ async fn a_queued_job_is_cancelled_and_its_logs_are_followed_to_the_end() {
     let mut logs = client.logs(&id, query).await.unwrap();
     let line = soon("a line", logs.next()).await.unwrap().unwrap();
     assert_eq!((line.process.as_str(), line.text.as_str()), ("worker-0", "two"));
-    // Appended, as logs are: a file that is written anew is empty for a moment, and may be read from its beginning again.
+    // Appended, as logs are: a file that is written anew is empty for a moment, and may be read from its beginning
+    // again.
     let log = std::fs::File::options()
         .append(true)
         .open(output.join("logs/worker-0.log"));

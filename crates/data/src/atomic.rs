@@ -1,6 +1,7 @@
 //! Files that appear whole or not at all.
 //!
-//! In: a path and a function that writes. Out: the file under its name, durable; or nothing under its name and no leftover.
+//! In: a path and a function that writes. Out: the file under its name, durable; or nothing under its name and no
+//! leftover.
 
 use std::fs::{File, Permissions};
 use std::io::{BufWriter, Write};

@@ -1,8 +1,9 @@
-//! Training a byte-level BPE tokenizer (Sennrich et al., "Neural machine translation of rare words with subword units", ACL 2016; the
-//! byte alphabet and the splitting of GPT-2).
+//! Training a byte-level BPE tokenizer (Sennrich et al., "Neural machine translation of rare words with subword
+//! units", ACL 2016; the byte alphabet and the splitting of GPT-2).
 //!
-//! In: inputs of text and a vocabulary size. Out: a `tokenizer.json` that Hugging Face's libraries load, with `<|endoftext|>` as id 0 and
-//! all 256 bytes known, so that any text can be encoded. The same inputs give the same file.
+//! In: inputs of text and a vocabulary size. Out: a `tokenizer.json` that Hugging Face's libraries load, with
+//! `<|endoftext|>` as id 0 and all 256 bytes known, so that any text can be encoded. The same inputs give the same
+//! file.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

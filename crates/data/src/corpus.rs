@@ -1,7 +1,8 @@
 //! The tokens a job trains on, as samples.
 //!
 //! In: the data section of a job, the model's vocabulary size. Out: samples of `seq_len + 1` ids: sample `k` is
-//! `tokens[k*seq_len .. k*seq_len + seq_len + 1]`, so that neighbours share one token and every token but the first is a target once.
+//! `tokens[k*seq_len .. k*seq_len + seq_len + 1]`, so that neighbours share one token and every token but the first
+//! is a target once.
 //!
 //! Text is encoded into memory (2 bytes a token while the tokenizer has at most 65,536 ids), token files are mapped.
 
@@ -27,7 +28,8 @@ impl Corpus {
     /// The training data of a job.
     ///
     /// # Errors
-    /// Whatever is wrong with an input, the tokenizer or an id, by name; [`DataError::TooLittle`] when there isn't one sample.
+    /// Whatever is wrong with an input, the tokenizer or an id, by name; [`DataError::TooLittle`] when there isn't
+    /// one sample.
     pub fn open(data: &DataSpec, vocab_size: u32) -> Result<Self> {
         Self::open_inputs(&data.train, data, vocab_size)
     }

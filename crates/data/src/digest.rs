@@ -1,7 +1,8 @@
 //! A digest of the tokens a step consumed.
 //!
-//! In: for each sample its place in the step and its tokens. Out: 128 bits. Samples are hashed one by one (XXH3-128 of the ids as
-//! little-endian u32, seeded by the place) and added with wrap-around, so parts from several lanes add up to the whole in any order.
+//! In: for each sample its place in the step and its tokens. Out: 128 bits. Samples are hashed one by one (XXH3-128
+//! of the ids as little-endian u32, seeded by the place) and added with wrap-around, so parts from several lanes add
+//! up to the whole in any order.
 //!
 //! Deliberately absent: resistance against someone who wants two batches to collide.
 

@@ -1,6 +1,7 @@
 //! Documents of any kind of source as one stream of pieces.
 //!
-//! In: a [`Source`] that isn't a token file. Out: pieces of text, each telling whether a document begins with it. Empty documents vanish.
+//! In: a [`Source`] that isn't a token file. Out: pieces of text, each telling whether a document begins with it.
+//! Empty documents vanish.
 
 use crate::error::{DataError, Result};
 use crate::jsonl::JsonlFile;

@@ -1,7 +1,7 @@
 //! From sources to one stream of ids.
 //!
-//! In: sources of text and a tokenizer. Out: runs of ids handed to a sink, in order; end-of-text between documents where the tokenizer
-//! has it. A few MiB of text are in flight, encoded on several threads.
+//! In: sources of text and a tokenizer. Out: runs of ids handed to a sink, in order; end-of-text between documents
+//! where the tokenizer has it. A few MiB of text are in flight, encoded on several threads.
 
 use crate::documents::{self, Piece};
 use crate::error::Result;

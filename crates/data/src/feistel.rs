@@ -1,8 +1,9 @@
 //! A keyed bijection of `0..n` that needs no memory.
 //!
-//! In: a key and a size. Out: where an index goes. An even Feistel network over the next power of four, walked until the value falls
-//! inside `0..n` (cycle walking; Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002, section 3). The network's
-//! domain is less than four times `n`, so a walk takes fewer than four rounds of the network on average.
+//! In: a key and a size. Out: where an index goes. An even Feistel network over the next power of four, walked until
+//! the value falls inside `0..n` (cycle walking; Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA
+//! 2002, section 3). The network's domain is less than four times `n`, so a walk takes fewer than four rounds of the
+//! network on average.
 //!
 //! Deliberately absent: cryptographic strength. It shuffles training data.
 

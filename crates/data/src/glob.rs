@@ -1,7 +1,8 @@
 //! Simple globs over the local file system: `*` and `?` inside a path component, `**` for any number of folders.
 //!
-//! In: a pattern. Out: the paths that exist, each once, in the order of their bytes. Hidden entries match only a component that
-//! starts with a dot. Deliberately absent: character classes, braces, and following links to folders under `**`.
+//! In: a pattern. Out: the paths that exist, each once, in the order of their bytes. Hidden entries match only a
+//! component that starts with a dot. Deliberately absent: character classes, braces, and following links to folders
+//! under `**`.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -71,7 +72,8 @@ fn children(base: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(all)
 }
 
-/// Whether `name` matches `pattern` (`*`: any run, `?`: any one character). Linear: only the last star is ever taken back.
+/// Whether `name` matches `pattern` (`*`: any run, `?`: any one character). Linear: only the last star is ever taken
+/// back.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

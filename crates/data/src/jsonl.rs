@@ -1,7 +1,8 @@
 //! Documents from JSON lines.
 //!
-//! In: a file of one JSON object a line, the name of the field that holds the text. Out: one document a line. Blank lines and documents
-//! that are null are left out; a line that isn't an object with that field is an error naming the line and the fields it has.
+//! In: a file of one JSON object a line, the name of the field that holds the text. Out: one document a line. Blank
+//! lines and documents that are null are left out; a line that isn't an object with that field is an error naming the
+//! line and the fields it has.
 
 use std::fmt;
 use std::fs::File;

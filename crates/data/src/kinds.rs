@@ -1,6 +1,7 @@
 //! What a file holds, told from the format of the job, its extension and its neighbours.
 //!
-//! In: a path and a format. Out: a [`Kind`]. A file that was named must have one; a file found in a folder may not belong.
+//! In: a path and a format. Out: a [`Kind`]. A file that was named must have one; a file found in a folder may not
+//! belong.
 
 use std::io::Read;
 use std::path::Path;

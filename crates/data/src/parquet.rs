@@ -1,7 +1,7 @@
 //! Documents from a text column of a Parquet file.
 //!
-//! In: a file, the (dotted) name of a column of byte arrays. Out: one document a row, rows in file order, a batch of rows in memory.
-//! Null rows are left out. Deliberately absent: lists of texts, and columns of other types.
+//! In: a file, the (dotted) name of a column of byte arrays. Out: one document a row, rows in file order, a batch of
+//! rows in memory. Null rows are left out. Deliberately absent: lists of texts, and columns of other types.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Text, JSONL or Parquet into a token file, once, so that every later start maps it.
 //!
-//! In: inputs, a tokenizer, a width. Out: the token file and its sidecar, both whole or absent. Memory stays at a few MiB whatever the
-//! size of the input. The tokens are those that [`crate::Corpus`] makes of the same inputs.
+//! In: inputs, a tokenizer, a width. Out: the token file and its sidecar, both whole or absent. Memory stays at a few
+//! MiB whatever the size of the input. The tokens are those that [`crate::Corpus`] makes of the same inputs.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -29,8 +29,8 @@ pub struct Prepared {
 /// Writes the tokens of `inputs` to `out` and what they are to `out` + `.json`.
 ///
 /// # Errors
-/// [`DataError::TooWide`] when `width` can't hold the tokenizer's ids, [`DataError::AlreadyTokens`] for token files among the inputs,
-/// and whatever is wrong with an input. On an error `out` is as it was.
+/// [`DataError::TooWide`] when `width` can't hold the tokenizer's ids, [`DataError::AlreadyTokens`] for token files
+/// among the inputs, and whatever is wrong with an input. On an error `out` is as it was.
 pub fn prepare(
     inputs: &[String],
     format: DataFormat,

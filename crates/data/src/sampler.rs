@@ -2,8 +2,9 @@
 //!
 //! In: a seed, the number of samples, the global batch, whether to shuffle, a step. Out: sample numbers.
 //!
-//! Position `p = step * global_batch + i` is the i-th sample of a step; pass `p / samples` over the data visits them in the order of a
-//! permutation keyed by (seed, pass). Without shuffling the order is the corpus's own. A batch may reach across two passes.
+//! Position `p = step * global_batch + i` is the i-th sample of a step; pass `p / samples` over the data visits them
+//! in the order of a permutation keyed by (seed, pass). Without shuffling the order is the corpus's own. A batch may
+//! reach across two passes.
 
 use crate::error::{DataError, Result};
 use crate::feistel::{Permutation, mix};
@@ -52,7 +53,8 @@ impl Sampler {
     pub fn id(&self, step: u64, i: u64) -> u64 {
         let position = u128::from(step) * u128::from(self.global_batch) + u128::from(i);
         let samples = u128::from(self.samples);
-        // Both fit: a remainder is below `samples`; a pass number past 2^64 would take longer than any run and merely wraps.
+        // Both fit: a remainder is below `samples`; a pass number past 2^64 would take longer than any run and merely
+        // wraps.
         let (pass, index) = ((position / samples) as u64, (position % samples) as u64);
         if self.shuffle {
             Permutation::new(self.key(pass), self.samples).apply(index)

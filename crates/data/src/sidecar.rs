@@ -1,7 +1,7 @@
 //! The small JSON beside a token file that says what the file is.
 //!
-//! In: a token file's path (`train.bin`). Out: what `train.bin.json` says of it, checked against the file's size. A token file needs no
-//! sidecar; one that lies is an error.
+//! In: a token file's path (`train.bin`). Out: what `train.bin.json` says of it, checked against the file's size. A
+//! token file needs no sidecar; one that lies is an error.
 
 use std::path::{Path, PathBuf};
 

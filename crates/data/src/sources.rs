@@ -1,10 +1,10 @@
 //! From the inputs of a job file to a list of files, each with its kind.
 //!
-//! In: paths, folders and globs, a format. Out: [`Source`]s in a fixed order: inputs as given; inside a folder or glob by path,
-//! component by component. The same file twice is kept twice (that weighs it).
+//! In: paths, folders and globs, a format. Out: [`Source`]s in a fixed order: inputs as given; inside a folder or
+//! glob by path, component by component. The same file twice is kept twice (that weighs it).
 //!
-//! A folder gives the files that fit the format: by extension, and as text every file that is valid UTF-8. Hidden entries and links to
-//! folders are left out; an input that gives nothing is an error.
+//! A folder gives the files that fit the format: by extension, and as text every file that is valid UTF-8. Hidden
+//! entries and links to folders are left out; an input that gives nothing is an error.
 
 use std::path::{Path, PathBuf};
 

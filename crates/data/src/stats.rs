@@ -1,6 +1,7 @@
 //! What a corpus looks like, and what a model that knows only word counts would reach on it.
 //!
-//! In: a corpus. Out: counts, the unigram entropy (the cross-entropy of the best model without context, in nats a token), a beginning.
+//! In: a corpus. Out: counts, the unigram entropy (the cross-entropy of the best model without context, in nats a
+//! token), a beginning.
 
 use serde::Serialize;
 
@@ -57,7 +58,8 @@ fn entropy(counts: &[u64]) -> f64 {
     terms.sum::<f64>() + 0.0
 }
 
-/// The entropy of the corpus's ids without context, in nats a token: the loss of a model that has learned nothing but frequencies.
+/// The entropy of the corpus's ids without context, in nats a token: the loss of a model that has learned nothing but
+/// frequencies.
 #[must_use]
 pub fn unigram_entropy(corpus: &Corpus) -> f64 {
     entropy(&counts(corpus))

@@ -2,9 +2,10 @@
 //!
 //! In: a text file, or a document in memory. Out: pieces of at most [`PIECE`] bytes that concatenate to the document.
 //!
-//! A cut lies before a space between two words, else after a line break between two lines: both are places where the pre-tokenizers of
-//! the byte-level family cut anyway, so that the tokens don't show it. Only where a piece has neither, it lies between any two
-//! characters. The rule looks at the document alone: a file and the same text in JSONL are cut alike.
+//! A cut lies before a space between two words, else after a line break between two lines: both are places where the
+//! pre-tokenizers of the byte-level family cut anyway, so that the tokens don't show it. Only where a piece has
+//! neither, it lies between any two characters. The rule looks at the document alone: a file and the same text in
+//! JSONL are cut alike.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,7 +16,8 @@ use crate::error::{DataError, Result, io};
 /// Longest piece, in bytes. A tokenizer takes about a hundred times as much memory while it encodes one.
 pub(crate) const PIECE: usize = 1 << 16;
 
-/// Length of the valid UTF-8 at the start of `bytes`, where only an unfinished character may follow. None: something else follows.
+/// Length of the valid UTF-8 at the start of `bytes`, where only an unfinished character may follow. None: something
+/// else follows.
 pub(crate) fn valid_prefix(bytes: &[u8]) -> Option<usize> {
     match std::str::from_utf8(bytes) {
         Ok(_) => Some(bytes.len()),

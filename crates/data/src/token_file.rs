@@ -1,6 +1,7 @@
 //! Token files: ids as little-endian u16 or u32, nothing else in the file.
 //!
-//! In: a path, a width, a vocabulary size. Out: mapped ids, every one checked against the vocabulary when the file is opened.
+//! In: a path, a width, a vocabulary size. Out: mapped ids, every one checked against the vocabulary when the file is
+//! opened.
 
 use std::fs::File;
 use std::path::Path;
@@ -128,8 +129,9 @@ impl TokenFile {
 }
 
 fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the mapping is only ever read, as plain bytes, for which every content is valid. Changing or shortening a file while it is
-    // trained on is outside what a job allows: like any program that maps its input, we would then read other bytes or get SIGBUS.
+    // SAFETY: the mapping is only ever read, as plain bytes, for which every content is valid. Changing or shortening
+    // a file while it is trained on is outside what a job allows: like any program that maps its input, we would then
+    // read other bytes or get SIGBUS.
     unsafe { Mmap::map(file) }
 }
 

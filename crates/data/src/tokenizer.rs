@@ -1,7 +1,7 @@
 //! Text to ids and back: raw bytes, or a Hugging Face `tokenizer.json`.
 //!
-//! In: `bytes` or a path. Out: a [`Tokenizer`]. Ids of special tokens that a tokenizer's post-processor would put around a text (such as
-//! a beginning-of-text) are not added: documents are joined by the end-of-text token alone.
+//! In: `bytes` or a path. Out: a [`Tokenizer`]. Ids of special tokens that a tokenizer's post-processor would put
+//! around a text (such as a beginning-of-text) are not added: documents are joined by the end-of-text token alone.
 
 use rayon::prelude::*;
 use rekindle_types::spec::DataSpec;
@@ -141,7 +141,8 @@ impl Tokenizer {
     /// The ids of one text.
     ///
     /// # Errors
-    /// [`DataError::Tokenizer`] when the tokenizer can't take the text (for instance an unknown character and no unknown token).
+    /// [`DataError::Tokenizer`] when the tokenizer can't take the text (for instance an unknown character and no
+    /// unknown token).
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.encode_batch(&[text])?.swap_remove(0))
     }
@@ -157,7 +158,8 @@ impl Tokenizer {
                 .map(|text| text.bytes().map(u32::from).collect())
                 .collect()),
             Inner::HuggingFace { tokenizer, .. } => {
-                // Not the library's own batch: it would keep everything it knows of each token until the last text is done.
+                // Not the library's own batch: it would keep everything it knows of each token until the last text is
+                // done.
                 let encode = |text: &&str| tokenizer.encode_fast(*text, false).map(|e| e.get_ids().to_vec());
                 texts
                     .par_iter()
@@ -168,7 +170,8 @@ impl Tokenizer {
         }
     }
 
-    /// The text of `ids`. Ids that have no text, and bytes that form no character, show as the replacement character or vanish.
+    /// The text of `ids`. Ids that have no text, and bytes that form no character, show as the replacement character
+    /// or vanish.
     ///
     /// # Errors
     /// [`DataError::Tokenizer`] when the decoder fails.

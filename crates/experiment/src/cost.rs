@@ -7,9 +7,10 @@
 //! time  = steps * measured seconds of a step
 //! ```
 //!
-//! The seconds of a step are the median over all steps of the experiment, so that a noisy moment of the machine favours nobody; for the
-//! same reason guards and scores are measured against the steps between which they ran. The rest is modelled, in units of a step, and
-//! comes from the CheckFree paper's cluster (500M parameters, 91.32 s a step, 500 Mb/s); [`CostModel`] says which figure is which.
+//! The seconds of a step are the median over all steps of the experiment, so that a noisy moment of the machine
+//! favours nobody; for the same reason guards and scores are measured against the steps between which they ran. The
+//! rest is modelled, in units of a step, and comes from the CheckFree paper's cluster (500M parameters, 91.32 s a
+//! step, 500 Mb/s); [`CostModel`] says which figure is which.
 
 use serde::Serialize;
 
@@ -21,13 +22,15 @@ use crate::method::Method;
 pub struct CostModel {
     /// Detecting a loss and replacing the stage, for every method. Paper: about 30 s a failure, of steps of 91.32 s.
     pub recovery: f64,
-    /// What a checkpoint holds up. Paper, table 2: 91.35 s a step with a checkpoint every 100 against 91.32 s, so 3 s each.
+    /// What a checkpoint holds up. Paper, table 2: 91.35 s a step with a checkpoint every 100 against 91.32 s, so 3 s
+    /// each.
     pub checkpoint: f64,
     /// Reading a checkpoint back. The paper gives no figure; taken to be as long as writing one.
     pub restore: f64,
     /// A step with redundant computation. Paper, table 2: 151.04 s against 91.32 s.
     pub redundant: f64,
-    /// The guards' gradients on the network, each step, nothing of it hidden: 4 bytes a parameter, 67M parameters a stage, 500 Mb/s.
+    /// The guards' gradients on the network, each step, nothing of it hidden: 4 bytes a parameter, 67M parameters a
+    /// stage, 500 Mb/s.
     pub shadow: f64,
     /// CheckFree+'s copies of embedding and head, each step, nothing hidden: 131 MB each, on links of their own.
     pub replica: f64,

@@ -1,7 +1,7 @@
 //! The methods that are compared, and their names.
 //!
-//! A name is a base and options, joined by colons: `checkpoint-50`, `checkfree:l2`, `checkfree+:second:decay`. [`Method`] parses from
-//! and prints as its name; options that are the base's usual ones aren't printed.
+//! A name is a base and options, joined by colons: `checkpoint-50`, `checkfree:l2`, `checkfree+:second:decay`.
+//! [`Method`] parses from and prints as its name; options that are the base's usual ones aren't printed.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,7 @@
 //! The text of the experiment: what is trained on, and what is held out.
 //!
-//! Text is taken byte by byte (256 ids). Of every 20 neighbouring samples the last is held out, so that both parts are of one kind even
-//! where a folder holds several books.
+//! Text is taken byte by byte (256 ids). Of every 20 neighbouring samples the last is held out, so that both parts
+//! are of one kind even where a folder holds several books.
 
 use rekindle_data::{Corpus, Sampler, Tokenizer};
 use rekindle_types::spec::DataFormat;
@@ -69,7 +69,8 @@ impl Text {
         self.micro_batches(&samples.collect::<Vec<_>>(), shape.micro_batch)
     }
 
-    /// At least `sequences` held-out sequences in whole micro-batches, spread evenly over the text. There may be fewer, never none.
+    /// At least `sequences` held-out sequences in whole micro-batches, spread evenly over the text. There may be
+    /// fewer, never none.
     ///
     /// # Errors
     /// When the corpus refuses.

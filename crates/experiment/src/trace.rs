@@ -1,8 +1,9 @@
 //! Which stages are lost when: drawn once per seed and rate, then shared by all methods.
 //!
-//! Iterations are counted as they are run, so a method that runs steps again meets more failures, as it would in a real cluster. Each
-//! stage is lost with a fixed probability per iteration, independently (the paper's model). Of two neighbours drawn for one iteration the
-//! later one is left out and counted: no neighbour method survives that, and a comparison needs the same failures for all.
+//! Iterations are counted as they are run, so a method that runs steps again meets more failures, as it would in a
+//! real cluster. Each stage is lost with a fixed probability per iteration, independently (the paper's model). Of two
+//! neighbours drawn for one iteration the later one is left out and counted: no neighbour method survives that, and a
+//! comparison needs the same failures for all.
 
 use std::collections::BTreeMap;
 
@@ -60,8 +61,9 @@ impl Trace {
         Ok(trace)
     }
 
-    /// Draws the failures of `iterations` iterations of a pipeline of `stages` block stages; `rate` is the probability that one stage is
-    /// lost in one iteration. A failure strikes after 0 to `micro_batches - 1` of the iteration's micro-batches.
+    /// Draws the failures of `iterations` iterations of a pipeline of `stages` block stages; `rate` is the
+    /// probability that one stage is lost in one iteration. A failure strikes after 0 to `micro_batches - 1` of the
+    /// iteration's micro-batches.
     #[must_use]
     pub fn draw(
         seed: u64,

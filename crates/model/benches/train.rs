@@ -3,9 +3,10 @@
 //! `cargo bench -p rekindle-model --bench train -- [--hidden 256 --inter 688 --layers 8 --heads 8 --kv 8 --vocab 256 --seq 256
 //!  --micro-batch 8 --micro-batches 4 --steps 8 --threads 2 --rounds 3 --numerics exact|fast|both]`
 //!
-//! Each round runs a fresh process of ours, then the peer (`../shared/peers/torch_train.py`), when `REKINDLE_PEER_PYTHON` names a Python
-//! with torch and transformers. One JSON line comes out: medians over the rounds, their spread, and how far each part is from what this
-//! machine can do (measured in the same process: fused multiply-adds in registers, and `y += x` over memory).
+//! Each round runs a fresh process of ours, then the peer (`../shared/peers/torch_train.py`), when
+//! `REKINDLE_PEER_PYTHON` names a Python with torch and transformers. One JSON line comes out: medians over the
+//! rounds, their spread, and how far each part is from what this machine can do (measured in the same process: fused
+//! multiply-adds in registers, and `y += x` over memory).
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -7,7 +7,8 @@ const LOSS_BITS: i32 = 60;
 /// Fractional bits of a sum of squares.
 const SQUARES_BITS: i32 = 80;
 
-/// An exact sum in fixed point. Add with [`ExactSum::add`]; losses and squares have different units and must not be mixed.
+/// An exact sum in fixed point. Add with [`ExactSum::add`]; losses and squares have different units and must not be
+/// mixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ExactSum(pub i128);
 

@@ -1,4 +1,5 @@
-//! Sampling text from a whole model on one stage. Every token is one pass over the last `seq_len` tokens; nothing is cached.
+//! Sampling text from a whole model on one stage. Every token is one pass over the last `seq_len` tokens; nothing is
+//! cached.
 
 use rekindle_compute::Device;
 

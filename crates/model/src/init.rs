@@ -1,7 +1,7 @@
 //! Initial weights: element `i` of a tensor is a function of (seed, layer, tensor, i), so placement doesn't enter.
 //!
-//! Normal numbers come from the quantile function (Acklam's rational approximation, relative error 1.2e-9), in plain arithmetic: no
-//! mathematics library whose last bit differs between machines.
+//! Normal numbers come from the quantile function (Acklam's rational approximation, relative error 1.2e-9), in plain
+//! arithmetic: no mathematics library whose last bit differs between machines.
 
 use rekindle_types::{LayerId, TensorSpec, layer_code};
 

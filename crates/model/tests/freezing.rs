@@ -135,7 +135,8 @@ fn captures_hold_while_training_goes_on_and_leave_no_trace() {
     }
 }
 
-/// A writer on a thread of its own, with no spares, few, or many: updates wait for it and change nothing it has yet to read.
+/// A writer on a thread of its own, with no spares, few, or many: updates wait for it and change nothing it has yet
+/// to read.
 #[test]
 fn pools_of_any_size_give_the_same_bits() {
     for (name, shape) in shapes() {
@@ -252,7 +253,8 @@ fn open_weights_cannot_be_read_frozen_or_computed_with() {
     drop(held);
 }
 
-/// Digests are of what the update left: whatever is written afterwards takes them away, but for the other lanes' weights.
+/// Digests are of what the update left: whatever is written afterwards takes them away, but for the other lanes'
+/// weights.
 #[test]
 fn digests_of_an_update_do_not_outlive_what_they_are_of() {
     let shape = Shape {

@@ -1,4 +1,5 @@
-//! A micro-batch that visits embedding, blocks and head of a stage one after the other computes the bits of one that goes through the whole stage.
+//! A micro-batch that visits embedding, blocks and head of a stage one after the other computes the bits of one that
+//! goes through the whole stage.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;

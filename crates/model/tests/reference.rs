@@ -1,5 +1,5 @@
-//! The engine against PyTorch's runs: one with grouped queries (from the shared folder), one of our own with tied embeddings and a head
-//! width of 6 (`scripts/make_fixture.py`).
+//! The engine against PyTorch's runs: one with grouped queries (from the shared folder), one of our own with tied
+//! embeddings and a head width of 6 (`scripts/make_fixture.py`).
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;

@@ -1,4 +1,5 @@
-//! What to do about a trainer that doesn't fit into its device's memory: the changes of a job that make it smaller, with what it would take then.
+//! What to do about a trainer that doesn't fit into its device's memory: the changes of a job that make it smaller,
+//! with what it would take then.
 //!
 //! In: a job, a plan, a rank and its device. Out: text for an error, figures by [`mod@crate::memory`].
 //!

@@ -1,6 +1,8 @@
-//! What a layer costs: operations and parameters. All figures are for one token unless said otherwise. Memory is [`mod@crate::memory`]'s.
+//! What a layer costs: operations and parameters. All figures are for one token unless said otherwise. Memory is
+//! [`mod@crate::memory`]'s.
 //!
-//! Operations count a multiply and an add as two, matrix products and attention scores only; the rest is memory-bound and small.
+//! Operations count a multiply and an add as two, matrix products and attention scores only; the rest is memory-bound
+//! and small.
 
 use rekindle_types::{LayerId, ModelConfig, Numerics, Recompute};
 
@@ -15,7 +17,8 @@ pub(crate) fn sum_bytes(numerics: Numerics) -> u64 {
 /// Bytes of a float on the wire and in memory.
 pub const FLOAT_BYTES: u64 = 4;
 
-/// Operations of the forward pass of `layer` per token at sequence length `seq_len` (causal attention: half the scores).
+/// Operations of the forward pass of `layer` per token at sequence length `seq_len` (causal attention: half the
+/// scores).
 #[must_use]
 pub fn forward_flops(model: &ModelConfig, layer: LayerId, seq_len: u32) -> u64 {
     let hidden = u64::from(model.hidden_size);

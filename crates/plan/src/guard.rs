@@ -1,12 +1,14 @@
-//! Who keeps shadows of whom: copies of a rank's state on other machines, which the loss of that rank's machine leaves alone.
+//! Who keeps shadows of whom: copies of a rank's state on other machines, which the loss of that rank's machine
+//! leaves alone.
 //!
-//! In: a job's wish and a plan. Out: the guards of each rank, or of the ends of the pipeline alone; whether they keep weights, and which other
-//! lanes have them. A function of the two alone, so that
-//! every rank and the coordinator agree without being told.
+//! In: a job's wish and a plan. Out: the guards of each rank, or of the ends of the pipeline alone; whether they keep
+//! weights, and which other lanes have them. A function of the two alone, so that every rank and the coordinator
+//! agree without being told.
 //!
-//! - PL-5 Every rank of a plan has as many guards as the job wants, or as there are workers besides its own where that is fewer: on workers of
-//!   which no two are the same and none is the rank's. So its state outlives the loss of as many workers as it has guards, whichever they are. Where guards
-//!   keep moments alone that is so of the moments, and of the weights as long as lanes of a stage are on as many more workers.
+//! - PL-5 Every rank of a plan has as many guards as the job wants, or as there are workers besides its own where
+//!   that is fewer: on workers of which no two are the same and none is the rank's. So its state outlives the loss of
+//!   as many workers as it has guards, whichever they are. Where guards keep moments alone that is so of the moments,
+//!   and of the weights as long as lanes of a stage are on as many more workers.
 //!
 //! Deliberately absent: guards chosen by free memory.
 
@@ -23,9 +25,9 @@ pub fn guards_of(spec: &JobSpec, plan: &Plan) -> BTreeMap<RankId, Vec<RankId>> {
 
 /// `count` guards of each rank, fewer where there aren't that many other workers; ranks without any aren't in it.
 ///
-/// Guards are given out in rounds, one to each rank, so that the first ones are those of a job that wants fewer. Ranks are taken in order. Each
-/// gets, of the ranks on workers that don't have its state yet, one that guards the fewest so far; of those the next after it. With one rank a
-/// worker that is a ring.
+/// Guards are given out in rounds, one to each rank, so that the first ones are those of a job that wants fewer.
+/// Ranks are taken in order. Each gets, of the ranks on workers that don't have its state yet, one that guards the
+/// fewest so far; of those the next after it. With one rank a worker that is a ring.
 #[must_use]
 pub fn guards(plan: &Plan, count: u32) -> BTreeMap<RankId, Vec<RankId>> {
     let world = plan.world();
@@ -49,8 +51,9 @@ pub fn guards(plan: &Plan, count: u32) -> BTreeMap<RankId, Vec<RankId>> {
     guards
 }
 
-/// In a job that swaps: who keeps the embedding of the first stage, and the head of the last one, in step with it: the rank of the stage
-/// beside it, which is the one that the rest of the stage would be copied from. A rank that owns nothing of its end isn't in it.
+/// In a job that swaps: who keeps the embedding of the first stage, and the head of the last one, in step with it:
+/// the rank of the stage beside it, which is the one that the rest of the stage would be copied from. A rank that
+/// owns nothing of its end isn't in it.
 #[must_use]
 pub fn end_guards_of(spec: &JobSpec, plan: &Plan) -> BTreeMap<RankId, Vec<RankId>> {
     let stages = plan.stage_count();
@@ -75,8 +78,9 @@ pub(crate) fn end_layer(stage: u32) -> LayerId {
     }
 }
 
-/// Whether guards keep the moments alone, and a lost rank gets its weights from another lane (source `replica`): where there are more lanes
-/// than guards, so that as many losses leave one. Lanes of a stage that share a worker are lost together, so there fewer losses do.
+/// Whether guards keep the moments alone, and a lost rank gets its weights from another lane (source `replica`):
+/// where there are more lanes than guards, so that as many losses leave one. Lanes of a stage that share a worker are
+/// lost together, so there fewer losses do.
 #[must_use]
 pub fn moments_alone(spec: &JobSpec, plan: &Plan) -> bool {
     spec.recovery.allows(RecoverySource::Replica) && plan.lanes > spec.recovery.guards_wanted()

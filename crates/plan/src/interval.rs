@@ -16,8 +16,8 @@ pub struct SaveCosts {
 /// Least cost that is believed: what can't be measured isn't nothing.
 const LEAST_COST: f64 = 1e-3;
 
-/// Steps between two checkpoints: sqrt(2 C M) seconds (Young 1974, equation 9; Daly 2006 gives the same to first order where C is
-/// small beside M), but no more often than the storage keeps up with, nor than every step.
+/// Steps between two checkpoints: sqrt(2 C M) seconds (Young 1974, equation 9; Daly 2006 gives the same to first
+/// order where C is small beside M), but no more often than the storage keeps up with, nor than every step.
 #[must_use]
 pub fn save_interval(costs: &SaveCosts) -> u64 {
     let positive = |x: f64| if x.is_finite() { x.max(0.0) } else { 0.0 };

@@ -1,5 +1,5 @@
-//! Planning as pure functions: layer cut, placement, guards and groups, pipeline schedule, micro-batch dispatch, learning rate, how often to save, figures of
-//! cost and memory.
+//! Planning as pure functions: layer cut, placement, guards and groups, pipeline schedule, micro-batch dispatch,
+//! learning rate, how often to save, figures of cost and memory.
 //!
 //! ```text
 //!   JobSpec + free slots --place--> Plan --program--> what each rank does in a step
@@ -9,9 +9,11 @@
 //! Invariants
 //! - PL-1 Every layer has exactly one stage, every stage at least one layer, and stages follow the pipeline order.
 //! - PL-2 Every micro-batch of a step is run by exactly one lane.
-//! - PL-3 A rank holds the activations of at most `stages - stage` micro-batches at once (1F1B), with swapped ones of at most `stages + 2`.
+//! - PL-3 A rank holds the activations of at most `stages - stage` micro-batches at once (1F1B), with swapped ones of
+//!   at most `stages + 2`.
 //! - PL-4 Same inputs, same plan: no clock, no randomness, no iteration over unordered maps.
-//! - PL-10 Ranks never wait for each other in a ring: their programs are parts of one order in which every operation comes after what it waits for.
+//! - PL-10 Ranks never wait for each other in a ring: their programs are parts of one order in which every operation
+//!   comes after what it waits for.
 //!
 //! Deliberately absent: moving layers between two plans (nothing migrates yet).
 

@@ -1,9 +1,11 @@
-//! Who keeps the newest lines of a job's metrics: rank 0 reports them, and others have them too, for when its machine is lost before all were heard.
+//! Who keeps the newest lines of a job's metrics: rank 0 reports them, and others have them too, for when its machine
+//! is lost before all were heard.
 //!
-//! In: a job's wishes and a plan. Out: the keepers. A function of the two alone, so that every rank agrees without being told.
+//! In: a job's wishes and a plan. Out: the keepers. A function of the two alone, so that every rank agrees without
+//! being told.
 //!
-//! - PL-9 The keepers are on workers of which no two are the same, and there is one more than workers may be lost at once (or as many as there
-//!   are workers, where that is fewer). So one that lives has the lines.
+//! - PL-9 The keepers are on workers of which no two are the same, and there is one more than workers may be lost at
+//!   once (or as many as there are workers, where that is fewer). So one that lives has the lines.
 
 use std::collections::BTreeSet;
 

@@ -1,9 +1,10 @@
 //! What is sent in a step, and between whom.
 //!
-//! In: a job and a plan. Out: a line for each kind of link, with bytes a step. Counted are payloads of every step; where lanes differ, as with swapped
-//! micro-batches, their mean.
+//! In: a job and a plan. Out: a line for each kind of link, with bytes a step. Counted are payloads of every step;
+//! where lanes differ, as with swapped micro-batches, their mean.
 //!
-//! Deliberately absent: what goes now and then (evaluation, digests, exchanges of parities, checkpoints, recoveries), and frames' headers.
+//! Deliberately absent: what goes now and then (evaluation, digests, exchanges of parities, checkpoints, recoveries),
+//! and frames' headers.
 
 use std::collections::BTreeMap;
 

@@ -5,8 +5,9 @@ use rekindle_types::{JobSpec, Rebuilt};
 
 use crate::average::BoostRule;
 
-/// The learning rate of step `step` (1-based): linear warm-up (step `warmup_steps` has the full rate), then the kind's
-/// shape down to `min_lr_ratio` at the last step. `wsd` is warmup-stable-decay (Hu et al. 2024, MiniCPM, section 4.2), linear decay.
+/// The learning rate of step `step` (1-based): linear warm-up (step `warmup_steps` has the full rate), then the
+/// kind's shape down to `min_lr_ratio` at the last step. `wsd` is warmup-stable-decay (Hu et al. 2024, MiniCPM,
+/// section 4.2), linear decay.
 #[must_use]
 pub fn learning_rate(spec: &JobSpec, step: u64) -> f64 {
     let schedule = &spec.lr_schedule;

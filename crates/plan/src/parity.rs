@@ -1,7 +1,8 @@
-//! Who keeps parities of whose state: groups of ranks on different workers, so that the loss of a worker takes one member of a group at most.
+//! Who keeps parities of whose state: groups of ranks on different workers, so that the loss of a worker takes one
+//! member of a group at most.
 //!
-//! In: a plan, how many losses a group is to outlive, how many members it is to have at most. Out: the groups. A function of these
-//! alone, so that every rank and the coordinator agree without being told.
+//! In: a plan, how many losses a group is to outlive, how many members it is to have at most. Out: the groups. A
+//! function of these alone, so that every rank and the coordinator agree without being told.
 //!
 //! - PL-8 The members of a group are on different workers, and are more than the losses it is to outlive.
 //!
@@ -13,11 +14,13 @@ use std::collections::BTreeMap;
 use rekindle_types::spec::ParitySpec;
 use rekindle_types::{Plan, RankId, WorkerId};
 
-/// The groups, their members in order. A rank is in none where there are too few workers, or too many of the plan's ranks share its worker.
+/// The groups, their members in order. A rank is in none where there are too few workers, or too many of the plan's
+/// ranks share its worker.
 ///
-/// There are as few groups as the members that a group may have allow, but one for each rank of the busiest worker. Where they would be too small
-/// for the losses there are fewer, and larger ones; what a worker has more than there are groups is left out. Workers take turns, the
-/// busiest first, each putting its ranks into the smallest groups: so sizes differ by one at most.
+/// There are as few groups as the members that a group may have allow, but one for each rank of the busiest worker.
+/// Where they would be too small for the losses there are fewer, and larger ones; what a worker has more than there
+/// are groups is left out. Workers take turns, the busiest first, each putting its ranks into the smallest groups: so
+/// sizes differ by one at most.
 #[must_use]
 pub fn parity_groups(plan: &Plan, settings: &ParitySpec) -> Vec<Vec<RankId>> {
     let mut workers = BTreeMap::<&WorkerId, Vec<RankId>>::new();

@@ -42,8 +42,8 @@ pub enum PlaceError {
 
 /// Chooses stages, lanes, the layer cut and a worker for each rank.
 ///
-/// `free` holds one entry per free slot. `data = "auto"` is one lane; `pipeline = "auto"` takes every free slot, up to one
-/// layer a stage. Ranks are spread over distinct workers before a worker gets a second one.
+/// `free` holds one entry per free slot. `data = "auto"` is one lane; `pipeline = "auto"` takes every free slot, up
+/// to one layer a stage. Ranks are spread over distinct workers before a worker gets a second one.
 ///
 /// # Errors
 /// [`PlaceError`]: not enough slots yet, or a cut that can't be.
@@ -75,8 +75,8 @@ pub fn place(job: &JobId, epoch: Epoch, spec: &JobSpec, free: &[Slot]) -> Result
     })
 }
 
-/// The layers of each of so many stages; none where there are fewer layers. With swapped micro-batches every stage has blocks: embedding and head go
-/// with the block beside them, and there are as many stages as blocks at most.
+/// The layers of each of so many stages; none where there are fewer layers. With swapped micro-batches every stage
+/// has blocks: embedding and head go with the block beside them, and there are as many stages as blocks at most.
 pub(crate) fn cut_into(spec: &JobSpec, stages: u32) -> Option<Vec<Range<u32>>> {
     let costs = layer_costs(spec);
     if !spec.recovery.swaps() {
@@ -97,7 +97,8 @@ pub(crate) fn cut_into(spec: &JobSpec, stages: u32) -> Option<Vec<Range<u32>>> {
     Some(cuts.into_iter().map(layers).collect())
 }
 
-/// Operations of each layer in a step, per token. An embedding costs a little, so that it isn't cut off alone for nothing.
+/// Operations of each layer in a step, per token. An embedding costs a little, so that it isn't cut off alone for
+/// nothing.
 fn layer_costs(spec: &JobSpec) -> Vec<u64> {
     let model = &spec.model;
     model

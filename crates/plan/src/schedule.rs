@@ -1,4 +1,5 @@
-//! The order of forwards and backwards of a stage: 1F1B (Narayanan et al. 2021, Megatron-LM, section 2.2.1; PipeDream-Flush).
+//! The order of forwards and backwards of a stage: 1F1B (Narayanan et al. 2021, Megatron-LM, section 2.2.1;
+//! PipeDream-Flush).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,12 +1,14 @@
 //! What a plan survives, what that costs, and how often it won't do.
 //!
-//! In: a job, a plan, how often a machine is lost. Out: a line for each of the job's recovery sources, and what is expected of a week.
+//! In: a job, a plan, how often a machine is lost. Out: a line for each of the job's recovery sources, and what is
+//! expected of a week.
 //!
-//! The model: machines are lost one by one at a constant rate, each as likely as the other (a Poisson process); a loss of a process is always
-//! recovered from its machine's memory and isn't counted. With `shadow` and k guards a rank a loss needs more only if the next k, before the
-//! state is at k + 1 places again, hit the rest of the machines that hold a rank's. With `parity` it needs more if the machine has a rank that
-//! is in no group, or if as many of the next ones as a group outlives hit machines of a group that the lost one is in. With both, the better
-//! of the two counts. Where guards keep moments alone (`replica`), losing all lanes of a stage is one too many as well.
+//! The model: machines are lost one by one at a constant rate, each as likely as the other (a Poisson process); a
+//! loss of a process is always recovered from its machine's memory and isn't counted. With `shadow` and k guards a
+//! rank a loss needs more only if the next k, before the state is at k + 1 places again, hit the rest of the machines
+//! that hold a rank's. With `parity` it needs more if the machine has a rank that is in no group, or if as many of
+//! the next ones as a group outlives hit machines of a group that the lost one is in. With both, the better of the
+//! two counts. Where guards keep moments alone (`replica`), losing all lanes of a stage is one too many as well.
 //!
 //! Deliberately absent: how long a recovery takes (that is measured, not planned).
 
@@ -26,7 +28,8 @@ mod chance;
 
 use chance::{at_least, fatal_share, parity_fails, twins_fail};
 
-/// Seconds until a recovered state is at all its places again, as reckoned with: a lease, the placing, and the transfer of a large rank.
+/// Seconds until a recovered state is at all its places again, as reckoned with: a lease, the placing, and the
+/// transfer of a large rank.
 const EXPOSED_SECONDS: f64 = 60.0;
 const WEEK_HOURS: f64 = 7.0 * 24.0;
 
@@ -35,7 +38,8 @@ const WEEK_HOURS: f64 = 7.0 * 24.0;
 pub struct SurvivalReport {
     /// The job's sources, in order.
     pub sources: Vec<SourceReport>,
-    /// Guards of each rank: so many machines may be lost at once, whichever they are. 0 without `shadow`, or with one machine.
+    /// Guards of each rank: so many machines may be lost at once, whichever they are. 0 without `shadow`, or with one
+    /// machine.
     pub guards: u32,
     /// Hours between losses of a machine, all machines together (`checkpoint.mtbf_hours`).
     pub mtbf_hours: f64,
@@ -119,7 +123,8 @@ pub fn survival(spec: &JobSpec, plan: &Plan) -> SurvivalReport {
     let losses = WEEK_HOURS / mtbf;
     let guards = guards_of(spec, plan);
     let count = guards.values().map(Vec::len).max().unwrap_or(0);
-    // Without guards every loss is one too many. With them the next ones have to come in time, and to hit what is left of a rank's holders.
+    // Without guards every loss is one too many. With them the next ones have to come in time, and to hit what is
+    // left of a rank's holders.
     let exposed = EXPOSED_SECONDS / (mtbf * 3600.0);
     let shadow_fails =
         at_least(count, exposed) * fatal_share(plan, &guards) + twins_fail(spec, plan, exposed);

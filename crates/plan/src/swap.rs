@@ -1,17 +1,20 @@
-//! Swapped micro-batches (CheckFree+, arXiv 2506.15461v2, section 4.3): every other one visits the two first and the two last stages in the
-//! other order, so that these learn each other's work and a lost end can be a copy of the stage beside it.
+//! Swapped micro-batches (CheckFree+, arXiv 2506.15461v2, section 4.3): every other one visits the two first and the
+//! two last stages in the other order, so that these learn each other's work and a lost end can be a copy of the
+//! stage beside it.
 //!
 //! ```text
 //!   usual    0             1      2  ...  s-3             s-2  s-1
 //!   swapped  0's embedding 1  0's blocks  2  ...  s-3  s-1's blocks  s-2  s-1's head        backward the same in reverse
 //! ```
 //!
-//! In: stages, the micro-batches of a lane. Out: the stops of each micro-batch, and for every rank the order of its forwards and backwards.
+//! In: stages, the micro-batches of a lane. Out: the stops of each micro-batch, and for every rank the order of its
+//! forwards and backwards.
 //!
-//! A rank at an end meets a swapped micro-batch twice, so 1F1B's fixed order doesn't fit. The programs are those of a simulated pipeline in
-//! which every rank that is idle does what is there for it, backwards first, then the oldest micro-batch, and a micro-batch enters when
-//! fewer than `stages + 2` are in flight. What entered always has a next operation that waits for nothing but its rank, so the simulation
-//! ends; and the order in which it did the operations is one in which each comes after what it waits for (PL-10).
+//! A rank at an end meets a swapped micro-batch twice, so 1F1B's fixed order doesn't fit. The programs are those of a
+//! simulated pipeline in which every rank that is idle does what is there for it, backwards first, then the oldest
+//! micro-batch, and a micro-batch enters when fewer than `stages + 2` are in flight. What entered always has a next
+//! operation that waits for nothing but its rank, so the simulation ends; and the order in which it did the
+//! operations is one in which each comes after what it waits for (PL-10).
 //!
 //! Deliberately absent: measured times. An order made for others is as right, and as safe, only slower.
 
@@ -33,7 +36,8 @@ pub struct Stop {
     pub part: Part,
 }
 
-/// Whether a micro-batch is swapped, in a job that swaps: every other one of a step, counted over all lanes, so that lanes don't enter.
+/// Whether a micro-batch is swapped, in a job that swaps: every other one of a step, counted over all lanes, so that
+/// lanes don't enter.
 #[must_use]
 pub fn is_swapped(micro_batch: u32) -> bool {
     micro_batch % 2 == 1

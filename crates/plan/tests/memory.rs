@@ -1,5 +1,5 @@
-//! Figures of memory that were counted by hand, and what they come to with other settings. That they are what a stage takes is tested where
-//! stages are (`rekindle-worker`).
+//! Figures of memory that were counted by hand, and what they come to with other settings. That they are what a stage
+//! takes is tested where stages are (`rekindle-worker`).
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
@@ -30,7 +30,8 @@ fn first(spec: &JobSpec, on: On) -> Memory {
     memory(spec, &planned(spec), Rank { lane: 0, stage: 0 }, on)
 }
 
-/// Numbers that one token keeps of a block beside its input: residual, query, key, value, attention's output, gate and up.
+/// Numbers that one token keeps of a block beside its input: residual, query, key, value, attention's output, gate
+/// and up.
 const NARROW: u64 = 64 + 3 * 64 + 64 + 2 * 128;
 /// And those that are never rounded: log-sum-exps of four heads, two norms.
 const WIDE: u64 = 4 + 2;

@@ -172,7 +172,8 @@ fn report_says_what_sources_survive() {
     );
     assert!(local.memory_bytes < 12 * parameters && local.memory_bytes > 3 * parameters);
     assert_eq!(local.bytes_per_step, 0);
-    // With two guards a ring of four has four sets of three machines, all there are; two more losses have to come within the minute.
+    // With two guards a ring of four has four sets of three machines, all there are; two more losses have to come
+    // within the minute.
     let twice = of(
         &shadowed.replace("[checkpoint]", "guards = 2\n[checkpoint]"),
         &four,

@@ -1,7 +1,8 @@
 //! Rekindle on the wire: code generated from `proto/`, conversions to and from `rekindle-types`, and errors.
 //!
 //! In: values of `rekindle-types` and [`ApiError`]. Out: messages, services, clients and `tonic::Status`; and back.
-//! The only crate that knows how a value looks on the wire: others name messages, but leave their meaning to [`convert`].
+//! The only crate that knows how a value looks on the wire: others name messages, but leave their meaning to
+//! [`convert`].
 //!
 //! Invariants
 //! - PR-1 A value that is encoded and decoded again is equal, floats to the bit.

@@ -1,4 +1,5 @@
-//! `docs/error-codes.md` lists exactly the reasons and classes there are; every message, field and value of `proto/` is explained.
+//! `docs/error-codes.md` lists exactly the reasons and classes there are; every message, field and value of `proto/`
+//! is explained.
 
 use std::path::PathBuf;
 

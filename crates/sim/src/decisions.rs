@@ -1,6 +1,8 @@
-//! What the coordinator may decide, by what it can know at that moment: checked when it decides, before the record is written.
+//! What the coordinator may decide, by what it can know at that moment: checked when it decides, before the record is
+//! written.
 //!
-//! In: the records it gives out. Out: violations of SM-9 (of a hang), and notes for the rules that are checked once a record is durable.
+//! In: the records it gives out. Out: violations of SM-9 (of a hang), and notes for the rules that are checked once a
+//! record is durable.
 
 use rekindle_coordinator_core::{Change, Effect};
 use rekindle_types::{Epoch, Failure, FailureClass, JobId, JobState};
@@ -38,8 +40,9 @@ impl World {
         }
     }
 
-    /// SM-9 of a hang: it is told of the rank that stands still. Where none does it is told of none, and only of a job whose ranks are all through: what
-    /// is overdue then is the last checkpoint, of which a lost worker may have been the only one to know.
+    /// SM-9 of a hang: it is told of the rank that stands still. Where none does it is told of none, and only of a
+    /// job whose ranks are all through: what is overdue then is the last checkpoint, of which a lost worker may have
+    /// been the only one to know.
     fn check_hang(&mut self, job: &JobId, epoch: Epoch, failure: &Failure) {
         let gang = self.gangs.get(&(job.clone(), epoch));
         let stuck = gang.and_then(|gang| gang.hung);

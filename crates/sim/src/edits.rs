@@ -1,4 +1,5 @@
-//! Trainers that outlive their epoch: they halt where a peer is gone or they are told to, and go over to the next plan. Some can't.
+//! Trainers that outlive their epoch: they halt where a peer is gone or they are told to, and go over to the next
+//! plan. Some can't.
 
 use rekindle_types::{Failure, FailureClass, RankId, StartTrainer};
 use rekindle_worker_core::TrainerKey;

@@ -160,7 +160,8 @@ impl World {
         }
     }
 
-    /// A copy of an order that the worker got before. Whoever has fences drops it, unless its trainer runs and it changes nothing.
+    /// A copy of an order that the worker got before. Whoever has fences drops it, unless its trainer runs and it
+    /// changes nothing.
     fn repeat_a_start(&mut self) {
         let Some(worker) = self.rng.index(self.hosts.len()) else {
             return;

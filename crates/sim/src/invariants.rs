@@ -1,18 +1,22 @@
 //! What must hold at every moment, checked from outside against what was written, sent and started.
 //!
 //! - SM-1 One plan per job and epoch; trainers are started for exactly that plan.
-//! - SM-2 Durable before visible: orders, acknowledgements of ends, answers and lines depend on records on the disk only.
+//! - SM-2 Durable before visible: orders, acknowledgements of ends, answers and lines depend on records on the disk
+//!   only.
 //! - SM-3 Nothing acts on an older (or unknown) epoch; one living trainer per job and rank on
 //!   the workers the coordinator knows, beside one of an older epoch elsewhere that has halted, failed or finished.
 //! - SM-4 Every job ends, and nothing is left running.
 //! - SM-5 One request, one job.
-//! - SM-6 A step isn't reported twice with different content (but for the epoch, where it was run again), nor after the job's end.
+//! - SM-6 A step isn't reported twice with different content (but for the epoch, where it was run again), nor after
+//!   the job's end.
 //! - SM-7 The fold of the journal is the durable state, and a restart can take it up.
 //! - SM-8 The coordinator never halts of itself.
-//! - SM-9 A job that lost a trainer names it, and of one that hangs the rank that stands still, not one that waits; one that lost none and wasn't cancelled succeeds. A job goes on after a loss as long as it may restart; one that doesn't save its
-//!   state may fail when no step of it is whole in the memory of the workers that weren't lost.
+//! - SM-9 A job that lost a trainer names it, and of one that hangs the rank that stands still, not one that waits;
+//!   one that lost none and wasn't cancelled succeeds. A job goes on after a loss as long as it may restart; one that
+//!   doesn't save its state may fail when no step of it is whole in the memory of the workers that weren't lost.
 //!
-//! What depends on the moment at which the coordinator decides is in [`crate::decisions`], when a step is whole in [`crate::whole`].
+//! What depends on the moment at which the coordinator decides is in [`crate::decisions`], when a step is whole in
+//! [`crate::whole`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -261,14 +265,16 @@ impl World {
         }
     }
 
-    /// Whether a host runs another trainer of the job's rank. A worker that the coordinator had to give up, or hadn't heard of since it started, when
-    /// it made the plan may go on with an older epoch's, which the epoch fences off, until it hears of it: it may come back at any moment since.
+    /// Whether a host runs another trainer of the job's rank. A worker that the coordinator had to give up, or hadn't
+    /// heard of since it started, when it made the plan may go on with an older epoch's, which the epoch fences off,
+    /// until it hears of it: it may come back at any moment since.
     fn rivals(&self, host: usize, worker: usize, key: &TrainerKey) -> bool {
         let planned = self.ledger.known.get(&(key.job.clone(), key.epoch));
         let known = planned.is_none_or(|known| known.contains(&name_of(host)));
         let rival = |(other, process): (&TrainerKey, &crate::world::Process)| {
             let older = other.epoch < key.epoch && host != worker;
-            // One that said that it failed or is through is on its way out, one that halted does nothing until it is told what.
+            // One that said that it failed or is through is on its way out, one that halted does nothing until it is
+            // told what.
             let fenced = older && (!known || process.failed || process.finished || process.halted);
             other.job == key.job && other.rank == key.rank && !fenced
         };

@@ -6,12 +6,13 @@
 //!            every event --> invariants SM-1 .. SM-13   trace --> hash: same seed, same bytes
 //! ```
 //!
-//! In: a [`SimConfig`]. Out: a [`SimReport`] with the first rule that was broken, if any, and the command that shows it again.
-//! The rules are listed where they are checked (src/invariants.rs, src/storage.rs).
+//! In: a [`SimConfig`]. Out: a [`SimReport`] with the first rule that was broken, if any, and the command that shows
+//! it again. The rules are listed where they are checked (src/invariants.rs, src/storage.rs).
 //!
 //! Invariant SM-10: a run depends on its configuration alone: no clock, no thread, no address, no unordered map.
 //!
-//! Deliberately absent: what trainers compute, the bytes on the wire, and the source `parity` (jobs here don't ask for it).
+//! Deliberately absent: what trainers compute, the bytes on the wire, and the source `parity` (jobs here don't ask
+//! for it).
 
 mod clients;
 mod config;

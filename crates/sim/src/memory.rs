@@ -1,7 +1,7 @@
 //! What lies in the machines' memory: states that trainers keep, their own and those of ranks they guard.
 //!
-//! - SM-13 A trainer goes on from memory only from a step that its worker has, or (of what a guard kept of it) the worker of the rank that it
-//!   is told to take it from.
+//! - SM-13 A trainer goes on from memory only from a step that its worker has, or (of what a guard kept of it) the
+//!   worker of the rank that it is told to take it from.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -174,8 +174,8 @@ impl World {
         }
     }
 
-    /// The trainer has met its peers: it gets what its guard kept or is made of its neighbours' states, if it has nothing itself, and gives its
-    /// guard of this epoch all it has.
+    /// The trainer has met its peers: it gets what its guard kept or is made of its neighbours' states, if it has
+    /// nothing itself, and gives its guard of this epoch all it has.
     fn fills(&mut self, worker: usize, key: &TrainerKey, from: u64, refill: Option<&Refill>) {
         for sender in refill
             .filter(|refill| !refill.is_exact())

@@ -1,9 +1,9 @@
 //! Checkpoints in the virtual world: parts that ranks made durable, manifests, damage, and what a search finds.
 //!
-//! - SM-11 A checkpoint is committed with a durable part of every rank of one plan, all of the same step, and only once; those of a
-//!   plan in the order of steps.
-//! - SM-12 A gang starts from the newest committed checkpoint that isn't damaged, or from the beginning where there is none; every
-//!   rank of it from the same.
+//! - SM-11 A checkpoint is committed with a durable part of every rank of one plan, all of the same step, and only
+//!   once; those of a plan in the order of steps.
+//! - SM-12 A gang starts from the newest committed checkpoint that isn't damaged, or from the beginning where there
+//!   is none; every rank of it from the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -111,7 +111,8 @@ impl World {
         });
     }
 
-    /// A manifest is written, or (one time in twelve) can't be. Of a coordinator that has died meanwhile it may be written as well.
+    /// A manifest is written, or (one time in twelve) can't be. Of a coordinator that has died meanwhile it may be
+    /// written as well.
     pub(crate) fn committed(&mut self, life: u32, commit: &Commit) {
         self.check_commit(commit);
         let current = life == self.coordinator_life;

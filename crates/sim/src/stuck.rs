@@ -26,7 +26,8 @@ impl World {
         }
     }
 
-    /// All but the one that stands still say that they wait, each for its neighbour on the way there; and again, as long as that lasts.
+    /// All but the one that stands still say that they wait, each for its neighbour on the way there; and again, as
+    /// long as that lasts.
     pub(crate) fn gang_speaks(&mut self, job: &JobId, epoch: Epoch) {
         let gang = self.gangs.get(&(job.clone(), epoch));
         let Some((stuck, step)) = gang

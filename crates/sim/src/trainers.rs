@@ -255,7 +255,8 @@ impl World {
         }
     }
 
-    /// Every rank's part of a checkpoint becomes durable after a while, or (seldom) doesn't. Returns after how long all have said so.
+    /// Every rank's part of a checkpoint becomes durable after a while, or (seldom) doesn't. Returns after how long
+    /// all have said so.
     fn save(&mut self, job: &JobId, step: u64, members: &[(usize, TrainerKey)]) -> u64 {
         let mut last = 1;
         for (worker, key) in members {
@@ -329,7 +330,8 @@ impl World {
         self.tell_worker(worker, life, Event::Exited { key, exit });
     }
 
-    /// The others of the gang notice, unless all is done. One that hasn't met them isn't missed: its worker may start another in its place.
+    /// The others of the gang notice, unless all is done. One that hasn't met them isn't missed: its worker may start
+    /// another in its place.
     pub(crate) fn gang_lost(&mut self, key: &TrainerKey, process: &Process) {
         if process.finished {
             return;

@@ -1,11 +1,13 @@
 //! Whether a job's state is whole in the memory of its workers, seen from outside: then it may not be given up (SM-9).
 //!
-//! A step is whole when every rank's state of it is there: the rank's own, or what a guard has of it, which where that is moments alone takes the
-//! weights of another lane as of the same step. It has to be where the job ran when it last committed a step, or runs now: what older epochs left
-//! elsewhere nobody looks for. And a worker counts only if what it has is to be found: it was never lost; or it came back since, and the job has
-//! committed a step after that, of which it has all that is its to have. (One that was lost may have been waited for in vain.)
+//! A step is whole when every rank's state of it is there: the rank's own, or what a guard has of it, which where
+//! that is moments alone takes the weights of another lane as of the same step. It has to be where the job ran when
+//! it last committed a step, or runs now: what older epochs left elsewhere nobody looks for. And a worker counts only
+//! if what it has is to be found: it was never lost; or it came back since, and the job has committed a step after
+//! that, of which it has all that is its to have. (One that was lost may have been waited for in vain.)
 //!
-//! What a trainer that was killed in an update spoiled is not whole, so such a job may fail though its ranks have guards, if those are lost next.
+//! What a trainer that was killed in an update spoiled is not whole, so such a job may fail though its ranks have
+//! guards, if those are lost next.
 
 use std::collections::BTreeSet;
 

@@ -57,7 +57,8 @@ impl World {
         self.tell_worker(worker, life, Event::Tick);
     }
 
-    /// The worker's process dies, and its trainers with it; its machine as well every other time, and then what is in memory is gone.
+    /// The worker's process dies, and its trainers with it; its machine as well every other time, and then what is in
+    /// memory is gone.
     pub(crate) fn crash_worker(&mut self, worker: usize) {
         if self.hosts[worker].machine.take().is_none() {
             return;

@@ -46,9 +46,9 @@ fn no_rule_is_broken() {
     }
 }
 
-/// The journal is cut at every record of an otherwise undisturbed run: before anybody heard that it is durable, and after what waited for it
-/// was done. No rule may be broken (among them: the fold is the live state, no step is lost or committed twice), and every job must end as
-/// it would have. `REKINDLE_CUT_SEEDS=200` for more seeds.
+/// The journal is cut at every record of an otherwise undisturbed run: before anybody heard that it is durable, and
+/// after what waited for it was done. No rule may be broken (among them: the fold is the live state, no step is lost
+/// or committed twice), and every job must end as it would have. `REKINDLE_CUT_SEEDS=200` for more seeds.
 #[test]
 fn a_coordinator_that_dies_at_any_record_changes_no_jobs_end() {
     let many = std::env::var("REKINDLE_CUT_SEEDS")

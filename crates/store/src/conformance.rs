@@ -26,8 +26,8 @@ fn numbered(range: std::ops::RangeInclusive<u64>) -> Vec<(Seq, Record)> {
     range.map(|number| (Seq(number), sample(number))).collect()
 }
 
-/// Runs the suite. `reopen` is called with the store in use, ends its life as a crash would, and gives the one that is found after;
-/// called with none it gives an empty one.
+/// Runs the suite. `reopen` is called with the store in use, ends its life as a crash would, and gives the one that
+/// is found after; called with none it gives an empty one.
 ///
 /// # Errors
 /// The first rule that was broken, or what the store said.

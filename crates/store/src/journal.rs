@@ -113,7 +113,8 @@ impl Journal {
         write().map_err(|error| self.io("written", &error))
     }
 
-    /// A database without the format's mark is another program's, unless it is quite empty (a crash right after its making).
+    /// A database without the format's mark is another program's, unless it is quite empty (a crash right after its
+    /// making).
     fn check_format(&self) -> Result<(), StoreError> {
         let transaction = self
             .database

@@ -8,7 +8,8 @@
 //! In: records with their numbers. Out: the same records, in order, after any crash that followed the `append`.
 //!
 //! Invariants
-//! - ST-1 When `append` has returned, its records survive a crash of process and machine; when it fails, none of them is kept.
+//! - ST-1 When `append` has returned, its records survive a crash of process and machine; when it fails, none of them
+//!   is kept.
 //! - ST-2 Numbers rise by one from 1; anything else is refused.
 //! - ST-3 A journal is open in one process at a time.
 //! - ST-4 What is read is what was written: every record carries a checksum and its format's version.

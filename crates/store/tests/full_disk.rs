@@ -1,4 +1,5 @@
-//! A journal on a disk that gets full: what was acknowledged stays, what wasn't is gone, and with room it goes on (ST-1).
+//! A journal on a disk that gets full: what was acknowledged stays, what wasn't is gone, and with room it goes on
+//! (ST-1).
 //!
 //! Needs root, see [`disk`].
 

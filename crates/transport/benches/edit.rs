@@ -1,9 +1,11 @@
-//! How long a mesh takes to go over to another epoch after one of its ranks was replaced: all connections anew, against an edit.
+//! How long a mesh takes to go over to another epoch after one of its ranks was replaced: all connections anew,
+//! against an edit.
 //!
-//! `cargo bench -p rekindle-transport --bench edit [-- ROUNDS]`. Ranks are threads of this process, linked everybody to everybody over 127.0.0.1;
-//! rank 3 is a new endpoint in every round, as a new process would be. From when the ranks are told until each has heard every other one in
-//! the new epoch; the two ways by turns, medians and the spread over rounds. "Rebuild" ends the transports there are without goodbyes, as the end
-//! of a process does, and keeps the endpoints; starting processes isn't in it.
+//! `cargo bench -p rekindle-transport --bench edit [-- ROUNDS]`. Ranks are threads of this process, linked everybody
+//! to everybody over 127.0.0.1; rank 3 is a new endpoint in every round, as a new process would be. From when the
+//! ranks are told until each has heard every other one in the new epoch; the two ways by turns, medians and the
+//! spread over rounds. "Rebuild" ends the transports there are without goodbyes, as the end of a process does, and
+//! keeps the endpoints; starting processes isn't in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};

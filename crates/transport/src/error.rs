@@ -246,7 +246,8 @@ pub enum TransportError {
         /// Whose part was added last.
         from: RankId,
     },
-    /// NCCL, or the device under it, failed on the way to or from a peer. Which end is at fault can't be told from here.
+    /// NCCL, or the device under it, failed on the way to or from a peer. Which end is at fault can't be told from
+    /// here.
     #[error("NCCL between this rank and {rank}: {detail}")]
     Nccl {
         /// The peer.

@@ -25,15 +25,17 @@
 //! - TR-5 A frame of another job, a newer epoch (but the fence that goes before it), another pair of ranks, or over the
 //!   size bound ends the connection with a named error; one of an older epoch is dropped and counted. Neither is ever
 //!   delivered.
-//! - TR-6 Every thread is owned by a transport, or by the one that took its connection over, and joined when that is closed or
-//!   dropped, within the linger bound; one that is stuck inside NCCL is left behind after a bound of its own.
+//! - TR-6 Every thread is owned by a transport, or by the one that took its connection over, and joined when that is
+//!   closed or dropped, within the linger bound; one that is stuck inside NCCL is left behind after a bound of its
+//!   own.
 //! - TR-7 What arrived before a connection ended can still be received; only then does `recv` report the end.
 //!
-//! A transport is of one epoch. The next one may take its connections over ([`TcpEndpoint::edit`]), so that only links are
-//! made whose ends changed; queues, counters and errors begin anew.
+//! A transport is of one epoch. The next one may take its connections over ([`TcpEndpoint::edit`]), so that only
+//! links are made whose ends changed; queues, counters and errors begin anew.
 //!
-//! Deliberately absent: reconnecting within an epoch (a broken link is the coordinator's business: it makes a new plan under
-//! a new epoch), encryption, discovery of addresses, asynchronous code (trainers are threads that compute).
+//! Deliberately absent: reconnecting within an epoch (a broken link is the coordinator's business: it makes a new
+//! plan under a new epoch), encryption, discovery of addresses, asynchronous code (trainers are threads that
+//! compute).
 
 mod apart;
 mod buffer;

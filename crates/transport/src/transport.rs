@@ -70,13 +70,13 @@ pub trait Transport: Send + Sync {
     fn flush(&self, deadline: Deadline) -> Result<(), TransportError>;
 
     /// Gives up this epoch: every call that waits here returns `Aborted` at once, and so does every later one; linked
-    /// peers that wait for this rank get `PeerAborted`, once what was being written is through. The first reason stays.
-    /// Never blocks. It isn't passed on to peers of peers. Connections stand until this is closed or another epoch takes them over, but
-    /// for those beside which payloads go another way: these end.
+    /// peers that wait for this rank get `PeerAborted`, once what was being written is through. The first reason
+    /// stays. Never blocks. It isn't passed on to peers of peers. Connections stand until this is closed or another
+    /// epoch takes them over, but for those beside which payloads go another way: these end.
     fn abort(&self, reason: &str);
 
-    /// Of the threads of this rank that are blocked in `send`, `recv` or `flush`: what the one waits for that has waited longest. Calls that
-    /// needn't wait don't show here.
+    /// Of the threads of this rank that are blocked in `send`, `recv` or `flush`: what the one waits for that has
+    /// waited longest. Calls that needn't wait don't show here.
     fn blocked(&self) -> Option<Blocked>;
 
     /// Counters so far.

@@ -45,7 +45,8 @@ pub enum FrameType {
     Abort,
     /// The sender goes over to the header's epoch: what follows is of that one.
     Fence,
-    /// A tagged payload that doesn't follow: it goes another way than the connection, once the receiver is ready for it.
+    /// A tagged payload that doesn't follow: it goes another way than the connection, once the receiver is ready for
+    /// it.
     Apart(Tag),
     /// The sender is ready for the oldest payload apart that it hasn't said this of.
     Ready,

@@ -1,4 +1,5 @@
-//! What only TCP has: handshakes, strangers, peers that die, the next epoch on the same port, peers that don't follow there.
+//! What only TCP has: handshakes, strangers, peers that die, the next epoch on the same port, peers that don't follow
+//! there.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use std::collections::{BTreeMap, BTreeSet};

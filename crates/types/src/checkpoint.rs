@@ -4,9 +4,9 @@
 //!   rank --CheckpointPart (its files, durable)--> worker --> coordinator --all parts of a step--> manifest.json = COMMIT POINT
 //! ```
 //!
-//! A file is a safetensors header followed by sections without gaps; a section is a run of elements of one layer's flat buffer. A
-//! section is checked in chunks of whole blocks ([`BLOCK`] elements): a chunk's digest is the [`StateDigest`] of its blocks. So the digests
-//! of all files add up to the state digest of the step.
+//! A file is a safetensors header followed by sections without gaps; a section is a run of elements of one layer's
+//! flat buffer. A section is checked in chunks of whole blocks ([`BLOCK`] elements): a chunk's digest is the
+//! [`StateDigest`] of its blocks. So the digests of all files add up to the state digest of the step.
 //!
 //! Deliberately absent: bytes, and where they lie (see `rekindle-checkpoint`).
 
@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BLOCK, LayerId, RankId, Rebuilt, StateDigest, StateKind};
 
-/// Chunks a section is cut into at most, unless they got larger than [`MOST_CHUNK_BLOCKS`]. Reading a part of a section reads at most
-/// two chunks too much.
+/// Chunks a section is cut into at most, unless they got larger than [`MOST_CHUNK_BLOCKS`]. Reading a part of a
+/// section reads at most two chunks too much.
 const CHUNKS: u64 = 128;
 /// Blocks of a chunk at most: 4 MiB of 32-bit floats.
 const MOST_CHUNK_BLOCKS: u64 = 1024;

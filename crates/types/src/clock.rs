@@ -1,6 +1,7 @@
 //! Time as the pure machines count it: never backwards, and not in leaps.
 //!
-//! In: the shell's wall clock, which may jump either way. Out: a monotonic count in milliseconds from the machine's start.
+//! In: the shell's wall clock, which may jump either way. Out: a monotonic count in milliseconds from the machine's
+//! start.
 
 /// Milliseconds of a wall clock, since the Unix epoch where it matters.
 pub type Millis = u64;
@@ -35,8 +36,8 @@ impl Clock {
         self.wall.unwrap_or(0)
     }
 
-    /// When, by the wall clock of the last reading, `deadline` comes, but at most half a `max_step` ahead so that no time is
-    /// taken for a leap. Before the first reading: at once.
+    /// When, by the wall clock of the last reading, `deadline` comes, but at most half a `max_step` ahead so that no
+    /// time is taken for a leap. Before the first reading: at once.
     #[must_use]
     pub fn wall_of(&self, deadline: Mono, max_step: Millis) -> Millis {
         match self.wall {

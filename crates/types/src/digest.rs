@@ -1,5 +1,5 @@
-//! Digests of state that don't depend on who holds which part. The same sums check the blocks of checkpoint files, so that a file's
-//! digests add up to the digest that the run reported.
+//! Digests of state that don't depend on who holds which part. The same sums check the blocks of checkpoint files, so
+//! that a file's digests add up to the digest that the run reported.
 
 use std::fmt;
 use std::str::FromStr;
@@ -52,8 +52,8 @@ pub fn layer_code(layer: LayerId) -> u32 {
     }
 }
 
-/// The wrapping sum over blocks of xxh3_128 of their bytes, seeded by (layer, kind, block). Digests of disjoint parts add up to
-/// the digest of the whole. As text: 32 hex digits.
+/// The wrapping sum over blocks of xxh3_128 of their bytes, seeded by (layer, kind, block). Digests of disjoint parts
+/// add up to the digest of the whole. As text: 32 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct StateDigest(pub u128);

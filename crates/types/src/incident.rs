@@ -75,7 +75,8 @@ pub struct NotedFailure {
     pub failure: Failure,
 }
 
-/// When an incident's phases were reached, milliseconds since the Unix epoch by the coordinator's clock (which may be set back).
+/// When an incident's phases were reached, milliseconds since the Unix epoch by the coordinator's clock (which may be
+/// set back).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IncidentTimes {
@@ -85,7 +86,8 @@ pub struct IncidentTimes {
     pub decided: Option<u64>,
     /// The new plan was made; nothing followed from it before it was durable.
     pub placed: Option<u64>,
-    /// All trainers of the new plan held their state and were told to connect. None too when the coordinator was down just then.
+    /// All trainers of the new plan held their state and were told to connect. None too when the coordinator was down
+    /// just then.
     pub ready: Option<u64>,
     /// The first step of the new epoch was committed; where no step was left to run: the job ended.
     pub rejoined: Option<u64>,
@@ -118,8 +120,8 @@ pub struct Incident {
     pub next_epoch: Option<Epoch>,
     /// How far it is.
     pub state: IncidentState,
-    /// The failures noted, in order: the first is what was seen first, the INITIATING one is the verdict. Late ones of trainers that
-    /// were already to be stopped are among them, as long as the job hasn't failed.
+    /// The failures noted, in order: the first is what was seen first, the INITIATING one is the verdict. Late ones
+    /// of trainers that were already to be stopped are among them, as long as the job hasn't failed.
     pub failures: Vec<NotedFailure>,
     /// Further failures that were noted and aren't kept.
     pub more_failures: u64,
@@ -131,8 +133,8 @@ pub struct Incident {
     pub source_url: Option<String>,
     /// Whether the state is the one an undisturbed run has after that step, bit for bit.
     pub exact: bool,
-    /// The last step the ended epoch had committed (or the one it had started from, where it had committed none), as far as known:
-    /// a coordinator that has just been restarted may not have heard of any.
+    /// The last step the ended epoch had committed (or the one it had started from, where it had committed none), as
+    /// far as known: a coordinator that has just been restarted may not have heard of any.
     pub last_step: Option<u64>,
     /// The step the job went on after; 0: the job's first weights.
     pub resumed_step: Option<u64>,

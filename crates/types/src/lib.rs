@@ -1,4 +1,5 @@
-//! The vocabulary of Rekindle: identifiers, the job specification and its validation, plans as data, states and reasons.
+//! The vocabulary of Rekindle: identifiers, the job specification and its validation, plans as data, states and
+//! reasons.
 //!
 //! In: nothing but values. Out: nothing but values. Pure: no clock, no randomness, no IO, no async.
 //!

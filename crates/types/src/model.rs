@@ -1,7 +1,7 @@
 //! The shape of a LLaMA-family model and the flat layout of its layers.
 //!
-//! A layer's tensors lie one after another in one flat buffer, in the order of [`ModelConfig::layout`]. Weights, gradients and
-//! both Adam moments use the same layout, so that every mechanism works on ranges of flat buffers.
+//! A layer's tensors lie one after another in one flat buffer, in the order of [`ModelConfig::layout`]. Weights,
+//! gradients and both Adam moments use the same layout, so that every mechanism works on ranges of flat buffers.
 
 use std::fmt;
 
@@ -68,7 +68,8 @@ impl fmt::Display for LayerId {
     }
 }
 
-/// Which of its layers a stage takes a micro-batch through at once. Swapped micro-batches visit a stage at an end of the pipeline twice.
+/// Which of its layers a stage takes a micro-batch through at once. Swapped micro-batches visit a stage at an end of
+/// the pipeline twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// All.
@@ -163,7 +164,8 @@ impl LayerLayout {
 
 /// Transformer blocks at most.
 const MOST_BLOCKS: u32 = 1 << 16;
-/// Parameters at most: a thousand times what anybody trains, and a thousandth of what would be too many to count bytes of.
+/// Parameters at most: a thousand times what anybody trains, and a thousandth of what would be too many to count
+/// bytes of.
 const MOST_PARAMETERS: u64 = 1 << 44;
 
 impl ModelConfig {
@@ -273,7 +275,8 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// Sizes that are fine one by one may not be together. What follows counts in 64 bits, bytes of all kinds of state included.
+    /// Sizes that are fine one by one may not be together. What follows counts in 64 bits, bytes of all kinds of
+    /// state included.
     fn check_product(&self) -> Result<(), ModelConfigError> {
         let query = u64::from(self.num_attention_heads) * u64::from(self.head_dim);
         if query > 1 << 24 {

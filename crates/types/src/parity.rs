@@ -1,4 +1,5 @@
-//! What lies in memory of groups that keep parities of each other's states (source `parity`): what trainers tell of it, and who works out what of it.
+//! What lies in memory of groups that keep parities of each other's states (source `parity`): what trainers tell of
+//! it, and who works out what of it.
 
 use serde::{Deserialize, Serialize};
 

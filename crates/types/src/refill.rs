@@ -31,11 +31,13 @@ pub struct Origin {
 pub enum Refill {
     /// This rank has it in its worker's memory, where a guard left it, and sends it. Exact.
     Guard(RankId),
-    /// It is in sets of parities: its own, which it takes it out of, or those of its group, which it is worked out from. Exact.
+    /// It is in sets of parities: its own, which it takes it out of, or those of its group, which it is worked out
+    /// from. Exact.
     Parity(Parities),
     /// Nobody has it: it is made of what these ranks have, whose shares add up to 1. Approximate.
     Mean(Vec<Share>),
-    /// The same, but the trainers try other shares of these ranks, too, and take those with the lowest loss on a micro-batch. Approximate.
+    /// The same, but the trainers try other shares of these ranks, too, and take those with the lowest loss on a
+    /// micro-batch. Approximate.
     Best {
         /// The shares that are tried first.
         best_of: Vec<Share>,

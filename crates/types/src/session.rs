@@ -117,8 +117,8 @@ pub enum Command {
         /// What they start from.
         from: Origin,
     },
-    /// The epoch is over: its trainers that train give it up and wait for the next one ([`Report::Halted`], then a `Start` of a newer epoch or a
-    /// `Stop`). Those that can't are ended.
+    /// The epoch is over: its trainers that train give it up and wait for the next one ([`Report::Halted`], then a
+    /// `Start` of a newer epoch or a `Stop`). Those that can't are ended.
     Halt {
         /// The job.
         job: JobId,
@@ -172,7 +172,8 @@ pub struct StartTrainer {
     pub start: Option<StartPoint>,
     /// Mean time between failures as known now, seconds: for `every = "auto"`.
     pub mtbf_seconds: f64,
-    /// The newest step that an epoch before was heard to commit; of it and those before it the coordinator has the lines. None: it knows of none.
+    /// The newest step that an epoch before was heard to commit; of it and those before it the coordinator has the
+    /// lines. None: it knows of none.
     #[serde(default)]
     pub heard: Option<u64>,
 }
@@ -218,7 +219,8 @@ pub enum Report {
         /// What went wrong and what to do.
         message: String,
     },
-    /// It can't go on before the place of its checkpoints has taken what it was given; said now and then while that lasts.
+    /// It can't go on before the place of its checkpoints has taken what it was given; said now and then while that
+    /// lasts.
     WaitsForStorage {
         /// The step it is at.
         step: u64,

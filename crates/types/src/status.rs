@@ -159,7 +159,8 @@ pub struct StepReport {
     /// Mean cross-entropy on held-out data after the step, nats, on evaluation steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
-    /// Norm of the mean gradient of each pipeline stage before clipping, where the job may recover by `neighbour_average`.
+    /// Norm of the mean gradient of each pipeline stage before clipping, where the job may recover by
+    /// `neighbour_average`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stage_norms: Vec<f64>,
 }

@@ -1,8 +1,9 @@
 //! What a trainer says while a step takes long: how far it is, and whom it waits for.
 //!
-//! A trainer that hasn't committed a step for a while says so again and again, whether it gets on or not. So of a gang that stands still everybody
-//! but the one at fault is heard to wait for another, and one that others wait for and that says nothing stands still itself. Deliberately
-//! absent: what follows from that (the coordinator's business), and any length of a step that would be too long.
+//! A trainer that hasn't committed a step for a while says so again and again, whether it gets on or not. So of a
+//! gang that stands still everybody but the one at fault is heard to wait for another, and one that others wait for
+//! and that says nothing stands still itself. Deliberately absent: what follows from that (the coordinator's
+//! business), and any length of a step that would be too long.
 
 use serde::{Deserialize, Serialize};
 

@@ -30,15 +30,15 @@ pub struct Arena {
     slots: Mutex<[Option<u64>; 2]>,
 }
 
-// SAFETY: the mapping belongs to this value; memory behind the header is given out once each (`take`), and the header is only touched
-// with `slots` locked.
+// SAFETY: the mapping belongs to this value; memory behind the header is given out once each (`take`), and the header
+// is only touched with `slots` locked.
 unsafe impl Send for Arena {}
 // SAFETY: as above.
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Makes the file anew, with room for `bytes` of state, and reserves all of it now: later there may be none, and a page that can't be had
-    /// then ends the process.
+    /// Makes the file anew, with room for `bytes` of state, and reserves all of it now: later there may be none, and
+    /// a page that can't be had then ends the process.
     ///
     /// # Errors
     /// [`VaultError`]: no room, no such folder.
@@ -116,8 +116,8 @@ impl Arena {
         (from >= HEADER).then_some(from as u64..end as u64)
     }
 
-    /// Makes a step valid: everything its entries name is written and stays as it is until it is retired (VA-1). The older of two
-    /// steps must be retired before.
+    /// Makes a step valid: everything its entries name is written and stays as it is until it is retired (VA-1). The
+    /// older of two steps must be retired before.
     ///
     /// # Errors
     /// [`VaultError::TooLarge`] for more entries than the table has room for, or a third step.

@@ -7,7 +7,8 @@
 //!   264 KiB  the state
 //! ```
 //!
-//! A slot is written with digest 0, then made valid by storing the digest of the rest. A process that dies in between leaves it not valid.
+//! A slot is written with digest 0, then made valid by storing the digest of the rest. A process that dies in between
+//! leaves it not valid.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -131,8 +132,8 @@ pub(crate) fn retire(slot: &mut [u8]) {
 /// Stores the digest after everything written before, and before everything written after.
 fn store(slot: &mut [u8], digest: u64) {
     fence(Ordering::SeqCst);
-    // SAFETY: a slot starts at a multiple of 8 inside a mapping and has room for the digest; atomic access to memory that this process
-    // borrows uniquely is fine.
+    // SAFETY: a slot starts at a multiple of 8 inside a mapping and has room for the digest; atomic access to memory
+    // that this process borrows uniquely is fine.
     let cell = unsafe { AtomicU64::from_ptr(slot.as_mut_ptr().cast()) };
     cell.store(digest, Ordering::SeqCst);
     fence(Ordering::SeqCst);

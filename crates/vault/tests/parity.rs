@@ -1,4 +1,5 @@
-//! Every loss that a group is made for, on whole groups: all members encode, some are lost, the others give their states back.
+//! Every loss that a group is made for, on whole groups: all members encode, some are lost, the others give their
+//! states back.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,6 +1,7 @@
 //! Faults on request: what is refused, what is done at once, what a moment later so that the answer gets out first.
 //!
-//! In: orders of the coordinator. Out: an answer to each, and effects on this worker's own trainers, session and process (WC-10).
+//! In: orders of the coordinator. Out: an answer to each, and effects on this worker's own trainers, session and
+//! process (WC-10).
 //!
 //! Deliberately absent: which fault comes when; the coordinator's client decides.
 

@@ -43,11 +43,13 @@ pub struct WorkerConfig {
     pub halt_limit: Millis,
     /// A trainer that goes over to another epoch is started again instead if it isn't ready after this time.
     pub edit_limit: Millis,
-    /// A worker that is asked to leave gives the coordinator this long to have state saved and trainers stopped; 0: none.
+    /// A worker that is asked to leave gives the coordinator this long to have state saved and trainers stopped; 0:
+    /// none.
     pub drain_limit: Millis,
     /// A shutdown waits this long for killed trainers and unacknowledged ends; then the worker leaves.
     pub leave_limit: Millis,
-    /// The longest time that may pass for the machine between two events (a longer gap is a clock jump or a standstill).
+    /// The longest time that may pass for the machine between two events (a longer gap is a clock jump or a
+    /// standstill).
     pub max_step: Millis,
     /// Whether faults are injected on request (WC-10).
     pub allow_chaos: bool,

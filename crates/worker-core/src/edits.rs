@@ -7,8 +7,8 @@
 //!                      stopped               stopped                                     another process for the same epoch
 //! ```
 //!
-//! Whatever goes wrong ends as it would without: the process ends, and another one is started. What a process that was edited leaves in memory is
-//! what its epochs before left, until it is ready.
+//! Whatever goes wrong ends as it would without: the process ends, and another one is started. What a process that
+//! was edited leaves in memory is what its epochs before left, until it is ready.
 
 use rekindle_types::{Epoch, JobId, Report, TrainerPhase};
 

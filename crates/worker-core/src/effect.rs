@@ -8,7 +8,8 @@ use crate::trainer_messages::ToTrainer;
 /// One thing to do, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// Connect and register; answer with `SessionOpened`, `SessionRefused` or `SessionClosed`. An earlier session is dropped.
+    /// Connect and register; answer with `SessionOpened`, `SessionRefused` or `SessionClosed`. An earlier session is
+    /// dropped.
     OpenSession {
         /// What to say.
         registration: Box<Registration>,
@@ -40,8 +41,8 @@ pub enum Effect {
         /// What it computes on.
         device: DeviceId,
     },
-    /// The process of trainer `from` is trainer `key` from now on: everything it says is that one's, also what it has said and wasn't heard yet.
-    /// Pass it `Edit`.
+    /// The process of trainer `from` is trainer `key` from now on: everything it says is that one's, also what it has
+    /// said and wasn't heard yet. Pass it `Edit`.
     EditTrainer {
         /// What it was.
         from: TrainerKey,

@@ -1,4 +1,5 @@
-//! What happens to trainers: start, connect, stop, what they say, how they end (WC-2, WC-4). Going over to another epoch is in [`crate::edits`].
+//! What happens to trainers: start, connect, stop, what they say, how they end (WC-2, WC-4). Going over to another
+//! epoch is in [`crate::edits`].
 
 use rekindle_types::{Epoch, Failure, FailureClass, JobId, RankId, Report, StartTrainer, TrainerPhase};
 
@@ -95,7 +96,8 @@ impl Worker {
         self.spawn_startable();
     }
 
-    /// What is kept in memory for a job that has ended can go, as soon as none of its trainers is left that may add to it.
+    /// What is kept in memory for a job that has ended can go, as soon as none of its trainers is left that may add
+    /// to it.
     pub(crate) fn forget(&mut self, job: JobId) {
         let of = |key: &TrainerKey| key.job == job;
         if self.trainers.living.keys().any(of) {
@@ -212,7 +214,8 @@ impl Worker {
                 None => return,
             },
             FromTrainer::Finished => Report::Finished,
-            // A trainer that was told to stop may see its peers go first: that is no failure. What its device has met is.
+            // A trainer that was told to stop may see its peers go first: that is no failure. What its device has met
+            // is.
             FromTrainer::Failed(failure) if trainer.ends_as_told() && !failure.class.blames_device() => {
                 return;
             }

@@ -59,7 +59,8 @@ impl Worker {
         }
     }
 
-    /// Takes an event at `now` (any clock, milliseconds) and says what to do, in order. After `Exit` nothing more comes.
+    /// Takes an event at `now` (any clock, milliseconds) and says what to do, in order. After `Exit` nothing more
+    /// comes.
     pub fn handle(&mut self, now: Millis, event: Event) -> Vec<Effect> {
         self.clock.advance(now, self.config.max_step);
         self.started = true;
@@ -84,8 +85,8 @@ impl Worker {
         std::mem::take(&mut self.out)
     }
 
-    /// When to send a `Tick` at the latest, on the clock of the last `now`: the shell waits for the difference to that `now` on a clock
-    /// that doesn't jump.
+    /// When to send a `Tick` at the latest, on the clock of the last `now`: the shell waits for the difference to
+    /// that `now` on a clock that doesn't jump.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Millis> {
         if self.gone {
@@ -217,8 +218,8 @@ impl Worker {
         }
     }
 
-    /// Asked to leave: the coordinator is told at once, so that it has the state saved and the trainers stopped. What still runs
-    /// after [`WorkerConfig::drain_limit`] is stopped all the same. Asked again: leaves at once.
+    /// Asked to leave: the coordinator is told at once, so that it has the state saved and the trainers stopped. What
+    /// still runs after [`WorkerConfig::drain_limit`] is stopped all the same. Asked again: leaves at once.
     fn shutdown(&mut self) {
         if self.leaving.is_some() {
             self.exit();

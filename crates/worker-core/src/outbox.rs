@@ -1,7 +1,7 @@
 //! Reports that wait for the coordinator's acknowledgement (WC-1).
 //!
-//! Bounded: when it is full the oldest Step report makes room. Everything else is bounded by the number of trainers, so it is
-//! kept beyond the bound: of a trainer's watermarks only the newest is.
+//! Bounded: when it is full the oldest Step report makes room. Everything else is bounded by the number of trainers,
+//! so it is kept beyond the bound: of a trainer's watermarks only the newest is.
 
 use std::collections::VecDeque;
 

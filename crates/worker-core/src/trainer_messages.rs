@@ -6,7 +6,8 @@
 //!                       Watermark whenever a step takes long; Halted, then Ready again, for another epoch
 //! ```
 //!
-//! The end of stdin means the worker is gone: the trainer ends as if told to stop. A line is at most [`MAX_LINE`] bytes.
+//! The end of stdin means the worker is gone: the trainer ends as if told to stop. A line is at most [`MAX_LINE`]
+//! bytes.
 
 use std::collections::BTreeMap;
 
@@ -47,8 +48,8 @@ pub enum ToTrainer {
     Save,
     /// The epoch is over: give it up, say `Halted`, and wait. One that isn't at its steps yet ends as if told to stop.
     Halt,
-    /// What to be in the next epoch, after `Halted`: the same rank, layers and job. The trainer keeps its process, text, endpoint and connections,
-    /// looks for its state, and says `Ready`.
+    /// What to be in the next epoch, after `Halted`: the same rank, layers and job. The trainer keeps its process,
+    /// text, endpoint and connections, looks for its state, and says `Ready`.
     Edit {
         /// Rank, job and plan.
         start: Box<StartTrainer>,
@@ -89,7 +90,8 @@ pub enum FromTrainer {
         /// What went wrong and what to do.
         message: String,
     },
-    /// It can't go on before the place of its checkpoints has taken what it was given; said now and then while that lasts.
+    /// It can't go on before the place of its checkpoints has taken what it was given; said now and then while that
+    /// lasts.
     WaitsForStorage {
         /// The step it is at.
         step: u64,

@@ -81,7 +81,8 @@ impl Trainer {
         self.halt == Halt::Done && !self.stopping && !self.said_end
     }
 
-    /// Whether it can go over to the plan of `start`, as the rank that it is: it waits, and what it computes is of the same shape.
+    /// Whether it can go over to the plan of `start`, as the rank that it is: it waits, and what it computes is of
+    /// the same shape.
     pub(crate) fn may_go_over(&self, start: &StartTrainer) -> bool {
         self.waits() && self.start.plan.is_cut_as(&start.plan) && self.start.spec == start.spec
     }

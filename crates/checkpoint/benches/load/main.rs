@@ -5,8 +5,8 @@
 //! in a changing order, with the files out of the page cache and in it; medians and the spread over rounds are printed, and the
 //! processor time for each GB, which other load on the machine disturbs less.
 //!
-//! Plain reads: as many threads, positioned reads of at most 8 MiB of exactly the bytes wanted, nothing else. Once into one buffer a thread, once
-//! into memory for all of them, which is what loading has to do.
+//! Plain reads: as many threads, positioned reads of at most 8 MiB of exactly the bytes wanted, nothing else. Once
+//! into one buffer a thread, once into memory for all of them, which is what loading has to do.
 
 #[path = "../persist/measure.rs"]
 #[allow(dead_code)] // Part of it.

@@ -1,5 +1,5 @@
-//! Somebody who writes as many bytes as a save, the same way, and has nothing to do with the training: what the disk's work alone takes from a
-//! step on this machine. No saving to that disk can take less.
+//! Somebody who writes as many bytes as a save, the same way, and has nothing to do with the training: what the
+//! disk's work alone takes from a step on this machine. No saving to that disk can take less.
 
 use std::path::Path;
 use std::sync::mpsc::{SyncSender, sync_channel};

@@ -7,7 +7,8 @@ use super::Error;
 /// Processor time of this process so far, user and system, seconds.
 pub fn cpu_seconds() -> f64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the pointer is valid for a write of one rusage, and an all-zero one is a valid value should the call fail.
+    // SAFETY: the pointer is valid for a write of one rusage, and an all-zero one is a valid value should the call
+    // fail.
     let usage = unsafe {
         libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
         usage.assume_init()
@@ -60,7 +61,8 @@ impl Whereabouts {
 
 fn thread_cpu() -> f64 {
     let mut time = std::mem::MaybeUninit::<libc::timespec>::zeroed();
-    // SAFETY: the pointer is valid for a write of one timespec, and an all-zero one is a valid value should the call fail.
+    // SAFETY: the pointer is valid for a write of one timespec, and an all-zero one is a valid value should the call
+    // fail.
     let time = unsafe {
         libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, time.as_mut_ptr());
         time.assume_init()

@@ -1,6 +1,8 @@
-//! What of a saved step's time is whose: the hashes that the update makes, the disk's work, the writer's, the hashes that the writer makes.
+//! What of a saved step's time is whose: the hashes that the update makes, the disk's work, the writer's, the hashes
+//! that the writer makes.
 //!
-//! Every case trains; what they differ in is whether updates make digests and whether the state is saved. The update is timed apart.
+//! Every case trains; what they differ in is whether updates make digests and whether the state is saved. The update
+//! is timed apart.
 
 use std::path::Path;
 use std::time::Instant;

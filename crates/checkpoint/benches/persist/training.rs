@@ -89,7 +89,8 @@ impl Loop {
         Ok(())
     }
 
-    /// Begins to save the state; with `unchecked`, digests of zero take the place of those that the writer would have to make.
+    /// Begins to save the state; with `unchecked`, digests of zero take the place of those that the writer would have
+    /// to make.
     pub fn save(&self, writer: &Writer, unchecked: bool) -> Result<(), Error> {
         let zeroes = |elements: usize| {
             let chunks = (elements as u64).div_ceil(chunk_elements(elements as u64));

@@ -1,4 +1,5 @@
-//! The update alone, with and without hashes, in place and into spare memory (as it is while the state before it is held).
+//! The update alone, with and without hashes, in place and into spare memory (as it is while the state before it is
+//! held).
 
 use std::time::Instant;
 

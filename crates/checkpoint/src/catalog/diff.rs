@@ -1,7 +1,7 @@
 //! What is different between two checkpoints.
 //!
-//! In: two opened checkpoints. Out: keys, layouts, and for each layer and kind whether it is the same, from the digests alone; if asked
-//! for, from the values too: how many differ, and by how much at most.
+//! In: two opened checkpoints. Out: keys, layouts, and for each layer and kind whether it is the same, from the
+//! digests alone; if asked for, from the values too: how many differ, and by how much at most.
 
 use rekindle_types::{LayerId, StateDigest, StateKind};
 

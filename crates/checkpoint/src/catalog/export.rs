@@ -12,8 +12,9 @@ use crate::{finish, write_shard};
 /// Bytes of weights in a file at most, unless a single layer has more (CK-18).
 const MOST_BYTES: u64 = 256 << 20;
 
-/// Writes the weights of a checkpoint to `folder`, with `config.json` and the tokenizer's files; `tokenizer` is `bytes` or a path, as in a
-/// job file. `progress` is told layers done and layers to do. Blocks, as [`Checkpoint::read_ranges`] does.
+/// Writes the weights of a checkpoint to `folder`, with `config.json` and the tokenizer's files; `tokenizer` is
+/// `bytes` or a path, as in a job file. `progress` is told layers done and layers to do. Blocks, as
+/// [`Checkpoint::read_ranges`] does.
 ///
 /// # Errors
 /// As [`Checkpoint::read_ranges`], [`write_shard`] and [`finish`].

@@ -2,9 +2,10 @@
 //!
 //! In: a location, a [`Policy`], the time. Out: a [`GcReport`]; with `dry_run` nothing is touched.
 //!
-//! Whoever commits checkpoints should be the one to clean up, or the policy's age be longer than any checkpoint takes: files of an
-//! unfinished checkpoint are only told from leftovers by their age, which a clock that jumps or a machine that was suspended makes
-//! of any length; and so the policy's own writer says itself what it is at and what it has given up.
+//! Whoever commits checkpoints should be the one to clean up, or the policy's age be longer than any checkpoint
+//! takes: files of an unfinished checkpoint are only told from leftovers by their age, which a clock that jumps or a
+//! machine that was suspended makes of any length; and so the policy's own writer says itself what it is at and what
+//! it has given up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,8 +22,8 @@ use crate::store::{Entry, Store, StoreError, Swept};
 pub struct AtWork {
     /// As in the keys of its files.
     pub writer: String,
-    /// What it began at this step or later is no leftover, however old it looks. What it began before and no manifest names is given up,
-    /// however young it is.
+    /// What it began at this step or later is no leftover, however old it looks. What it began before and no manifest
+    /// names is given up, however young it is.
     pub from: u64,
 }
 
@@ -161,7 +162,8 @@ impl Run<'_> {
         self.report.freed_bytes += entries.map(|entry| entry.bytes).sum::<u64>();
     }
 
-    /// Removes the folders of writers other than the committed one, when they are given up or nothing in them was written lately.
+    /// Removes the folders of writers other than the committed one, when they are given up or nothing in them was
+    /// written lately.
     async fn sweep(&mut self, step: u64, entries: &[Entry], committed: Option<String>) -> Result<()> {
         for (writer, files) in by_writer(entries) {
             let newest = files

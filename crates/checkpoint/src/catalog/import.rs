@@ -23,8 +23,9 @@ pub struct ImportOptions {
     pub now_unix_ms: u64,
 }
 
-/// Writes the model of `folder` as the checkpoint of step 0 of a location, which must not have one. `progress` is told layers done and
-/// layers to do. Memory: one layer (CK-18). Reads local files in place; call it where that may block.
+/// Writes the model of `folder` as the checkpoint of step 0 of a location, which must not have one. `progress` is
+/// told layers done and layers to do. Memory: one layer (CK-18). Reads local files in place; call it where that may
+/// block.
 ///
 /// # Errors
 /// A folder that isn't one of a model, [`StateError::Taken`] when step 0 is there, or what the store says.

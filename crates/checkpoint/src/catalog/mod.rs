@@ -1,12 +1,13 @@
-//! What can be done with the checkpoints of a location, besides writing and reading them: list, compare, pin, clean up, convert.
+//! What can be done with the checkpoints of a location, besides writing and reading them: list, compare, pin, clean
+//! up, convert.
 //!
 //! In: stores and opened checkpoints. Out: reports as values; nothing is printed.
 //!
 //! Invariants
-//! - CK-16 Cleaning up never deletes the newest `keep_last` valid checkpoints, pinned or protected ones, what it can't read, nor
-//!   what the policy's writer has begun and not given up.
-//! - CK-17 A manifest is deleted before the first of its files: whatever cleaning up did before it was ended, each checkpoint is valid or
-//!   invisible.
+//! - CK-16 Cleaning up never deletes the newest `keep_last` valid checkpoints, pinned or protected ones, what it
+//!   can't read, nor what the policy's writer has begun and not given up.
+//! - CK-17 A manifest is deleted before the first of its files: whatever cleaning up did before it was ended, each
+//!   checkpoint is valid or invisible.
 //! - CK-18 Converting holds a few layers in memory, however large the model is.
 //!
 //! Deliberately absent: when to clean up, and who may.

@@ -38,7 +38,8 @@ fn key(store: &Arc<dyn Store>, name: &str) -> Result<String> {
     Ok(format!("pins/{name}.json"))
 }
 
-/// Pins a committed checkpoint under a name that is free. When it returns, the checkpoint is there and the next cleaning up keeps it.
+/// Pins a committed checkpoint under a name that is free. When it returns, the checkpoint is there and the next
+/// cleaning up keeps it.
 ///
 /// # Errors
 /// [`StoreError::AlreadyExists`] for a name in use, a checkpoint that can't be opened, or what the store says.
@@ -72,7 +73,8 @@ pub async fn unpin(store: &Arc<dyn Store>, name: &str) -> Result<Pin> {
 /// Every pin by its name.
 ///
 /// # Errors
-/// What the store says; [`StateError::Request`] for one that can't be understood: what it holds isn't known, so nothing may be deleted.
+/// What the store says; [`StateError::Request`] for one that can't be understood: what it holds isn't known, so
+/// nothing may be deleted.
 pub async fn pins(store: &Arc<dyn Store>) -> Result<BTreeMap<String, Pin>> {
     let mut found = BTreeMap::new();
     for entry in store.list("pins").await? {

@@ -1,7 +1,8 @@
 //! `config.json` of a LLaMA to a [`ModelConfig`] and back.
 //!
-//! In: JSON text as transformers 4 or 5 writes it. Out: a validated configuration; or the key that this program can't follow.
-//! Missing optional keys take the defaults of transformers' `LlamaConfig`. Writing gives the keys of both versions.
+//! In: JSON text as transformers 4 or 5 writes it. Out: a validated configuration; or the key that this program can't
+//! follow. Missing optional keys take the defaults of transformers' `LlamaConfig`. Writing gives the keys of both
+//! versions.
 
 use std::path::Path;
 
@@ -39,7 +40,8 @@ pub fn read_config(path: &Path) -> Result<ModelConfig> {
 /// Parses the text of a `config.json`; errors call it `path`.
 ///
 /// # Errors
-/// [`CheckpointError::Config`] for what isn't a configuration, [`CheckpointError::Unsupported`] for one we can't follow exactly.
+/// [`CheckpointError::Config`] for what isn't a configuration, [`CheckpointError::Unsupported`] for one we can't
+/// follow exactly.
 pub fn config_from_json(text: &str, path: &Path) -> Result<ModelConfig> {
     let fail = |why: String| CheckpointError::Config {
         path: path.to_owned(),

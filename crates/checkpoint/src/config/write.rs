@@ -3,8 +3,8 @@
 use rekindle_types::ModelConfig;
 use serde_json::{Value, json};
 
-/// The `config.json` of a float32 model, for transformers 4 (`rope_theta`, `torch_dtype`) and 5 (`rope_parameters`, `dtype`).
-/// `end_of_text` is the id that ends a text, if the tokenizer has one.
+/// The `config.json` of a float32 model, for transformers 4 (`rope_theta`, `torch_dtype`) and 5 (`rope_parameters`,
+/// `dtype`). `end_of_text` is the id that ends a text, if the tokenizer has one.
 #[must_use]
 pub fn config_to_json(config: &ModelConfig, end_of_text: Option<u32>) -> Value {
     json!({

@@ -1,6 +1,7 @@
 //! What a run that goes on from a checkpoint does otherwise than the run that wrote it.
 //!
-//! In: a manifest and a job. Out: the keys that differ: those that make the state unusable, and those that only change what follows.
+//! In: a manifest and a job. Out: the keys that differ: those that make the state unusable, and those that only
+//! change what follows.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,7 @@
 //! Headers of tensor files: 8 bytes of length, JSON, spaces up to a multiple of [`ALIGN`] (safetensors allows them).
 //!
-//! In: the spans a file holds, in order. Out: the bytes before its data; or, for bytes that were read, whether they say the same.
+//! In: the spans a file holds, in order. Out: the bytes before its data; or, for bytes that were read, whether they
+//! say the same.
 
 use std::collections::HashMap;
 

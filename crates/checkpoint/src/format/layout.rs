@@ -1,7 +1,7 @@
 //! One tensor file before it is written: its header and where each section will lie.
 //!
-//! In: the spans it shall hold. Out: header bytes to write first, sections to write after it without gaps, and at last the
-//! [`FileEntry`], when the digests of the chunks are known.
+//! In: the spans it shall hold. Out: header bytes to write first, sections to write after it without gaps, and at
+//! last the [`FileEntry`], when the digests of the chunks are known.
 
 use rekindle_types::{FileEntry, ModelConfig, Section, StateDigest};
 use xxhash_rust::xxh3::xxh3_128;
@@ -61,7 +61,8 @@ impl FileLayout {
         })
     }
 
-    /// The entry of the file that was written at `path` (see [`super::part_path`]); `digests` has those of each section's chunks.
+    /// The entry of the file that was written at `path` (see [`super::part_path`]); `digests` has those of each
+    /// section's chunks.
     ///
     /// # Errors
     /// [`FormatError::Parts`] for another number of digests than there are chunks.

@@ -2,9 +2,10 @@
 //!
 //! In: bytes, or the parts that ranks have written (see [`super::Assembly`]). Out: a checked [`Manifest`], or why not.
 //!
-//! Compatibility: [`SCHEMA_VERSION`] rises when a reader of the version before would misread what is written; such a reader refuses it by
-//! number. Whoever knows a version reads every older one. Keys may be added to the manifest itself without a new version, if a
-//! reader may ignore them; never to files and sections, which decide what bytes mean.
+//! Compatibility: [`SCHEMA_VERSION`] rises when a reader of the version before would misread what is written; such a
+//! reader refuses it by number. Whoever knows a version reads every older one. Keys may be added to the manifest
+//! itself without a new version, if a reader may ignore them; never to files and sections, which decide what bytes
+//! mean.
 
 use rekindle_types::{Epoch, FileEntry, JobId, JobSpec, ModelConfig, Plan, Rebuilt, StartPoint, StateDigest};
 use serde::{Deserialize, Serialize};
@@ -44,8 +45,8 @@ pub struct Manifest {
     pub recipe: Option<Recipe>,
     /// Where it comes from.
     pub lineage: Lineage,
-    /// Layers whose state was made up by an approximate recovery before it was saved; in pipeline order. A run that goes on from here
-    /// updates them accordingly.
+    /// Layers whose state was made up by an approximate recovery before it was saved; in pipeline order. A run that
+    /// goes on from here updates them accordingly.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rebuilt: Vec<Rebuilt>,
     /// The sum of the digests of all files' state: what the run reports as state digest of the step.

@@ -7,13 +7,14 @@
 //! ```
 //!
 //! Invariants
-//! - CK-10 A manifest that was assembled or parsed covers every element of every kind of every layer exactly once, in files whose lengths,
-//!   offsets, digests and sum fit together.
+//! - CK-10 A manifest that was assembled or parsed covers every element of every kind of every layer exactly once, in
+//!   files whose lengths, offsets, digests and sum fit together.
 //! - CK-11 Of a manifest of a newer schema nothing is believed but its number; every older one stays readable.
 //! - CK-19 A manifest in which a bit was changed is refused.
 //! - CK-12 A tensor file opens in any safetensors library; its data starts at a multiple of [`ALIGN`] bytes.
 //!
-//! `docs/checkpoint-format.md` says the same for readers in other languages. Deliberately absent: who writes which part.
+//! `docs/checkpoint-format.md` says the same for readers in other languages. Deliberately absent: who writes which
+//! part.
 
 mod assemble;
 mod check;
@@ -125,14 +126,15 @@ pub fn manifest_key(step: u64) -> String {
     format!("{}/manifest.json", step_folder(step))
 }
 
-/// The name of whoever writes the parts of one plan: job, epoch and the time the plan was made, so that no other plan has it.
+/// The name of whoever writes the parts of one plan: job, epoch and the time the plan was made, so that no other plan
+/// has it.
 #[must_use]
 pub fn writer_name(job: &JobId, epoch: Epoch, plan_unix_ms: u64) -> String {
     format!("{job}-{epoch}-{plan_unix_ms:x}")
 }
 
-/// The path of a tensor file inside its step's folder. `group` says which layers, and which part of them: any plain name that no other
-/// file of the writer and kind has.
+/// The path of a tensor file inside its step's folder. `group` says which layers, and which part of them: any plain
+/// name that no other file of the writer and kind has.
 #[must_use]
 pub fn part_path(writer: &str, kind: StateKind, group: &str) -> String {
     let folder = match kind {

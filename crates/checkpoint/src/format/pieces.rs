@@ -1,7 +1,7 @@
 //! How the elements of a span are named: Hugging Face tensors, whole or in pieces.
 //!
-//! A tensor that lies in a span as a whole keeps its name and shape. Of one that is cut, the span holds a piece: flat, named
-//! `<name>@<first>-<end>` by its elements inside that tensor. Moments are named after their weights.
+//! A tensor that lies in a span as a whole keeps its name and shape. Of one that is cut, the span holds a piece:
+//! flat, named `<name>@<first>-<end>` by its elements inside that tensor. Moments are named after their weights.
 
 use std::ops::Range;
 

@@ -1,6 +1,7 @@
 //! The manifest's digest of itself, so that a flipped bit in it is found, too.
 //!
-//! A manifest file starts with `{"manifest_digest":"`, 32 hex digits and `",`. The digest is xxh3_128 (seed 0) of every byte behind that.
+//! A manifest file starts with `{"manifest_digest":"`, 32 hex digits and `",`. The digest is xxh3_128 (seed 0) of
+//! every byte behind that.
 
 use rekindle_types::StateDigest;
 use xxhash_rust::xxh3::xxh3_128;

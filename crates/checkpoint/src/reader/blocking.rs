@@ -9,7 +9,8 @@ use super::{Checkpoint, Refusal, Vetoes, newest_valid};
 use crate::state_error::Result;
 use crate::store::{Location, Store, StoreError, open};
 
-/// A location with a small runtime of its own: one thread, besides those that wait for a disk. Not to be used inside an async runtime.
+/// A location with a small runtime of its own: one thread, besides those that wait for a disk. Not to be used inside
+/// an async runtime.
 #[derive(Debug)]
 pub struct Blocking {
     store: Arc<dyn Store>,

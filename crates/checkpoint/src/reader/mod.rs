@@ -9,7 +9,8 @@
 //! Invariants
 //! - CK-13 No value is handed out, and no read succeeds, before the digest of the value's chunk was found right.
 //! - CK-14 Memory of a read is bounded: two buffers of at most `LARGEST_READ` bytes (or one header) a thread.
-//! - CK-15 A checkpoint is passed over for an older one only when it is itself at fault; a store that doesn't answer is an error.
+//! - CK-15 A checkpoint is passed over for an older one only when it is itself at fault; a store that doesn't answer
+//!   is an error.
 //!
 //! Deliberately absent: where values go (devices, trainers).
 

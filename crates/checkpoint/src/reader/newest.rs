@@ -26,8 +26,8 @@ impl fmt::Display for Refusal {
 /// Says why a checkpoint can't be used though it is whole (another model, for instance).
 pub type Vetoes<'a> = &'a (dyn Fn(&Manifest) -> std::result::Result<(), String> + Sync);
 
-/// Finds the newest checkpoint whose manifest is good, whose files are all there with their lengths, and which nobody vetoes; and
-/// what is wrong with each newer one.
+/// Finds the newest checkpoint whose manifest is good, whose files are all there with their lengths, and which nobody
+/// vetoes; and what is wrong with each newer one.
 ///
 /// # Errors
 /// CK-15: what the store says, when it can't be asked. A checkpoint that is damaged or unfinished is no error.

@@ -1,8 +1,8 @@
-//! Where the chunks of a planned read go: straight into a caller's buffers where a whole chunk is wanted there, otherwise through a
-//! thread's own.
+//! Where the chunks of a planned read go: straight into a caller's buffers where a whole chunk is wanted there,
+//! otherwise through a thread's own.
 //!
-//! In: planned reads and buffers for spans. Out: a job for each read, whose segments carry the part of a buffer that they fill, and the
-//! rest of the buffers. No element of a buffer is in two places; all of it is plain borrowing.
+//! In: planned reads and buffers for spans. Out: a job for each read, whose segments carry the part of a buffer that
+//! they fill, and the rest of the buffers. No element of a buffer is in two places; all of it is plain borrowing.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

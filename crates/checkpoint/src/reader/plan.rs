@@ -1,7 +1,7 @@
 //! Which bytes of which files hold the wanted elements. Pure.
 //!
-//! In: a manifest and spans. Out: reads in file order; each is one run of bytes, made of whole chunks and, where a file is touched, its
-//! header. Neighbours become one read of up to [`LARGEST_READ`] bytes.
+//! In: a manifest and spans. Out: reads in file order; each is one run of bytes, made of whole chunks and, where a
+//! file is touched, its header. Neighbours become one read of up to [`LARGEST_READ`] bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

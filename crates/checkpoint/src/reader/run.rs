@@ -67,15 +67,16 @@ impl ReadReport {
 }
 
 impl Checkpoint {
-    /// Reads the elements of `spans`. The sink is given a span, the element (of the layer's flat buffer) at which the values start, and the
-    /// values; pieces of a span come in any order, each element once. One call of the sink at a time, from several threads.
+    /// Reads the elements of `spans`. The sink is given a span, the element (of the layer's flat buffer) at which the
+    /// values start, and the values; pieces of a span come in any order, each element once. One call of the sink at a
+    /// time, from several threads.
     ///
-    /// Blocks. Call it from a thread that is not one of an async runtime's (`spawn_blocking`, or a program without one), while the
-    /// runtime the checkpoint was opened in still runs.
+    /// Blocks. Call it from a thread that is not one of an async runtime's (`spawn_blocking`, or a program without
+    /// one), while the runtime the checkpoint was opened in still runs.
     ///
     /// # Errors
-    /// [`StateError::Request`] for elements that aren't there, [`StateError::Damaged`] for the first damage found, or what the store says. The
-    /// sink may have been given part of the values by then.
+    /// [`StateError::Request`] for elements that aren't there, [`StateError::Damaged`] for the first damage found, or
+    /// what the store says. The sink may have been given part of the values by then.
     pub fn read_ranges(
         &self,
         spans: &[Span],
@@ -98,8 +99,8 @@ impl Checkpoint {
         self.run_strictly(spans, &reads, &to_show(&reads), &show, options)
     }
 
-    /// As [`Checkpoint::read_ranges`], into a buffer for each span; from a local file without a copy in between. After an error the buffers
-    /// hold anything, values that weren't verified among it.
+    /// As [`Checkpoint::read_ranges`], into a buffer for each span; from a local file without a copy in between.
+    /// After an error the buffers hold anything, values that weren't verified among it.
     ///
     /// # Errors
     /// As [`Checkpoint::read_ranges`]; [`StateError::Request`] for a buffer of another length than its span.

@@ -59,8 +59,8 @@ impl<'a> Source<'a> {
         format!("{}/{}", step_folder(manifest.step), manifest.files[file].path)
     }
 
-    /// The bytes `range` of a file in one request, where they come over a network; none where [`Source::read`] can put them
-    /// anywhere at no cost.
+    /// The bytes `range` of a file in one request, where they come over a network; none where [`Source::read`] can
+    /// put them anywhere at no cost.
     pub(super) fn fetch(&mut self, file: usize, range: &Range<u64>) -> Result<Option<Bytes>> {
         let key = self.key(file);
         if self.store().local_path(&key).is_some() {

@@ -35,8 +35,8 @@ impl Verdict {
 }
 
 impl Checkpoint {
-    /// Reads every byte and checks it: each chunk and header against its digest, headers for what they say, and the sum of what was read
-    /// against the manifest's state digest. Blocks, as [`Checkpoint::read_ranges`] does.
+    /// Reads every byte and checks it: each chunk and header against its digest, headers for what they say, and the
+    /// sum of what was read against the manifest's state digest. Blocks, as [`Checkpoint::read_ranges`] does.
     ///
     /// # Errors
     /// What the store says. Damages aren't errors, they are the result.

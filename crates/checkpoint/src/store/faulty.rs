@@ -1,8 +1,9 @@
 //! A store that fails as it is told to: for tests of whoever uses a [`Store`].
 //!
-//! In: another store and a script ("the next 3 reads of manifests return a flipped bit"), a seed, or a bandwidth. Out: the same store,
-//! failing in exactly that way each time. What is scripted is used up; without a script nothing is changed. Multipart uploads through
-//! [`Store::objects`] are covered too; files written to [`Store::local_path`] are not, as no call comes by here.
+//! In: another store and a script ("the next 3 reads of manifests return a flipped bit"), a seed, or a bandwidth.
+//! Out: the same store, failing in exactly that way each time. What is scripted is used up; without a script nothing
+//! is changed. Multipart uploads through [`Store::objects`] are covered too; files written to [`Store::local_path`]
+//! are not, as no call comes by here.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -104,7 +105,8 @@ impl Faulty {
         self.on(op, "", count, fault)
     }
 
-    /// The next `count` calls of `op` about keys that contain `part` go wrong. Of several orders for a call, the oldest counts.
+    /// The next `count` calls of `op` about keys that contain `part` go wrong. Of several orders for a call, the
+    /// oldest counts.
     pub fn on(&self, op: Op, part: &str, count: u64, fault: Fault) -> &Self {
         let part = part.to_owned();
         self.script.plan().rules.push(Rule {

@@ -1,8 +1,8 @@
 //! A folder of this machine (or one it has mounted) as a [`Store`].
 //!
-//! A file is written under a hidden name, synced, and then given its name in one step that fails when the name is taken (`renameat2` with
-//! `RENAME_NOREPLACE`, or a hard link); the folder and the folders above it are synced last. So a file is never seen half written,
-//! and none that was reported is lost with the power.
+//! A file is written under a hidden name, synced, and then given its name in one step that fails when the name is
+//! taken (`renameat2` with `RENAME_NOREPLACE`, or a hard link); the folder and the folders above it are synced last.
+//! So a file is never seen half written, and none that was reported is lost with the power.
 //!
 //! Deliberately absent: locks, and following symbolic links inside the folder when listing.
 
@@ -264,8 +264,8 @@ fn create_folders(root: &Path, folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the name of the file `path`, and of every folder between it and `root`, durable. All of them each time: a folder that was
-/// there may have been made by a process that died before it could sync it.
+/// Makes the name of the file `path`, and of every folder between it and `root`, durable. All of them each time: a
+/// folder that was there may have been made by a process that died before it could sync it.
 ///
 /// # Errors
 /// Of the operating system.
@@ -354,7 +354,7 @@ fn modified(meta: &fs::Metadata) -> u64 {
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Whether there is a finished file somewhere below `folder`: object stores have no empty folders, so nobody may see ours.
+/// Whether there is a finished file somewhere below `folder`: object stores have no empty folders, so ours don't show.
 fn holds_something(folder: &Path) -> io::Result<bool> {
     let mut found = false;
     walk(folder, &mut |path, _| {

@@ -1,7 +1,7 @@
 //! Names of places: what a user writes in a job file or on a command line, checked and taken apart.
 //!
-//! In: a path, `file://…`, `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, `memory://name/prefix` (one process's
-//! memory, for tests). Out: a [`Location`], or what is wrong with the text.
+//! In: a path, `file://…`, `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`,
+//! `memory://name/prefix` (one process's memory, for tests). Out: a [`Location`], or what is wrong with the text.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -188,8 +188,8 @@ fn bucket(scheme: &str, rest: &str) -> std::result::Result<Place, String> {
     })
 }
 
-/// CK-8: checks that `key` is a path of plain names: letters, digits and `-_.=@+,`, separated by single `/`, none starting with a
-/// dot. `place` is named in the error.
+/// CK-8: checks that `key` is a path of plain names: letters, digits and `-_.=@+,`, separated by single `/`, none
+/// starting with a dot. `place` is named in the error.
 ///
 /// # Errors
 /// [`StoreError::Invalid`] saying what is wrong.

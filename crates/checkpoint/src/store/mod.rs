@@ -4,16 +4,20 @@
 //!   "runs/a/checkpoints", "s3://bucket/run"  --Location::parse--> Location --open--> Arc<dyn Store>
 //! ```
 //!
-//! In: keys (paths with `/`, relative to the location) and bytes. Out: bytes, listings, and errors that say what kind they are of.
+//! In: keys (paths with `/`, relative to the location) and bytes. Out: bytes, listings, and errors that say what kind
+//! they are of.
 //!
 //! Invariants
-//! - CK-6 What `put_new` or `put` wrote is durable when they return, and is seen whole or not at all, whatever crashes when.
+//! - CK-6 What `put_new` or `put` wrote is durable when they return, and is seen whole or not at all, whatever
+//!   crashes when.
 //! - CK-7 Of any number of writers that `put_new` one key, exactly one succeeds.
-//! - CK-8 A key is plain: it can't lead outside the location, and can't be taken for a file that is still being written.
-//! - CK-9 Every call to a remote store ends: by its answer, or after the timeouts and the bounded retries of [`Remote`].
+//! - CK-8 A key is plain: it can't lead outside the location, and can't be taken for a file that is still being
+//!   written.
+//! - CK-9 Every call to a remote store ends: by its answer, or after the timeouts and the bounded retries of
+//!   [`Remote`].
 //!
-//! [`conformance::check`] holds an implementation to this. Deliberately absent: large files as streams. Who writes them takes
-//! [`Store::local_path`] or [`Store::objects`], whichever the store has.
+//! [`conformance::check`] holds an implementation to this. Deliberately absent: large files as streams. Who writes
+//! them takes [`Store::local_path`] or [`Store::objects`], whichever the store has.
 
 pub mod conformance;
 mod error;
@@ -60,7 +64,8 @@ pub struct Entry {
 pub struct Swept {
     /// Unfinished files or uploads that were removed.
     pub removed: u64,
-    /// Whether the store can tell at all what is unfinished. Where it can't, a rule of the bucket must (see `docs/checkpoint-format.md`).
+    /// Whether the store can tell at all what is unfinished. Where it can't, a rule of the bucket must (see
+    /// `docs/checkpoint-format.md`).
     pub listable: bool,
 }
 
@@ -69,8 +74,8 @@ pub struct Swept {
 pub trait Store: Debug + Send + Sync {
     /// Writes a file that must not be there yet (CK-6, CK-7).
     ///
-    /// Over a network, [`StoreError::AlreadyExists`] may also be the answer to a second try whose first one went through: who needs to know
-    /// reads what is there.
+    /// Over a network, [`StoreError::AlreadyExists`] may also be the answer to a second try whose first one went
+    /// through: who needs to know reads what is there.
     ///
     /// # Errors
     /// [`StoreError::AlreadyExists`], or what hinders.
@@ -112,15 +117,15 @@ pub trait Store: Debug + Send + Sync {
     /// The first thing that hindered; the others were removed all the same.
     async fn delete(&self, keys: &[String]) -> Result<()>;
 
-    /// Removes everything below the folder `prefix`, which isn't the location itself; returns how many files. Folders above it
-    /// that hold nothing then go, too.
+    /// Removes everything below the folder `prefix`, which isn't the location itself; returns how many files. Folders
+    /// above it that hold nothing then go, too.
     ///
     /// # Errors
     /// As [`Store::delete`].
     async fn delete_dir(&self, prefix: &str) -> Result<u64>;
 
-    /// Removes what writers that died left unfinished and hidden before `before_unix_ms` (the store's clock): temporary files, multipart
-    /// uploads.
+    /// Removes what writers that died left unfinished and hidden before `before_unix_ms` (the store's clock):
+    /// temporary files, multipart uploads.
     ///
     /// # Errors
     /// What hinders.
@@ -144,7 +149,8 @@ pub trait Store: Debug + Send + Sync {
 /// Files of a listing at most: a million and some; more is a location that isn't one of checkpoints.
 pub const MOST_ENTRIES: usize = 1 << 20;
 
-/// Opens a location with the usual [`Remote`] settings. Nothing is created or asked over the network yet, except that a folder is made.
+/// Opens a location with the usual [`Remote`] settings. Nothing is created or asked over the network yet, except that
+/// a folder is made.
 ///
 /// # Errors
 /// [`StoreError`] naming the location: a folder that can't be made, a client that lacks settings.

@@ -1,7 +1,7 @@
 //! Object stores (S3, GCS, Azure, memory) as a [`Store`].
 //!
-//! In: any `object_store::ObjectStore` that knows conditional puts. Out: the same, with keys checked and errors sorted by what a
-//! caller can do about them. What is durable when is the service's promise.
+//! In: any `object_store::ObjectStore` that knows conditional puts. Out: the same, with keys checked and errors
+//! sorted by what a caller can do about them. What is durable when is the service's promise.
 
 use std::error::Error as _;
 use std::ops::Range;

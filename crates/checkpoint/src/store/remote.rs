@@ -1,5 +1,5 @@
-//! Clients of object stores from a [`Location`] and the usual environment variables (`AWS_…`, `GOOGLE_…`, `AZURE_…`), with every wait
-//! bounded (CK-9).
+//! Clients of object stores from a [`Location`] and the usual environment variables (`AWS_…`, `GOOGLE_…`, `AZURE_…`),
+//! with every wait bounded (CK-9).
 //!
 //! `memory://name` is one store for the whole process, so that whoever opens the same name sees the same files.
 
@@ -20,8 +20,9 @@ use super::{Location, Objects, Result, StoreError};
 
 /// How long remote stores are waited for.
 ///
-/// A request that fails with a connection error, a timeout of an idempotent request, or a status of 429 or 500 to 599 is made again after a
-/// pause that doubles, with jitter, up to `longest_pause`; no more than `retries` times, and not after `retry_timeout`.
+/// A request that fails with a connection error, a timeout of an idempotent request, or a status of 429 or 500 to 599
+/// is made again after a pause that doubles, with jitter, up to `longest_pause`; no more than `retries` times, and
+/// not after `retry_timeout`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
     /// Until a connection is there.
@@ -148,7 +149,8 @@ mod tests {
 
     #[test]
     fn clients_of_every_kind_can_be_made() {
-        // Without any credentials: they are looked for when the first request is made. Azure needs to know whose container it is.
+        // Without any credentials: they are looked for when the first request is made. Azure needs to know whose
+        // container it is.
         for url in ["s3://bucket/prefix", "gs://bucket/prefix", "memory://here"] {
             open(&Location::parse(url).unwrap(), &Remote::default()).unwrap();
         }

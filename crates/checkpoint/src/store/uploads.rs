@@ -1,7 +1,8 @@
 //! Multipart uploads that nobody finished, on S3 and services like it: they are paid for, and no listing shows them.
 //!
-//! In: a bucket's prefix and an age. Out: how many were aborted. The library can abort uploads but not list them, so the listing
-//! (`ListMultipartUploads`) is asked for here, by a URL the library signs. Where that isn't allowed, a rule of the bucket has to do it.
+//! In: a bucket's prefix and an age. Out: how many were aborted. The library can abort uploads but not list them, so
+//! the listing (`ListMultipartUploads`) is asked for here, by a URL the library signs. Where that isn't allowed, a
+//! rule of the bucket has to do it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,7 +180,8 @@ fn unix_ms(text: &str) -> Option<u64> {
     if !(1970..10_000).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
-    // Days of a calendar that starts in March, so that the odd day is a year's last (Hinnant, "chrono-compatible low-level date algorithms").
+    // Days of a calendar that starts in March, so that the odd day is a year's last (Hinnant, "chrono-compatible
+    // low-level date algorithms").
     let (year, month) = if month > 2 {
         (year, month - 3)
     } else {

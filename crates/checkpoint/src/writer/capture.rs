@@ -6,8 +6,9 @@ use rekindle_types::{CheckpointPart, ModelConfig, RankId, StateDigest};
 
 use crate::format::Span;
 
-/// Bytes that stay as they are for as long as they are held: a handle on frozen state, usually. The writer reads them from its own threads,
-/// once for the file and, without given digests, once before for the digest, and relies on finding the same both times.
+/// Bytes that stay as they are for as long as they are held: a handle on frozen state, usually. The writer reads them
+/// from its own threads, once for the file and, without given digests, once before for the digest, and relies on
+/// finding the same both times.
 pub trait Held: Send + Sync + 'static {
     /// The bytes, the same at every call. May wait until they are there (a copy from a device).
     ///
@@ -29,8 +30,9 @@ pub struct HeldPart {
     pub span: Span,
     /// Their bytes in little-endian order. Dropped as soon as the file they are in is durable or given up.
     pub held: Arc<dyn Held>,
-    /// The digest of each chunk of them, if whoever made the bytes made these at the same time: then they are only read to be written. One for
-    /// each chunk of a [`rekindle_types::Section`] of this span; taken on trust, a reader finds out if they are wrong.
+    /// The digest of each chunk of them, if whoever made the bytes made these at the same time: then they are only
+    /// read to be written. One for each chunk of a [`rekindle_types::Section`] of this span; taken on trust, a reader
+    /// finds out if they are wrong.
     pub digests: Option<Arc<[StateDigest]>>,
 }
 
@@ -62,8 +64,8 @@ pub struct Ticket {
 /// How a capture ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// Every byte is where it can't be lost by a crash, and so are the names of the files. The part's `stall_seconds` is 0: only the
-    /// trainer knows it.
+    /// Every byte is where it can't be lost by a crash, and so are the names of the files. The part's `stall_seconds`
+    /// is 0: only the trainer knows it.
     Durable(CheckpointPart),
     /// Nothing of it can be used; its files are removed as far as the store lets us.
     Failed {

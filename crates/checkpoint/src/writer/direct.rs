@@ -1,8 +1,9 @@
-//! How a file of several pieces of memory is written past the page cache, which takes whole blocks at aligned addresses only.
+//! How a file of several pieces of memory is written past the page cache, which takes whole blocks at aligned
+//! addresses only.
 //!
-//! In: the pieces, and an alignment of addresses. Out: writes that follow one another from byte 0 to the end: straight from a piece where its
-//! address fits to the file's offset, else of bytes that were gathered in a small buffer. The last block is filled up with zeroes and
-//! cut off again.
+//! In: the pieces, and an alignment of addresses. Out: writes that follow one another from byte 0 to the end:
+//! straight from a piece where its address fits to the file's offset, else of bytes that were gathered in a small
+//! buffer. The last block is filled up with zeroes and cut off again.
 
 use super::files::BLOCK;
 

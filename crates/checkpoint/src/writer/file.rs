@@ -1,9 +1,9 @@
 //! One tensor file on its way: where its bytes are, and the digests of what was read of them so far.
 //!
-//! The hash and the write read the same memory at different times. That they see the same bytes follows from [`Held`]: what a handle gives
-//! never changes (on a CPU nobody can write memory that a handle shares, on a device the handle's copy is written once, before `bytes`
-//! returns). Digests that came with the bytes were made by the update that wrote them; a bit that turned over in memory since then is
-//! found when the file is read.
+//! The hash and the write read the same memory at different times. That they see the same bytes follows from
+//! [`Held`]: what a handle gives never changes (on a CPU nobody can write memory that a handle shares, on a device
+//! the handle's copy is written once, before `bytes` returns). Digests that came with the bytes were made by the
+//! update that wrote them; a bit that turned over in memory since then is found when the file is read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

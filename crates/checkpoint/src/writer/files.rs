@@ -1,4 +1,5 @@
-//! The calls to the operating system that writing a file needs, behind a seam, so that tests can make each of them fail.
+//! The calls to the operating system that writing a file needs, behind a seam, so that tests can make each of them
+//! fail.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,7 +12,8 @@ pub(super) const BLOCK: usize = 4096;
 
 /// Calls about names.
 pub(super) trait FileOps: Send + Sync {
-    /// Makes a file that must not be there, and the folders between `root` and it; `direct`: past the page cache, if the file system can.
+    /// Makes a file that must not be there, and the folders between `root` and it; `direct`: past the page cache, if
+    /// the file system can.
     fn create(&self, root: &Path, path: &Path, direct: bool) -> io::Result<Box<dyn OpenFile>>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
@@ -21,7 +23,8 @@ pub(super) trait FileOps: Send + Sync {
 
 /// Calls about a file that is being written.
 pub(super) trait OpenFile {
-    /// What addresses must be a multiple of to be written from; none: the file goes through the page cache and takes everything.
+    /// What addresses must be a multiple of to be written from; none: the file goes through the page cache and takes
+    /// everything.
     fn direct(&self) -> Option<usize>;
     /// Takes the space for `bytes` now, so that a full disk says so at once.
     fn reserve(&self, bytes: u64) -> io::Result<()>;
@@ -77,8 +80,8 @@ impl FileOps for System {
     }
 }
 
-/// What the kernel says of a file opened past the page cache; a page where it doesn't say (before Linux 6.1). None where it needs larger blocks
-/// than ours, or can't after all.
+/// What the kernel says of a file opened past the page cache; a page where it doesn't say (before Linux 6.1). None
+/// where it needs larger blocks than ours, or can't after all.
 #[cfg(target_os = "linux")]
 fn address_alignment(file: &File) -> Option<usize> {
     use std::os::fd::AsRawFd;

@@ -7,8 +7,9 @@ use rekindle_types::LayerId;
 /// A group of less than this part of the target joins the one before it.
 const SMALL: u64 = 4;
 
-/// Cuts layers, given by their bytes of weights, into runs of at least `target` bytes where there are so many. A layer of at least
-/// `target` is a run of its own, but for small leftovers beside it, which would cost as much as a whole file.
+/// Cuts layers, given by their bytes of weights, into runs of at least `target` bytes where there are so many. A
+/// layer of at least `target` is a run of its own, but for small leftovers beside it, which would cost as much as a
+/// whole file.
 pub(super) fn groups(bytes: &[u64], target: u64) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     let (mut start, mut size) = (0, 0);

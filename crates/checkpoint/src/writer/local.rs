@@ -172,8 +172,8 @@ impl LocalSink {
     }
 }
 
-/// A file of ours that isn't finished: removed when the attempt fails or panics (a full disk needs the space back). If that fails, the next
-/// attempt meets it again.
+/// A file of ours that isn't finished: removed when the attempt fails or panics (a full disk needs the space back).
+/// If that fails, the next attempt meets it again.
 struct Made<'a> {
     ops: &'a dyn FileOps,
     path: &'a Path,

@@ -6,18 +6,23 @@
 //!   poll() -> outcomes                                       the worker reports them; the coordinator commits when it has all
 //! ```
 //!
-//! In: captures ([`Held`] bytes, which don't change while they are held). Out: [`Outcome`]s. Files are written to the writer's own
-//! folder inside the step's: until the coordinator has put a manifest there, nobody takes them for a checkpoint.
+//! In: captures ([`Held`] bytes, which don't change while they are held). Out: [`Outcome`]s. Files are written to the
+//! writer's own folder inside the step's: until the coordinator has put a manifest there, nobody takes them for a
+//! checkpoint.
 //!
 //! Invariants
-//! - CK-20 A capture counts from the moment `begin` returns, and every one that was begun has exactly one outcome, whatever fails: the store, a
-//!   thread, the process's patience. What fails later changes nothing about captures before or after.
-//! - CK-21 Digests and files are made of the same bytes: both are read from memory that nobody may change while it is held, or the digests
-//!   came with the bytes. Bytes are read once for each; nothing is copied but heads and tails that don't lie on a block.
-//! - CK-22 `Durable` is said after every file's content, length and name are synced, or the object store has answered for them.
-//! - CK-23 Memory is bounded: what captures hold, a buffer of 1 MiB a thread, requests in flight that share held memory.
-//! - CK-24 Every wait ends: attempts by the retry budget, requests by `hang_timeout`, closing by `close_timeout`. Held bytes are let go as soon
-//!   as their file is durable or given up.
+//! - CK-20 A capture counts from the moment `begin` returns, and every one that was begun has exactly one outcome,
+//!   whatever fails: the store, a thread, the process's patience. What fails later changes nothing about captures
+//!   before or after.
+//! - CK-21 Digests and files are made of the same bytes: both are read from memory that nobody may change while it is
+//!   held, or the digests came with the bytes. Bytes are read once for each; nothing is copied but heads and tails
+//!   that don't lie on a block.
+//! - CK-22 `Durable` is said after every file's content, length and name are synced, or the object store has answered
+//!   for them.
+//! - CK-23 Memory is bounded: what captures hold, a buffer of 1 MiB a thread, requests in flight that share held
+//!   memory.
+//! - CK-24 Every wait ends: attempts by the retry budget, requests by `hang_timeout`, closing by `close_timeout`.
+//!   Held bytes are let go as soon as their file is durable or given up.
 //!
 //! Deliberately absent: when to save, what is committed, and any knowledge of devices.
 
@@ -101,8 +106,8 @@ impl Writer {
     /// Takes a capture on and returns at once; its outcome will come from [`Writer::poll`].
     ///
     /// # Errors
-    /// [`Refused::Full`] while [`WriterOptions::captures`] are unfinished (see [`Writer::wait_for_room`]), [`Refused::Closed`] when no
-    /// thread is left. The capture is dropped then.
+    /// [`Refused::Full`] while [`WriterOptions::captures`] are unfinished (see [`Writer::wait_for_room`]),
+    /// [`Refused::Closed`] when no thread is left. The capture is dropped then.
     pub fn begin(&self, capture: Capture) -> Result<Ticket, Refused> {
         let limit = self.shared.options.captures.max(1);
         self.shared.add(|queue| {
@@ -113,8 +118,8 @@ impl Writer {
         })
     }
 
-    /// Waits until a capture would be taken on; false when there is still no room after `patience`. Ask before freezing state: what is frozen
-    /// while it waits makes updates wait.
+    /// Waits until a capture would be taken on; false when there is still no room after `patience`. Ask before
+    /// freezing state: what is frozen while it waits makes updates wait.
     #[must_use]
     pub fn wait_for_room(&self, patience: Duration) -> bool {
         let limit = self.shared.options.captures.max(1);
@@ -144,14 +149,15 @@ impl Writer {
         self.poll()
     }
 
-    /// Gives a capture up: its outcome is `Failed` at once, and its bytes are let go of (those of a file that is being written: as soon as
-    /// the system has taken the chunk in hand). Nothing happens when it has its outcome already.
+    /// Gives a capture up: its outcome is `Failed` at once, and its bytes are let go of (those of a file that is
+    /// being written: as soon as the system has taken the chunk in hand). Nothing happens when it has its outcome
+    /// already.
     pub fn abandon(&self, ticket: Ticket, why: &str) {
         self.shared.change(|queue| queue.fail(ticket, why.to_owned()));
     }
 
-    /// Waits until every capture has its outcome, for at most `patience`; those that don't are given up. Returns all outcomes since the last
-    /// [`Writer::poll`].
+    /// Waits until every capture has its outcome, for at most `patience`; those that don't are given up. Returns all
+    /// outcomes since the last [`Writer::poll`].
     #[must_use]
     pub fn finish(&self, patience: Duration) -> Vec<Outcome> {
         let idle = |queue: &mut queue::Queue| (queue.unfinished() == 0).then_some(());

@@ -13,8 +13,8 @@ pub struct WriterOptions {
     pub captures: usize,
     /// Weights that a file should hold at least: layers with fewer share files. The moments' files hold twice that.
     pub group_bytes: u64,
-    /// Bytes that are hashed and then written to a folder at once, a multiple of 4096: large, because the system cuts them into requests that a
-    /// disk works on side by side.
+    /// Bytes that are hashed and then written to a folder at once, a multiple of 4096: large, because the system cuts
+    /// them into requests that a disk works on side by side.
     pub chunk_bytes: usize,
     /// Bytes of one part of a multipart upload; files up to that size are put in one request. At least 5 MiB for S3.
     pub part_bytes: u64,
@@ -22,8 +22,8 @@ pub struct WriterOptions {
     pub parts_at_once: usize,
     /// Whether to write past the page cache where the file system can.
     pub direct: bool,
-    /// Added to the niceness of the writing threads, so that they give way to the threads that compute. With more than 0 they don't push aside
-    /// who runs when they wake, either.
+    /// Added to the niceness of the writing threads, so that they give way to the threads that compute. With more
+    /// than 0 they don't push aside who runs when they wake, either.
     pub nice: i32,
     /// When and how often a file is tried again.
     pub retry: Retry,
@@ -52,7 +52,8 @@ impl Default for WriterOptions {
     }
 }
 
-/// When a file that couldn't be written is tried again: after pauses that double, with jitter, as long as the budget lasts.
+/// When a file that couldn't be written is tried again: after pauses that double, with jitter, as long as the budget
+/// lasts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Retry {
     /// A capture is given up when nothing of it succeeded for so long after its first failure.
@@ -77,7 +78,8 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The pause after the `failures`-th failure (from 1) of the file number `file`: half to all of a pause that doubles.
+    /// The pause after the `failures`-th failure (from 1) of the file number `file`: half to all of a pause that
+    /// doubles.
     #[must_use]
     pub fn pause(&self, file: u64, failures: u32) -> Duration {
         let doubled = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);

@@ -5,7 +5,8 @@
 //!                     an error, a panic, abandon, close -> Outcome::Failed at once; files in hand are given up, then everything is removed
 //! ```
 //!
-//! In: captures, what threads report. Out: tasks for threads, outcomes for the caller. No clock and no input or output here.
+//! In: captures, what threads report. Out: tasks for threads, outcomes for the caller. No clock and no input or
+//! output here.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

@@ -1,7 +1,8 @@
 //! Files in an object store: put in one request, or in parts of a multipart upload, straight from held memory.
 //!
-//! A writing thread hashes a part and hands it to the network, which sends while the next one is hashed. Parts in flight are bounded over all
-//! files; none of their bytes is copied on the way to the client. An object is seen whole or not at all; an upload that fails is given up.
+//! A writing thread hashes a part and hands it to the network, which sends while the next one is hashed. Parts in
+//! flight are bounded over all files; none of their bytes is copied on the way to the client. An object is seen whole
+//! or not at all; an upload that fails is given up.
 
 use std::ops::Range;
 use std::sync::Arc;

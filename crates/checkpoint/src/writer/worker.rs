@@ -1,4 +1,5 @@
-//! The writing threads: take tasks, try files again while the budget lasts, report. A thread that dies is an outcome, too.
+//! The writing threads: take tasks, try files again while the budget lasts, report. A thread that dies is an outcome,
+//! too.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -28,8 +29,8 @@ impl From<StoreError> for Failure {
 }
 
 impl Failure {
-    /// Whether another attempt makes sense: a full disk may be emptied, rights may be given, a service may come back. A name that is taken or
-    /// that can't be is no better later.
+    /// Whether another attempt makes sense: a full disk may be emptied, rights may be given, a service may come back.
+    /// A name that is taken or that can't be is no better later.
     fn may_pass(&self) -> bool {
         match self {
             Self::Store(error) => !matches!(
@@ -51,8 +52,8 @@ impl Failure {
 
 /// Where files go: a folder or an object store.
 pub(super) trait Sink: Send + Sync {
-    /// One attempt. The file's content is durable when it returns, its name after [`Sink::seal`]. Leaves nothing behind when it fails, as far as
-    /// that is possible. `again`: a part of an earlier attempt may be there.
+    /// One attempt. The file's content is durable when it returns, its name after [`Sink::seal`]. Leaves nothing
+    /// behind when it fails, as far as that is possible. `again`: a part of an earlier attempt may be there.
     fn write(
         &self,
         content: &Content,
@@ -128,7 +129,8 @@ impl Shared {
         result
     }
 
-    /// Adds one task to the queue. Wakes one thread and no more: who adds it is in a hurry, and the others would find nothing to do.
+    /// Adds one task to the queue. Wakes one thread and no more: who adds it is in a hurry, and the others would find
+    /// nothing to do.
     pub fn add<T>(&self, add: impl FnOnce(&mut Queue) -> T) -> T {
         let result = add(&mut self.queue());
         self.work.notify_one();
@@ -157,7 +159,8 @@ impl Shared {
         }
     }
 
-    /// Threads that hang in the system can't be ended, and don't use up anybody's budget: what waits for them fails here.
+    /// Threads that hang in the system can't be ended, and don't use up anybody's budget: what waits for them fails
+    /// here.
     pub fn give_up_stuck(&self, queue: &mut Queue) {
         let limit = self.options.hang_timeout + self.options.retry.budget;
         let moved = Duration::from_millis(self.moved.load(Relaxed));

@@ -114,8 +114,8 @@ struct Attempt {
     end: u64,
 }
 
-/// Labels a job's time. `workers` says how many ranks the plan of each epoch had, as far as known; `now` is when a job that hasn't ended is
-/// looked at, milliseconds since the Unix epoch.
+/// Labels a job's time. `workers` says how many ranks the plan of each epoch had, as far as known; `now` is when a
+/// job that hasn't ended is looked at, milliseconds since the Unix epoch.
 #[must_use]
 pub fn account(
     events: &[JobEvent],

@@ -1,7 +1,7 @@
 //! Which faults come when (CM-6): at a rate, from a file, or from a recorded trace of lost machines.
 //!
-//! In: a seed and text. Out: [`Planned`] faults in order of time. Whom a fault hits is drawn here as a number; it picks among those that
-//! are there when the time has come.
+//! In: a seed and text. Out: [`Planned`] faults in order of time. Whom a fault hits is drawn here as a number; it
+//! picks among those that are there when the time has come.
 
 use rekindle_types::FaultKind;
 use rekindle_types::fault::LONGEST_HOLD;
@@ -70,7 +70,8 @@ pub fn at_rate(mut draws: Draws, per_minute: f64) -> impl Iterator<Item = Planne
     })
 }
 
-/// The faults of a schedule file: one a line, `SECONDS,KIND` or `SECONDS,KIND,HOLD_SECONDS`; empty lines and what follows `#` don't count.
+/// The faults of a schedule file: one a line, `SECONDS,KIND` or `SECONDS,KIND,HOLD_SECONDS`; empty lines and what
+/// follows `#` don't count.
 ///
 /// # Errors
 /// The line that can't be read, and why.
@@ -115,8 +116,9 @@ fn milliseconds(text: &str) -> Result<u64, String> {
     Ok((seconds * 1e3) as u64)
 }
 
-/// The faults of a recorded trace: lines `MILLISECONDS,add|remove,NODE`. Each removal is a fault, at its time after the trace's first line
-/// divided by `scale`; a node picks the same target every time. Additions aren't needed: what dies is started again.
+/// The faults of a recorded trace: lines `MILLISECONDS,add|remove,NODE`. Each removal is a fault, at its time after
+/// the trace's first line divided by `scale`; a node picks the same target every time. Additions aren't needed: what
+/// dies is started again.
 ///
 /// # Errors
 /// The line that can't be read, and why.

@@ -55,7 +55,8 @@ fn print(event: &JobEvent, format: Format) -> Result<(), Problem> {
     }
 }
 
-/// `2026-11-23T10:43:27.123Z`, from the days of the civil calendar (Hinnant, "chrono-compatible low-level date algorithms").
+/// `2026-11-23T10:43:27.123Z`, from the days of the civil calendar (Hinnant, "chrono-compatible low-level date
+/// algorithms").
 pub(super) fn time_of_day(unix_ms: u64) -> String {
     let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
     let z = days + 719_468;

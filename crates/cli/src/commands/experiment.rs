@@ -49,9 +49,9 @@ pub struct RecoveryArgs {
 
 #[derive(Debug, Args)]
 struct Grid {
-    /// Methods: none, none:boost, none:swap, checkpoint-N, redundant, shadow, random, copy, average, checkfree, checkfree+, loss-aware;
-    /// the last six take :keep, :decay or :flat (learning rate), all of them but random :fresh, :second or :both (moments),
-    /// checkfree and checkfree+ :l2, :squared or :uniform
+    /// Methods: none, none:boost, none:swap, checkpoint-N, redundant, shadow, random, copy, average, checkfree,
+    /// checkfree+, loss-aware; the last six take :keep, :decay or :flat (learning rate), all of them but random
+    /// :fresh, :second or :both (moments), checkfree and checkfree+ :l2, :squared or :uniform
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     methods: Option<Vec<Method>>,
     /// Seeds of weights, samples and failures

@@ -71,8 +71,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Problem> {
     Ok(exit.into())
 }
 
-/// Runs an asynchronous command on this thread; spawned tasks run on others. Whatever still runs when the command is through is dropped
-/// with the runtime, without waiting for blocking work.
+/// Runs an asynchronous command on this thread; spawned tasks run on others. Whatever still runs when the command is
+/// through is dropped with the runtime, without waiting for blocking work.
 fn block_on(command: impl Future<Output = Result<Exit, Problem>>) -> Result<Exit, Problem> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -1,4 +1,5 @@
-//! `rekindle plan JOB.toml`: the layer cut, the bubble, memory and bytes on each link, before anything runs. Works without a coordinator.
+//! `rekindle plan JOB.toml`: the layer cut, the bubble, memory and bytes on each link, before anything runs. Works
+//! without a coordinator.
 
 use std::path::PathBuf;
 

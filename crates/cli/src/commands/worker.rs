@@ -44,7 +44,8 @@ pub struct WorkerArgs {
     /// Address of this machine that other workers' trainers reach; one other than loopback needs --insecure
     #[arg(long, default_value = "127.0.0.1", value_name = "HOST")]
     data_host: String,
-    /// When asked to stop (SIGTERM, Ctrl-C): how long the coordinator has to save the state of what runs here and to stop it
+    /// When asked to stop (SIGTERM, Ctrl-C): how long the coordinator has to save the state of what runs here and to
+    /// stop it
     #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
     grace: u64,
     /// Folder on a memory file system for trainers' state, so that one that dies loses nothing; empty: none

@@ -88,8 +88,8 @@ impl ChildProcess {
         let Some(pid) = self.child.id().and_then(|pid| libc::pid_t::try_from(pid).ok()) else {
             return;
         };
-        // SAFETY: kill has no memory effects. The pid is a child's that wasn't reaped yet (`id` is none after that), so that it is
-        // neither reused nor -1.
+        // SAFETY: kill has no memory effects. The pid is a child's that wasn't reaped yet (`id` is none after that),
+        // so that it is neither reused nor -1.
         unsafe { libc::kill(-pid, signal) };
     }
 }

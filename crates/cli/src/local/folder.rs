@@ -1,7 +1,7 @@
 //! The folder of a run on this machine: one run at a time, and what an earlier run left there.
 //!
-//! In: the job. Out: a [`RunFolder`], which keeps other runs out as long as it lives. Every run has a coordinator's folder and a job
-//! id of its own: `coordinator`, `coordinator-2`, …
+//! In: the job. Out: a [`RunFolder`], which keeps other runs out as long as it lives. Every run has a coordinator's
+//! folder and a job id of its own: `coordinator`, `coordinator-2`, …
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,9 @@
-//! Processes of a local cluster that are killed on purpose while a job trains, and what the coordinator tells of each loss.
+//! Processes of a local cluster that are killed on purpose while a job trains, and what the coordinator tells of each
+//! loss.
 //!
-//! In: at which steps what is killed. Out: a line to a person for every kill and every recovery. Who is killed is a function of the
-//! cluster: the middle one of those that it can be done to. Deliberately absent: what the losses mean; that is the caller's to say.
+//! In: at which steps what is killed. Out: a line to a person for every kill and every recovery. Who is killed is a
+//! function of the cluster: the middle one of those that it can be done to. Deliberately absent: what the losses
+//! mean; that is the caller's to say.
 
 use std::time::Duration;
 
@@ -25,7 +27,8 @@ pub struct Kill {
     pub kind: FaultKind,
 }
 
-/// Does all kills in order, and tells what became of each. The coordinator must allow faults. Ends with the last one, or with the job.
+/// Does all kills in order, and tells what became of each. The coordinator must allow faults. Ends with the last one,
+/// or with the job.
 ///
 /// # Errors
 /// The coordinator is gone for good, or doesn't allow faults.

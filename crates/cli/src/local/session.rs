@@ -31,7 +31,8 @@ pub struct Outcome {
     pub incidents: Vec<Incident>,
 }
 
-/// Trains `spec` on a cluster that is started for it and stopped after it, and does `kills` on the way (which `options` have to allow).
+/// Trains `spec` on a cluster that is started for it and stopped after it, and does `kills` on the way (which
+/// `options` have to allow).
 ///
 /// # Errors
 /// The cluster can't be started, keeps dying, or refuses the job.
@@ -119,7 +120,8 @@ async fn start(
     Ok((cluster, client, id))
 }
 
-/// Waits for a call and keeps the children alive meanwhile: a coordinator that dies now is there again for the call's next attempt.
+/// Waits for a call and keeps the children alive meanwhile: a coordinator that dies now is there again for the call's
+/// next attempt.
 async fn tending<T>(cluster: &mut LocalCluster, call: impl Future<Output = T>) -> Result<T, Problem> {
     let mut call = pin!(call);
     let mut tend = tokio::time::interval(TEND_EVERY);

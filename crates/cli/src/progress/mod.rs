@@ -1,4 +1,5 @@
-//! What a person sees of a job while it runs: a live picture on a terminal, a line now and then elsewhere. All of it on stderr.
+//! What a person sees of a job while it runs: a live picture on a terminal, a line now and then elsewhere. All of it
+//! on stderr.
 //!
 //! In: state changes, plans and step reports. Out: text. Deliberately absent: any knowledge of where these come from.
 

@@ -1,4 +1,5 @@
-//! A coordinator and workers as processes, on loopback or on a network of namespaces; what is done to them, and how they are started again.
+//! A coordinator and workers as processes, on loopback or on a network of namespaces; what is done to them, and how
+//! they are started again.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -67,7 +67,8 @@ pub fn home(memory: &Path, id: &str, rank: u32) -> (usize, PathBuf) {
     (number.parse::<usize>().unwrap() - 1, folder)
 }
 
-/// Stops a worker, so that it passes on nothing, until another machine has lines of steps that the run's metrics lack `behind` of.
+/// Stops a worker, so that it passes on nothing, until another machine has lines of steps that the run's metrics lack
+/// `behind` of.
 pub fn fall_behind(cluster: &Cluster, worker: usize, memory: &Path, id: &str, run: &Path, behind: u64) {
     signal(cluster.workers[worker].pid(), "STOP");
     let own = format!("-w{}", worker + 1);

@@ -1,4 +1,5 @@
-//! A network of network namespaces: a coordinator's and one for each worker, joined by a bridge, each with a link that can be cut.
+//! A network of network namespaces: a coordinator's and one for each worker, joined by a bridge, each with a link
+//! that can be cut.
 //!
 //! ```text
 //!   coordinator 10.77.0.1 ─ eth0 ══ p0 ─┐
@@ -6,7 +7,8 @@
 //!   worker 1    10.77.0.3 ─ eth0 ══ p2 ─┘
 //! ```
 //!
-//! A cut drops every packet in silence, as a dead switch does: connections stay open and nobody is told. Needs root and iproute2.
+//! A cut drops every packet in silence, as a dead switch does: connections stay open and nobody is told. Needs root
+//! and iproute2.
 
 use std::process::{Command, Output};
 

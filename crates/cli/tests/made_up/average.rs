@@ -5,8 +5,8 @@ use crate::common::{Job, metrics, reaches, signal};
 
 const AVERAGE: &str = r#"["local", "neighbour_average"]"#;
 
-/// An inner stage that is in nobody's memory becomes the mean of its neighbours, the job trains on and says what it is; an end of the pipeline
-/// has no like.
+/// An inner stage that is in nobody's memory becomes the mean of its neighbours, the job trains on and says what it
+/// is; an end of the pipeline has no like.
 #[test]
 fn an_inner_stage_that_nobody_has_is_made_of_its_neighbours_and_an_end_is_not() {
     const STEPS: u64 = 4000;

@@ -31,7 +31,8 @@ fn lose(cluster: &mut Cluster, memory: &Path, id: &str, rank: u32, nth: usize) -
     incident["resumed_step"].as_u64().unwrap()
 }
 
-/// The job goes on learning without its first stage and without its last one; an end lost with the stage beside it is refused.
+/// The job goes on learning without its first stage and without its last one; an end lost with the stage beside it is
+/// refused.
 #[test]
 fn ends_that_nobody_has_are_their_twins_and_two_together_are_refused() {
     let (folder, memory) = (
@@ -67,8 +68,8 @@ fn ends_that_nobody_has_are_their_twins_and_two_together_are_refused() {
     }
 }
 
-/// With a learning rate that moves nothing, a job that lost both ends, the stage that kept the embedding, and the first again differs from
-/// one that lost nothing in the blocks that were made up, and nowhere else.
+/// With a learning rate that moves nothing, a job that lost both ends, the stage that kept the embedding, and the
+/// first again differs from one that lost nothing in the blocks that were made up, and nowhere else.
 #[test]
 fn of_lost_ends_the_embedding_and_the_head_come_back_exactly() {
     let (folder, memory) = (

@@ -15,7 +15,8 @@ use crate::{
 type Buf<'a> = View<'a, AnyBuffer>;
 type BufMut<'a> = ViewMut<'a, AnyBuffer>;
 
-/// The operation on the device inside, all operands as that device's own; with `=> Any`, what comes back is one of `Any`'s.
+/// The operation on the device inside, all operands as that device's own; with `=> Any`, what comes back is one of
+/// `Any`'s.
 macro_rules! on {
     ($self:ident.$op:ident($($operand:ident),*) $(=> $any:ident)?) => {
         match $self {

@@ -49,7 +49,8 @@ fn bytes<D: Device>(device: &D, state: &State<D>) -> Result<Vec<u8>> {
     Ok(all)
 }
 
-/// A step over parts that end at `ends`, with the mean as `floats` or from sums; returns the hashes of the blocks, if the device makes them.
+/// A step over parts that end at `ends`, with the mean as `floats` or from sums; returns the hashes of the blocks, if
+/// the device makes them.
 fn update<D: Device>(
     device: &D,
     state: &mut State<D>,

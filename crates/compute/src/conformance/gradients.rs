@@ -75,7 +75,8 @@ pub fn sums<D: Device>(check: &mut Check<'_, D>) -> Result<()> {
     Ok(())
 }
 
-/// A value that isn't finite, or is out of range, shows in the squares of its block, whatever is added later, by whomever.
+/// A value that isn't finite, or is out of range, shows in the squares of its block, whatever is added later, by
+/// whomever.
 fn not_finite<D: Device>(check: &mut Check<'_, D>, kind: SumKind) -> Result<()> {
     let device = check.device;
     let huge = if matches!(kind, SumKind::Fixed { .. }) {

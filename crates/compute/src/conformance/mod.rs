@@ -1,7 +1,8 @@
-//! What every device must compute: each operation against a plain reference in `f64`, on random shapes, ragged ones among them.
+//! What every device must compute: each operation against a plain reference in `f64`, on random shapes, ragged ones
+//! among them.
 //!
-//! Run it with [`check_all`] for a new device; errors are relative to the largest value of the reference. Run [`fingerprint`] on two devices
-//! of one kind (other thread counts) and compare: it must be the same to the bit.
+//! Run it with [`check_all`] for a new device; errors are relative to the largest value of the reference. Run
+//! [`fingerprint`] on two devices of one kind (other thread counts) and compare: it must be the same to the bit.
 
 mod attention;
 mod freezing;

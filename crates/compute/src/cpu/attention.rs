@@ -1,8 +1,9 @@
-//! Causal grouped-query attention, one task per (sequence, key/value head), query tiles of 32 rows against all earlier keys.
+//! Causal grouped-query attention, one task per (sequence, key/value head), query tiles of 32 rows against all
+//! earlier keys.
 //!
-//! A task's scratch is a tile of scores (32 x seq_len), the packed head (seq_len x head_dim, several times) and nothing of the size
-//! of a whole score matrix. The backward pass computes probabilities anew from the stored logarithms of the row sums
-//! (Dao et al. 2022, FlashAttention, algorithm 4).
+//! A task's scratch is a tile of scores (32 x seq_len), the packed head (seq_len x head_dim, several times) and
+//! nothing of the size of a whole score matrix. The backward pass computes probabilities anew from the stored
+//! logarithms of the row sums (Dao et al. 2022, FlashAttention, algorithm 4).
 
 use super::lanes::{maximum, sum, vectorized};
 use super::pool::Pool;
@@ -255,7 +256,8 @@ fn forward_task<F: Float>(
     }
 }
 
-/// Exponentials of the `seen` scaled scores against their greatest, zero for those that a neighbouring row may see. Returns (sum, greatest).
+/// Exponentials of the `seen` scaled scores against their greatest, zero for those that a neighbouring row may see.
+/// Returns (sum, greatest).
 #[inline(always)]
 fn softmax_row<F: Float>(line: &mut [F], seen: usize, scale: F) -> (F, F) {
     let top = maximum(&line[..seen]) * scale;

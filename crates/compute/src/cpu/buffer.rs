@@ -1,6 +1,6 @@
-//! Memory of the CPU device: zeroed, aligned to a cache line, or to a page (so that it can be written to a disk as it lies) where it is at
-//! least a page long. Large buffers come straight from the system in pages that cost nothing until touched, and ask for huge pages (fewer
-//! misses in address translation).
+//! Memory of the CPU device: zeroed, aligned to a cache line, or to a page (so that it can be written to a disk as it
+//! lies) where it is at least a page long. Large buffers come straight from the system in pages that cost nothing
+//! until touched, and ask for huge pages (fewer misses in address translation).
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};

@@ -1,7 +1,8 @@
-//! Buffers that can be held as they are: memory shared by the buffer and by the handles on it, replaced from the spares when the buffer has
-//! to be written while a handle lives.
+//! Buffers that can be held as they are: memory shared by the buffer and by the handles on it, replaced from the
+//! spares when the buffer has to be written while a handle lives.
 //!
-//! Invariant: memory is written through the only reference to it ([`CpuBuffer::values_mut`]), so a handle's bytes can't change (CP-4).
+//! Invariant: memory is written through the only reference to it ([`CpuBuffer::values_mut`]), so a handle's bytes
+//! can't change (CP-4).
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Vector code without a vector width: plain loops over 16 fixed lanes, compiled for each instruction set and chosen at run time.
+//! Vector code without a vector width: plain loops over 16 fixed lanes, compiled for each instruction set and chosen
+//! at run time.
 
 use std::sync::OnceLock;
 

@@ -1,9 +1,10 @@
-//! Matrix products through the `gemm` crate, cut over the threads into independent products of columns (or rows) of the result.
+//! Matrix products through the `gemm` crate, cut over the threads into independent products of columns (or rows) of
+//! the result.
 //!
-//! An element of the result is summed over k in the same order whatever piece it is computed in (held by `conformance`), so the
-//! cut doesn't show: the crate sums in another order only for vectors and for results of at most 64 x 64, which are never cut
-//! and which no piece is. Pieces that share nothing but their inputs measured 3 to 10 % faster than the
-//! crate's own division of one product, whose threads wait for each other.
+//! An element of the result is summed over k in the same order whatever piece it is computed in (held by
+//! `conformance`), so the cut doesn't show: the crate sums in another order only for vectors and for results of at
+//! most 64 x 64, which are never cut and which no piece is. Pieces that share nothing but their inputs measured 3 to
+//! 10 % faster than the crate's own division of one product, whose threads wait for each other.
 
 use std::any::TypeId;
 use std::ops::Range;
@@ -60,8 +61,9 @@ fn piece_of<F: Float>(
     let Product { m, n, k, .. } = shape;
     let (a_cs, a_rs) = if shape.transpose_a { (m, 1) } else { (1, k) };
     let (b_cs, b_rs) = if shape.transpose_b { (k, 1) } else { (1, n) };
-    // SAFETY: rows are within m and columns within n, so that offsets and strides stay inside slices of the checked lengths; `F` is
-    // f32 or f64, which gemm supports; C doesn't overlap A or B as it is borrowed mutably, and no other task has this part of it.
+    // SAFETY: rows are within m and columns within n, so that offsets and strides stay inside slices of the checked
+    // lengths; `F` is f32 or f64, which gemm supports; C doesn't overlap A or B as it is borrowed mutably, and no
+    // other task has this part of it.
     unsafe {
         gemm::gemm(
             rows.len(),

@@ -6,8 +6,8 @@ use std::ptr::NonNull;
 /// A provider of memory. It only gives; what it gave is never given back.
 ///
 /// # Safety
-/// What [`StateMemory::take`] returns is zeroed, starts at a multiple of 4096, has at least the bytes asked for, overlaps nothing that was
-/// given before, is written by nobody else, and stays valid as long as the provider lives.
+/// What [`StateMemory::take`] returns is zeroed, starts at a multiple of 4096, has at least the bytes asked for,
+/// overlaps nothing that was given before, is written by nobody else, and stays valid as long as the provider lives.
 pub unsafe trait StateMemory: Send + Sync + Debug {
     /// Memory of `bytes`; none when there is no more.
     fn take(&self, bytes: usize) -> Option<NonNull<u8>>;

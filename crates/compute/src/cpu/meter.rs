@@ -1,4 +1,5 @@
-//! Where the time goes: nanoseconds, floating point operations and bytes by kind of work. One clock reading per operation.
+//! Where the time goes: nanoseconds, floating point operations and bytes by kind of work. One clock reading per
+//! operation.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;

@@ -1,6 +1,7 @@
 //! Fixed tasks on the device's own threads.
 //!
-//! How many tasks there are and what each does follows from shapes alone (CP-1); only who runs them depends on the threads.
+//! How many tasks there are and what each does follows from shapes alone (CP-1); only who runs them depends on the
+//! threads.
 
 use std::marker::PhantomData;
 

@@ -1,8 +1,9 @@
-//! Spare memory for updates out of place: reserved once, handed out by exact length, given back by whoever drops memory last.
+//! Spare memory for updates out of place: reserved once, handed out by exact length, given back by whoever drops
+//! memory last.
 //!
-//! A buffer that takes a spare leaves its old memory to the handles that hold it; when they are gone that memory becomes a spare of the
-//! same length. So there are always as many pieces of each length as were reserved, on the shelf or on the way, and nothing is
-//! allocated after [`Spares::reserve`].
+//! A buffer that takes a spare leaves its old memory to the handles that hold it; when they are gone that memory
+//! becomes a spare of the same length. So there are always as many pieces of each length as were reserved, on the
+//! shelf or on the way, and nothing is allocated after [`Spares::reserve`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,6 @@
-//! Stores past the caches, for memory that is written whole and not read soon: the processor needn't fetch the line first, which is a
-//! third of the traffic of an update out of place. Elsewhere than on x86-64 they are plain stores. And asking for memory in time.
+//! Stores past the caches, for memory that is written whole and not read soon: the processor needn't fetch the line
+//! first, which is a third of the traffic of an update out of place. Elsewhere than on x86-64 they are plain stores.
+//! And asking for memory in time.
 
 use super::lanes::LANES;
 use crate::Float;
@@ -14,7 +15,8 @@ pub fn store<F: Float>(target: &mut [F; LANES], lanes: &[F; LANES]) {
             let (from, to): (&[f32], &mut [f32]) =
                 (bytemuck::cast_slice(lanes), bytemuck::cast_slice_mut(target));
             for (from, to) in from.chunks_exact(4).zip(to.chunks_exact_mut(4)) {
-                // SAFETY: both are four floats long; `to` is aligned to 16 bytes, because `target` is and every piece before it has 16.
+                // SAFETY: both are four floats long; `to` is aligned to 16 bytes, because `target` is and every piece
+                // before it has 16.
                 unsafe { _mm_stream_ps(to.as_mut_ptr(), _mm_loadu_ps(from.as_ptr())) };
             }
             return;
@@ -33,7 +35,8 @@ pub fn done() {
     }
 }
 
-/// How much is asked for: enough that the processor sees a stream and fetches on by itself, more only delays what is needed first.
+/// How much is asked for: enough that the processor sees a stream and fetches on by itself, more only delays what is
+/// needed first.
 const AHEAD: usize = 64;
 
 /// Tells the processor that elements right after `now` will be read soon.

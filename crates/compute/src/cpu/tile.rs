@@ -1,6 +1,7 @@
 //! Small matrix products for attention: `C[m,n] = A B (+ C)` on scratch that is padded to whole vectors.
 //!
-//! CP-4 Every element of C is one chain of fused multiply-adds over k in ascending order, so tile sizes and vector widths don't show.
+//! CP-4 Every element of C is one chain of fused multiply-adds over k in ascending order, so tile sizes and vector
+//! widths don't show.
 
 use pulp::{Simd, WithSimd};
 
@@ -11,8 +12,8 @@ pub const WIDTH: usize = 16;
 /// Rows come in multiples of this.
 pub const HEIGHT: usize = 8;
 
-/// A product `c[i*ldc + j] (+)= sum over k of a[i*row + k*column] * b[k*ldb + j]` for i in 0..m (multiple of `HEIGHT`), j in 0..n
-/// (multiple of `WIDTH`).
+/// A product `c[i*ldc + j] (+)= sum over k of a[i*row + k*column] * b[k*ldb + j]` for i in 0..m (multiple of
+/// `HEIGHT`), j in 0..n (multiple of `WIDTH`).
 pub struct Tile<'a, F> {
     /// m, n, k
     pub size: (usize, usize, usize),
@@ -27,7 +28,8 @@ pub struct Tile<'a, F> {
 }
 
 impl<F> Tile<'_, F> {
-    /// The last element of each operand must exist; panics otherwise, which only a wrong caller in this crate can cause.
+    /// The last element of each operand must exist; panics otherwise, which only a wrong caller in this crate can
+    /// cause.
     fn assert_inside(&self) {
         let (m, n, k) = self.size;
         assert!(m % HEIGHT == 0 && n % WIDTH == 0, "tiles come padded");
@@ -67,7 +69,8 @@ macro_rules! tile {
                     let wide = n - j >= 2 * lanes;
                     let mut i = 0;
                     while i < m {
-                        // SAFETY: `assert_inside` was called; i and j step inside m and n, which are multiples of the steps.
+                        // SAFETY: `assert_inside` was called; i and j step inside m and n, which are multiples of the
+                        // steps.
                         unsafe {
                             match (tall, wide) {
                                 (true, true) => self.block::<S, 8, 2>(simd, i, j),

@@ -1,15 +1,18 @@
 //! One piece of memory, handed out in parts: places are offsets, whoever has the memory adds its address.
 //!
-//! First fit, and neighbours that come back become one again. A trainer takes nearly all of its memory at its start and keeps it, so gaps don't matter.
+//! First fit, and neighbours that come back become one again. A trainer takes nearly all of its memory at its start
+//! and keeps it, so gaps don't matter.
 //!
-//! Parts are given back while work that uses them may still be in the stream. That is sound because whatever uses the same place next comes later
-//! in the same stream (CP-8), and a copy on the other stream holds its source until it is done.
+//! Parts are given back while work that uses them may still be in the stream. That is sound because whatever uses the
+//! same place next comes later in the same stream (CP-8), and a copy on the other stream holds its source until it is
+//! done.
 //!
 //! Deliberately absent: calls of the driver, and growth.
 
 use std::collections::BTreeMap;
 
-/// Every part starts at a multiple of this, as what the driver gives does; the choice of an algorithm for products looks at no more than that.
+/// Every part starts at a multiple of this, as what the driver gives does; the choice of an algorithm for products
+/// looks at no more than that.
 pub const ALIGNMENT: usize = 256;
 
 /// What is left of the piece.

@@ -1,13 +1,14 @@
 //! Matrix products by cuBLASLt: one algorithm for each shape, so that results repeat.
 //!
-//! In: addresses of row-major matrices on the device. Out: work given to a stream. cuBLASLt counts columns first, so it is asked for the
-//! transposed product, whose operands change places.
+//! In: addresses of row-major matrices on the device. Out: work given to a stream. cuBLASLt counts columns first, so
+//! it is asked for the transposed product, whose operands change places.
 //!
 //! Invariants
-//! - CP-7 An algorithm is chosen once for each shape, types and alignment, from those that add up in a fixed order: split sums that race
-//!   for their place are ruled out.
+//! - CP-7 An algorithm is chosen once for each shape, types and alignment, from those that add up in a fixed order:
+//!   split sums that race for their place are ruled out.
 //!
-//! Deliberately absent: trying algorithms out, whose times would decide on bits. Calls of cuBLASLt are in this file alone.
+//! Deliberately absent: trying algorithms out, whose times would decide on bits. Calls of cuBLASLt are in this file
+//! alone.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -24,7 +25,8 @@ use crate::{ComputeError, Product, Result};
 
 /// Memory for sums of products that are split: what cuBLAS takes by itself on such devices.
 pub const WORKSPACE: usize = 32 << 20;
-/// Sums may be split and added up in single precision. The scheme "in place" (1) is left out: it adds in no fixed order.
+/// Sums may be split and added up in single precision. The scheme "in place" (1) is left out: it adds in no fixed
+/// order.
 const REDUCTIONS: u32 = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
 
 fn failed(call: &str, error: CublasError) -> ComputeError {
@@ -116,7 +118,8 @@ impl Blas {
         })
     }
 
-    /// `c = op(a) op(b)`, or `c += op(a) op(b)`, see [`Product`]. The caller owns the matrices, which are as large as the shape says.
+    /// `c = op(a) op(b)`, or `c += op(a) op(b)`, see [`Product`]. The caller owns the matrices, which are as large as
+    /// the shape says.
     ///
     /// # Errors
     /// [`ComputeError::Device`].
@@ -138,8 +141,8 @@ impl Blas {
         let (one, beta) = (1.0f32, if shape.accumulate { 1.0f32 } else { 0.0 });
         let address = |m: Matrix| m.at as *const c_void;
         stream.named("product", || {
-            // SAFETY: the caller's matrices; the plan was made for them and lives; the workspace is used by one product after the other, as
-            // the stream runs them.
+            // SAFETY: the caller's matrices; the plan was made for them and lives; the workspace is used by one
+            // product after the other, as the stream runs them.
             unsafe {
                 result::matmul(
                     self.handle,

@@ -1,7 +1,8 @@
 //! Compiled kernels, kept on disk: the next process finds them by what they were compiled from.
 //!
-//! In: a module and an architecture. Out: machine code. A file's name holds a hash of the source, the options, the architecture and the compiler's
-//! version, so that a file is never stale. A folder that can't be used costs the time to compile, nothing else.
+//! In: a module and an architecture. Out: machine code. A file's name holds a hash of the source, the options, the
+//! architecture and the compiler's version, so that a file is never stale. A folder that can't be used costs the time
+//! to compile, nothing else.
 //!
 //! Deliberately absent: removing old files; each is some ten kilobytes.
 

@@ -9,7 +9,8 @@
 //!
 //! A code that isn't known is taken for `Process`: a new process costs little, and restarts have a bound.
 //!
-//! Deliberately absent: what is done about it. Kernels run later than they are launched, so an error is met by a call that has nothing to do with it.
+//! Deliberately absent: what is done about it. Kernels run later than they are launched, so an error is met by a call
+//! that has nothing to do with it.
 
 use cudarc::cublaslt::sys::cublasStatus_t as Status;
 
@@ -32,7 +33,8 @@ pub enum Fault {
 pub fn of_driver(code: u32) -> Fault {
     match code {
         2 => Fault::OutOfMemory,
-        // No licence, no device, a device or a machine that isn't ready or whose driver doesn't fit; unavailable after an error or by others' use.
+        // No licence, no device, a device or a machine that isn't ready or whose driver doesn't fit; unavailable
+        // after an error or by others' use.
         34 | 46 | 100..=103 | 802..=804 => Fault::Device,
         // Memory that can't be corrected, NVLink, an error that was contained, the stack of the hardware.
         214 | 220 | 226 | 714 => Fault::Device,

@@ -1,7 +1,8 @@
 //! The CUDA sources of the kernels, and what a launch has to know of them.
 //!
-//! A source is compiled as one text: the platform, what all kernels share, the module. The platform is the only part that needs a GPU's
-//! compiler; with another one under the same names the kernels compile as C++ and run on a CPU, which is how they are tested.
+//! A source is compiled as one text: the platform, what all kernels share, the module. The platform is the only part
+//! that needs a GPU's compiler; with another one under the same names the kernels compile as C++ and run on a CPU,
+//! which is how they are tested.
 //!
 //! Deliberately absent: compiling ([`super::nvrtc`]) and launching.
 
@@ -99,8 +100,8 @@ pub const MODULES: [Module; 4] = [
 ];
 
 impl Module {
-    /// The whole text on `platform`; compilers name lines by file. `head_dim` is a result of [`compiled_head`] and counts for
-    /// modules that are compiled per head.
+    /// The whole text on `platform`; compilers name lines by file. `head_dim` is a result of [`compiled_head`] and
+    /// counts for modules that are compiled per head.
     #[must_use]
     pub fn source(&self, platform: &str, head_dim: usize) -> String {
         let head = if self.per_head {
@@ -115,7 +116,8 @@ impl Module {
     }
 }
 
-/// The width that attention for heads of `head_dim` is compiled for: the next multiple of 16. None for heads that are too wide.
+/// The width that attention for heads of `head_dim` is compiled for: the next multiple of 16. None for heads that are
+/// too wide.
 #[must_use]
 pub fn compiled_head(head_dim: usize) -> Option<usize> {
     let width = head_dim.next_multiple_of(16);
@@ -133,7 +135,8 @@ pub enum AttentionPass {
 
 /// Threads of a block of the kernels of rows.cu.
 pub const ROW_THREADS: u32 = 128;
-/// Threads of a block of the kernels of sums.cu; each has four elements, in `block_squares` sixteen threads have a block.
+/// Threads of a block of the kernels of sums.cu; each has four elements, in `block_squares` sixteen threads have a
+/// block.
 pub const SUM_THREADS: u32 = 256;
 /// Threads of a block of the kernels of loss.cu, which has a row.
 pub const LOSS_THREADS: u32 = 1024;
@@ -143,8 +146,8 @@ pub const ATTENTION_THREADS: u32 = 128;
 /// Launch memory that every supported device has for a block.
 pub const SURE_MEMORY: usize = 96 << 10;
 
-/// Threads and bytes of launch memory of `norm_backward_*` for rows of `width` elements of `bytes`: as many warps as have room for their shares
-/// of the weight's gradient. None for rows that are too wide.
+/// Threads and bytes of launch memory of `norm_backward_*` for rows of `width` elements of `bytes`: as many warps as
+/// have room for their shares of the weight's gradient. None for rows that are too wide.
 #[must_use]
 pub fn norm_launch(width: usize, bytes: usize) -> Option<(u32, usize)> {
     let row = width.next_multiple_of(32 * 16 / bytes) * size_of::<f32>();

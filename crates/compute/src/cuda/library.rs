@@ -1,10 +1,11 @@
-//! Finds CUDA's libraries at run time: by name as the system's loader knows them, then in the folders where they are usually put.
+//! Finds CUDA's libraries at run time: by name as the system's loader knows them, then in the folders where they are
+//! usually put.
 //!
 //! A library that is found stays loaded for good, so that cudarc, which looks by name alone, finds the same one.
 //!
 //! Invariants
-//! - CP-5 Looking for what a machine has of CUDA never panics and never fails: what is absent is an answer that says how to get it. cudarc
-//!   is called only behind [`find`], because it panics where a library is absent.
+//! - CP-5 Looking for what a machine has of CUDA never panics and never fails: what is absent is an answer that says
+//!   how to get it. cudarc is called only behind [`find`], because it panics where a library is absent.
 //!
 //! Deliberately absent: what the libraries do.
 
@@ -33,7 +34,8 @@ pub const KINDS: [Kind; 4] = [Kind::Driver, Kind::Nvrtc, Kind::CublasLt, Kind::N
 pub const FOLDERS_VARIABLE: &str = "REKINDLE_CUDA_LIBRARIES";
 
 impl Kind {
-    /// Names under which it is looked for, the newest first: those that cudarc looks for, too, and for NCCL the only one there is.
+    /// Names under which it is looked for, the newest first: those that cudarc looks for, too, and for NCCL the only
+    /// one there is.
     #[must_use]
     pub fn names(self) -> &'static [&'static str] {
         match self {
@@ -123,8 +125,8 @@ pub fn find(kind: Kind) -> Option<Found> {
 /// Loads one file for good. Its symbols aren't offered to others.
 fn load(path: &Path) -> Option<Library> {
     const NOW: c_int = libc::RTLD_NOW | libc::RTLD_LOCAL | libc::RTLD_NODELETE;
-    // SAFETY: the names are those of NVIDIA's libraries, whose initialisers may run in any thread at any time; a file that isn't such a
-    // library is one that whoever runs this process put there under its name.
+    // SAFETY: the names are those of NVIDIA's libraries, whose initialisers may run in any thread at any time; a file
+    // that isn't such a library is one that whoever runs this process put there under its name.
     unsafe { Library::open(Some(path), NOW) }.ok()
 }
 

@@ -1,7 +1,7 @@
 //! CUDA: the device, the kernels, their compiler, and what of CUDA a machine has.
 //!
-//! Nothing of CUDA is needed to build this crate, nor to start it: libraries are looked for at run time, and one that is absent is an answer,
-//! not a crash. Start reading at [`Cuda`].
+//! Nothing of CUDA is needed to build this crate, nor to start it: libraries are looked for at run time, and one that
+//! is absent is an answer, not a crash. Start reading at [`Cuda`].
 
 mod arena;
 mod blas;
@@ -33,7 +33,8 @@ pub(crate) const SIZES: Sizes = Sizes {
     space_step: device::SPACE_STEP,
 };
 
-/// What activations and products are computed in. Weights' masters, moments, sums and norms are single precision in either.
+/// What activations and products are computed in. Weights' masters, moments, sums and norms are single precision in
+/// either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Single precision.

@@ -1,7 +1,7 @@
 //! Compiles kernels for one kind of device with NVRTC, which needs neither a device nor a driver.
 //!
-//! In: a module, the device's architecture (`sm_90`). Out: machine code (a CUBIN), so that whatever is wrong with inline instructions is found
-//! here and not when the code is loaded.
+//! In: a module, the device's architecture (`sm_90`). Out: machine code (a CUBIN), so that whatever is wrong with
+//! inline instructions is found here and not when the code is loaded.
 //!
 //! Deliberately absent: keeping what was compiled. Calls of NVRTC are in this file alone.
 

@@ -1,7 +1,8 @@
 //! Calls into a library that was found, one symbol at a time, with results as plain numbers.
 //!
-//! What a machine has is asked for in this way and not through cudarc: a symbol that is missing is an error here and a panic there, and a
-//! result code that is newer than the bindings is a number here and undefined behaviour in a Rust enumeration.
+//! What a machine has is asked for in this way and not through cudarc: a symbol that is missing is an error here and
+//! a panic there, and a result code that is newer than the bindings is a number here and undefined behaviour in a
+//! Rust enumeration.
 //!
 //! Deliberately absent: everything that computes.
 

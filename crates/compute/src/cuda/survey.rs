@@ -106,7 +106,8 @@ fn dotted(major: i32, minor: i32) -> String {
 }
 
 impl Survey {
-    /// Numbers of the devices that are new enough, where the libraries that computing needs are there (NCCL isn't one of them).
+    /// Numbers of the devices that are new enough, where the libraries that computing needs are there (NCCL isn't one
+    /// of them).
     #[must_use]
     pub fn usable(&self) -> Vec<i32> {
         let works = |library: &LibraryState| library.version.is_some() || library.kind == Kind::Nccl;

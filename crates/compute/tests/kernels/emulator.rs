@@ -6,7 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use rekindle_compute::cuda::kernels::Module;
 
-/// Whether there is a compiler. Where there is none the tests say so and test nothing, unless `REKINDLE_REQUIRE_CXX` is set.
+/// Whether there is a compiler. Where there is none the tests say so and test nothing, unless `REKINDLE_REQUIRE_CXX`
+/// is set.
 pub fn has_compiler() -> bool {
     let there = Command::new(compiler()).arg("--version").output().is_ok();
     let required = std::env::var_os("REKINDLE_REQUIRE_CXX").is_some();

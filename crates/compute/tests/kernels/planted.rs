@@ -7,8 +7,8 @@ use crate::emulator::{Arg, Emulator, Launch};
 use crate::rows::call;
 use crate::values::{Brain, Element, Single, value};
 
-/// What goes wrong with a defect in attention, for a shape that needs more than one tile both ways: what a launch reports, or what a
-/// comparison says.
+/// What goes wrong with a defect in attention, for a shape that needs more than one tile both ways: what a launch
+/// reports, or what a comparison says.
 fn attention_with(from: &str, to: &str) -> String {
     let emulator = Emulator::patched(&MODULES[3], 16, &[(from, to)]);
     let run = || {

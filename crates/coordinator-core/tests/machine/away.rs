@@ -55,8 +55,8 @@ fn the_time_of_a_job_that_waits_is_over_though_a_heartbeat_comes_just_then() {
     assert_eq!(desk.verdict(&job).worker.expect("it is named").as_str(), "b");
 }
 
-/// Rank 0 of a job dies while the coordinator is away, and its slot on `a` is given to the other job before that, and that a step was
-/// committed, is heard.
+/// Rank 0 of a job dies while the coordinator is away, and its slot on `a` is given to the other job before that, and
+/// that a step was committed, is heard.
 fn crowded_out(desk: &mut Desk) -> (Desk, JobId, JobId) {
     desk.register("a", 1, 1, vec![]);
     desk.register("b", 1, 1, vec![]);
@@ -152,7 +152,8 @@ fn after_a_restart_of_the_coordinator_a_job_that_waits_has_its_workers_back_firs
     }
 }
 
-/// A plan that committed nothing may have left its new workers without any state, though it runs where the one before did.
+/// A plan that committed nothing may have left its new workers without any state, though it runs where the one before
+/// did.
 #[test]
 fn a_worker_that_came_back_empty_and_got_nothing_yet_is_no_guard_to_rely_on() {
     let mut desk = Desk::new();
@@ -175,7 +176,8 @@ fn a_worker_that_came_back_empty_and_got_nothing_yet_is_no_guard_to_rely_on() {
     assert_eq!(desk.orders(), ["start a 0", "start b 1", "start c 2"]);
 }
 
-/// Rank 1 died in an update, and its guard's machine was lost before it had its state from there: of each step another rank's is missing.
+/// Rank 1 died in an update, and its guard's machine was lost before it had its state from there: of each step
+/// another rank's is missing.
 #[test]
 fn where_each_step_lacks_another_rank_the_newest_is_told_and_the_worker_that_took_it_along() {
     let mut desk = Desk::new();

@@ -105,7 +105,8 @@ fn an_older_checkpoint_that_cant_be_completed_is_given_up() {
 
 #[test]
 fn a_part_that_comes_late_is_waited_for_by_nobody() {
-    // Rank 1 says of step 1 what it should have said before step 2: nobody may wait for the other part, which was forgotten.
+    // Rank 1 says of step 1 what it should have said before step 2: nobody may wait for the other part, which was
+    // forgotten.
     let disk_full = |step| Report::SaveFailed {
         step,
         message: "disk full".to_owned(),

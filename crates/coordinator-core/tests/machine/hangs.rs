@@ -1,4 +1,5 @@
-//! Gangs that stand still: the rank is named at which it begins, not the ones that wait, and no step is too long that makes progress.
+//! Gangs that stand still: the rank is named at which it begins, not the ones that wait, and no step is too long that
+//! makes progress.
 
 use rekindle_coordinator_core::{Change, Config};
 use rekindle_types::{Failure, FailureClass, JobId, JobState, RankId, Report, Wait, Watermark};

@@ -459,7 +459,8 @@ fn a_third_worker_lost_with_the_guards_of_a_rank_is_one_too_many() {
     assert!(verdict.message.contains("nobody's memory"), "{}", verdict.message);
 }
 
-/// Rank 0 reported steps up to 3 and is lost; guards have it at 6, but the line of 6 may be with nobody: the keeper of lines is at 5.
+/// Rank 0 reported steps up to 3 and is lost; guards have it at 6, but the line of 6 may be with nobody: the keeper
+/// of lines is at 5.
 #[test]
 fn where_no_line_was_heard_the_keepers_own_step_is_taken() {
     let mut desk = Desk::new();
@@ -491,7 +492,8 @@ fn where_no_line_was_heard_the_keepers_own_step_is_taken() {
     assert_eq!(told, [5; 3]);
 }
 
-/// Two stages of two lanes on `a` to `d`, guards in a ring, at step 5; `lost` don't come back, `e` and `f` take their places.
+/// Two stages of two lanes on `a` to `d`, guards in a ring, at step 5; `lost` don't come back, `e` and `f` take their
+/// places.
 fn two_lanes_without(desk: &mut Desk, sources: &[RecoverySource], lost: &[&str]) -> JobId {
     const WORKERS: [&str; 4] = ["a", "b", "c", "d"];
     let mut spec = spec(2, 9);

@@ -1,4 +1,5 @@
-//! Events that shouldn't happen and do: names of workers that went silent, processes that come back too late, clocks that are set.
+//! Events that shouldn't happen and do: names of workers that went silent, processes that come back too late, clocks
+//! that are set.
 
 use rekindle_coordinator_core::{CloseReason, Event};
 use rekindle_types::{FailureClass, IncidentState, JobState, Report, TrainerPhase};

@@ -153,8 +153,8 @@ proptest! {
             play(&mut desk, &mut known, act);
             prop_assert_eq!(&fold(&desk.journal), desk.machine.durable(), "after {:?}", act);
         }
-        // Every cut can be taken up: it starts from the same fold, tells no worker anything of itself (none is connected), and what
-        // it decides at once is what the journal left undecided.
+        // Every cut can be taken up: it starts from the same fold, tells no worker anything of itself (none is
+        // connected), and what it decides at once is what the journal left undecided.
         for cut in 0..=desk.journal.len() {
             let part = &desk.journal[..cut];
             let restored = Coordinator::restore(Config::default(), part.to_vec()).expect("a cut restores");
@@ -188,7 +188,8 @@ proptest! {
                 let reached = [Some(times.detected), times.decided, times.placed, times.ready, times.rejoined];
                 let reached: Vec<u64> = reached.into_iter().flatten().collect();
                 prop_assert!(reached.is_sorted(), "{:?}", incident);
-                // Behind one that recovers, the next may be traced already; the verdict on it says what becomes of both.
+                // Behind one that recovers, the next may be traced already; the verdict on it says what becomes of
+                // both.
                 let after = incidents.get(number as usize).map(|next| next.state);
                 let newest = after.is_none_or(|next| next == IncidentState::Tracing);
                 prop_assert!(!incident.is_open() || (newest && !view.state.is_terminal()), "{:?}", incident);

@@ -49,7 +49,8 @@ pub(super) async fn commit(
 
 type Opened = std::sync::Arc<dyn Store>;
 
-/// One try: the checkpoint, where it is, and what the job's history has to know; with an error, whether another may help.
+/// One try: the checkpoint, where it is, and what the job's history has to know; with an error, whether another may
+/// help.
 async fn try_commit(
     order: &Commit,
     tokens: &mut Tokens,
@@ -93,7 +94,8 @@ fn put_aside(url: &str, aside: &str) -> Note {
     ("checkpoint.replaced".to_owned(), text)
 }
 
-/// The manifest of the state that the trainers started from. One that can't be read any more costs its count of tokens, not the commit.
+/// The manifest of the state that the trainers started from. One that can't be read any more costs its count of
+/// tokens, not the commit.
 async fn start_manifest<'a>(order: &Commit, tokens: &'a mut Tokens) -> Option<&'a Manifest> {
     let start = order.resumed_from.as_ref()?;
     if tokens.0.as_ref().is_none_or(|(known, _)| known != start) {

@@ -1,7 +1,7 @@
 //! Which state a job starts from.
 //!
-//! In: the job, what to look for, checkpoints known to be damaged. Out: a checkpoint, or none (the job's first weights), or why neither
-//! will do; and what was passed over or differs, for the job's history.
+//! In: the job, what to look for, checkpoints known to be damaged. Out: a checkpoint, or none (the job's first
+//! weights), or why neither will do; and what was passed over or differs, for the job's history.
 
 use std::sync::Arc;
 
@@ -84,7 +84,8 @@ struct Newest {
 }
 
 impl Newest {
-    /// A user who wants to go on from a checkpoint where there is none made a mistake, unless an earlier run was stopped before its first.
+    /// A user who wants to go on from a checkpoint where there is none made a mistake, unless an earlier run was
+    /// stopped before its first.
     fn or_else_beginning(self, last: Option<Epoch>, order: &Find) -> Result<Option<Checkpoint>, String> {
         let url = order.spec.checkpoint_url();
         match (&self.checkpoint, self.refused.as_slice()) {

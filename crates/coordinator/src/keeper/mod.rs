@@ -1,13 +1,16 @@
-//! Checkpoints of running jobs, as far as the coordinator has to do with them: where to start from, the commit, what isn't kept.
+//! Checkpoints of running jobs, as far as the coordinator has to do with them: where to start from, the commit, what
+//! isn't kept.
 //!
 //! ```text
 //!   machine --FindStart, CommitCheckpoint--> a task per job, in order --StartFound, CheckpointWritten--> machine
 //! ```
 //!
 //! Invariants
-//! - CS-7 Every order is answered, once, in the order given, within a bound: what a store doesn't say in time is an error.
+//! - CS-7 Every order is answered, once, in the order given, within a bound: what a store doesn't say in time is an
+//!   error.
 //! - CS-8 Nothing is deleted before the newer checkpoint is committed, nor what a pin or the running job needs.
-//! - CS-9 A checkpoint is there only when the lines of all steps up to its own are in the run's files: whoever goes on from it won't tell them.
+//! - CS-9 A checkpoint is there only when the lines of all steps up to its own are in the run's files: whoever goes
+//!   on from it won't tell them.
 //!
 //! Deliberately absent: reading and writing tensors; trainers do that.
 
@@ -26,7 +29,8 @@ use tokio_util::task::TaskTracker;
 use crate::files::Wait;
 use crate::handle::Input;
 
-/// Orders of a job that wait at most. The machine has one checkpoint of a gang committed at a time, and a few more when it gives the gang up.
+/// Orders of a job that wait at most. The machine has one checkpoint of a gang committed at a time, and a few more
+/// when it gives the gang up.
 const QUEUE: usize = 256;
 /// A search takes no longer.
 const FIND_LIMIT: Duration = Duration::from_secs(300);

@@ -17,8 +17,8 @@ pub struct MicroBatch {
 }
 
 impl Pipeline {
-    /// Forward and backward of micro-batches, one after another; odd ones visit the ends in the other order where `swap` is set. Returns the
-    /// loss summed over tokens; none when it isn't finite.
+    /// Forward and backward of micro-batches, one after another; odd ones visit the ends in the other order where
+    /// `swap` is set. Returns the loss summed over tokens; none when it isn't finite.
     ///
     /// # Errors
     /// When an engine refuses, or there are too few stages to swap.
@@ -69,7 +69,8 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The mean loss per token of micro-batches in the usual order; touches no gradient. Infinite when it isn't a number.
+    /// The mean loss per token of micro-batches in the usual order; touches no gradient. Infinite when it isn't a
+    /// number.
     ///
     /// # Errors
     /// When an engine refuses.

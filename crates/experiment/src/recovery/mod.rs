@@ -1,7 +1,8 @@
 //! The methods at work: what each keeps while all is well, and what it does when a stage is lost.
 //!
-//! The driver calls, for every step, [`Recovery::before_update`] (gradients are complete) and [`Recovery::committed`]; after a loss, with
-//! the lost stages destroyed and the step's gradients dropped, [`Recovery::recover`].
+//! The driver calls, for every step, [`Recovery::before_update`] (gradients are complete) and
+//! [`Recovery::committed`]; after a loss, with the lost stages destroyed and the step's gradients dropped,
+//! [`Recovery::recover`].
 
 mod candidates;
 mod checkpoint;

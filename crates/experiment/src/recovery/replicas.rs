@@ -1,6 +1,7 @@
 //! CheckFree+'s copies of embedding and head: their neighbours keep the weights of the last committed step.
 //!
-//! The paper copies weights; what becomes of the moments it doesn't say. They start anew, as those of other rebuilt stages do.
+//! The paper copies weights; what becomes of the moments it doesn't say. They start anew, as those of other rebuilt
+//! stages do.
 
 use crate::error::Result;
 use crate::pipeline::{LayerState, Pipeline, Place, StageState};

@@ -1,6 +1,8 @@
-//! Shadow copies: a guard holds each stage's state and repeats its update with the same gradient sums, so that it has the same bits.
+//! Shadow copies: a guard holds each stage's state and repeats its update with the same gradient sums, so that it has
+//! the same bits.
 //!
-//! The guard never reads the guarded stage's new weights: what it has at step s comes from the first weights and s gradients.
+//! The guard never reads the guarded stage's new weights: what it has at step s comes from the first weights and s
+//! gradients.
 
 use std::time::Instant;
 

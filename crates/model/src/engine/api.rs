@@ -31,7 +31,8 @@ impl<D: Device> Stage<D> {
         self.ids.clone()
     }
 
-    /// Whether this stage has a tied head without the embedding: then `LayerId::Embed` names the mirror in calls about weights and gradients.
+    /// Whether this stage has a tied head without the embedding: then `LayerId::Embed` names the mirror in calls
+    /// about weights and gradients.
     #[must_use]
     pub fn holds_mirror(&self) -> bool {
         self.mirror
@@ -164,9 +165,9 @@ impl<D: Device> Stage<D> {
         self.gradients.summary()
     }
 
-    /// AdamW on the owned shard of a layer, then clears the layer's sums (with the head: the mirror's, too).
-    /// `step` counts from 1; `clip` = min(1, max_norm / (norm + 1e-6)). A layer that is frozen ([`Stage::freeze_state`]) is updated into spare
-    /// buffers, with the same result, or waited for.
+    /// AdamW on the owned shard of a layer, then clears the layer's sums (with the head: the mirror's, too). `step`
+    /// counts from 1; `clip` = min(1, max_norm / (norm + 1e-6)). A layer that is frozen ([`Stage::freeze_state`]) is
+    /// updated into spare buffers, with the same result, or waited for.
     ///
     /// # Errors
     /// When the layer isn't here, or stays frozen too long ([`Stage::set_update_patience`]).

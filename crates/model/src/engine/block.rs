@@ -1,7 +1,8 @@
 //! One transformer block, forward and backward.
 //!
-//! The residual stream enters as (x, delta): the addition is done by the block's first norm, in the same pass. A block whose activations
-//! weren't kept is run again from its input: the norm then reads the sum that it wrote the first time, so every bit is the same.
+//! The residual stream enters as (x, delta): the addition is done by the block's first norm, in the same pass. A
+//! block whose activations weren't kept is run again from its input: the norm then reads the sum that it wrote the
+//! first time, so every bit is the same.
 
 use std::ops::Range;
 
@@ -88,8 +89,8 @@ pub(super) fn linear_weight(rows: usize, out: usize, inputs: usize) -> Product {
     }
 }
 
-/// The block's first norm, into `scratch.normed`. The residual stream is `x`, or with `before` the sum of that and `scratch.delta`, which is
-/// written to `x`.
+/// The block's first norm, into `scratch.normed`. The residual stream is `x`, or with `before` the sum of that and
+/// `scratch.delta`, which is written to `x`.
 pub(super) fn enter<D: Device>(
     pass: &Pass<'_, D>,
     state: &LayerState<D>,

@@ -6,8 +6,8 @@ use rekindle_compute::{BlockHash, Hashing};
 use rekindle_types::checkpoint::chunk_elements;
 use rekindle_types::{BLOCK, StateDigest};
 
-/// Digests of weights, first and second moments of what a rank owns of a layer: one for each chunk, as a checkpoint's sections want
-/// them ([`rekindle_types::Section`]).
+/// Digests of weights, first and second moments of what a rank owns of a layer: one for each chunk, as a checkpoint's
+/// sections want them ([`rekindle_types::Section`]).
 pub(super) type ChunkDigests = [Arc<[StateDigest]>; 3];
 
 /// A digest for each block of the three kinds.

@@ -9,8 +9,8 @@ use super::train::expect;
 use super::{EngineError, Result, Stage, StageInput, StageOutput, head, head_weights, pass};
 
 impl<D: Device> Stage<D> {
-    /// As [`Stage::forward`], without keeping activations or touching gradients: with the head and targets the summed loss,
-    /// without the head the activations for the next stage.
+    /// As [`Stage::forward`], without keeping activations or touching gradients: with the head and targets the summed
+    /// loss, without the head the activations for the next stage.
     ///
     /// # Errors
     /// As [`Stage::forward`].
@@ -39,8 +39,8 @@ impl<D: Device> Stage<D> {
     /// Logits of the token that follows `tokens` (1 to `seq_len` of them), on a stage that holds the whole model.
     ///
     /// # Errors
-    /// [`EngineError::Layer`] when the stage isn't the whole model, [`EngineError::Input`] for a wrong length, a token outside the vocabulary
-    /// by its position.
+    /// [`EngineError::Layer`] when the stage isn't the whole model, [`EngineError::Input`] for a wrong length, a
+    /// token outside the vocabulary by its position.
     pub fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         for layer in [LayerId::Embed, LayerId::Head] {
             self.state(layer)?;

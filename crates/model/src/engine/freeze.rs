@@ -1,4 +1,5 @@
-//! State that is saved while training goes on: taken hold of without a copy, and the memory that updates may use meanwhile.
+//! State that is saved while training goes on: taken hold of without a copy, and the memory that updates may use
+//! meanwhile.
 //!
 //! ```text
 //!   update of step s, weights of the other lanes taken
@@ -7,10 +8,12 @@
 //!   update of step s+1  layer by layer: in place where the handles are gone, else into spare buffers, else waits for this layer's handles
 //! ```
 //!
-//! With several lanes a layer's weights are all here, but only the owned part is updated and saved. An update out of place leaves the other
-//! lanes' parts of the spare buffer undefined. They are all set before anything reads them: `Trainer::update` (the only caller) takes every
-//! other lane's part before the step ends, and the owner of a tied matrix sends it to its mirror after that. Until they are, reading them is refused
-//! ([`super::EngineError::Incomplete`]). A mirror and a layer of which this rank owns nothing are never frozen, so they never change places.
+//! With several lanes a layer's weights are all here, but only the owned part is updated and saved. An update out of
+//! place leaves the other lanes' parts of the spare buffer undefined. They are all set before anything reads them:
+//! `Trainer::update` (the only caller) takes every other lane's part before the step ends, and the owner of a tied
+//! matrix sends it to its mirror after that. Until they are, reading them is refused
+//! ([`super::EngineError::Incomplete`]). A mirror and a layer of which this rank owns nothing are never frozen, so
+//! they never change places.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,7 +39,8 @@ pub struct FrozenPart<D: Device> {
     pub range: Range<usize>,
     /// Their bytes. Dropping it lets the next update run in place.
     pub frozen: D::Frozen,
-    /// The digest of each chunk of them (see [`rekindle_types::Section`]), if the last update made them ([`Stage::set_hashing`]).
+    /// The digest of each chunk of them (see [`rekindle_types::Section`]), if the last update made them
+    /// ([`Stage::set_hashing`]).
     pub digests: Option<Arc<[StateDigest]>>,
 }
 
@@ -62,8 +66,9 @@ impl<D: Device> LayerState<D> {
 }
 
 impl<D: Device> Stage<D> {
-    /// Takes hold of everything this rank owns: weights and moments of each layer in pipeline order, mirrors and empty parts left out. Copies
-    /// nothing. Call it between the end of an update (the other lanes' weights taken) and the next one.
+    /// Takes hold of everything this rank owns: weights and moments of each layer in pipeline order, mirrors and
+    /// empty parts left out. Copies nothing. Call it between the end of an update (the other lanes' weights taken)
+    /// and the next one.
     ///
     /// # Errors
     /// [`super::EngineError::Incomplete`] when the other lanes' weights aren't all here yet.
@@ -89,8 +94,8 @@ impl<D: Device> Stage<D> {
         Ok(parts)
     }
 
-    /// Takes hold of everything this rank holds of layers that it owns a part of, the other lanes' weights included; a mirror is left out.
-    /// Otherwise as [`Stage::freeze_state`].
+    /// Takes hold of everything this rank holds of layers that it owns a part of, the other lanes' weights included;
+    /// a mirror is left out. Otherwise as [`Stage::freeze_state`].
     ///
     /// # Errors
     /// As [`Stage::freeze_state`].
@@ -106,7 +111,8 @@ impl<D: Device> Stage<D> {
         Ok(parts)
     }
 
-    /// Reserves one spare for every buffer that updates replace, so that the state before an update can be held through it.
+    /// Reserves one spare for every buffer that updates replace, so that the state before an update can be held
+    /// through it.
     ///
     /// # Errors
     /// When the device has no such memory.
@@ -118,12 +124,13 @@ impl<D: Device> Stage<D> {
         Ok(self.device.reserve_spares(&lens)?)
     }
 
-    /// Reserves spare buffers of at most `pool_bytes` for updates of frozen layers; nothing is allocated for that later. Returns the bytes reserved.
+    /// Reserves spare buffers of at most `pool_bytes` for updates of frozen layers; nothing is allocated for that
+    /// later. Returns the bytes reserved.
     ///
-    /// A layer is updated out of place only when all three of its buffers have spares, so whole layers are reserved for, and from the last one
-    /// of the pipeline to the first: layers are written in pipeline order, so those at the end are the ones still frozen when a slow store is
-    /// not done by the next update. A layer that doesn't fit any more is passed over for smaller ones before it. Spares serve every
-    /// layer of the same size.
+    /// A layer is updated out of place only when all three of its buffers have spares, so whole layers are reserved
+    /// for, and from the last one of the pipeline to the first: layers are written in pipeline order, so those at the
+    /// end are the ones still frozen when a slow store is not done by the next update. A layer that doesn't fit any
+    /// more is passed over for smaller ones before it. Spares serve every layer of the same size.
     ///
     /// # Errors
     /// When the device has no such memory.
@@ -139,8 +146,9 @@ impl<D: Device> Stage<D> {
         Ok(lens.iter().map(|len| *len as u64 * element).sum())
     }
 
-    /// Whether the updates from now on make digests of what they leave, for [`Stage::freeze_state`]: state is hashed while it is in the cache,
-    /// by all threads, which costs a fraction of what it costs a checkpoint's writer later. Switch it on for the update of a step that is saved.
+    /// Whether the updates from now on make digests of what they leave, for [`Stage::freeze_state`]: state is hashed
+    /// while it is in the cache, by all threads, which costs a fraction of what it costs a checkpoint's writer later.
+    /// Switch it on for the update of a step that is saved.
     pub fn set_hashing(&mut self, on: bool) {
         self.hashing = on;
     }
@@ -150,14 +158,16 @@ impl<D: Device> Stage<D> {
         std::mem::take(&mut self.update_wait)
     }
 
-    /// Sets how long an update waits for its layer's handles before it fails with [`rekindle_compute::ComputeError::StillFrozen`] (15 minutes
-    /// unless set). An update that failed so has changed nothing and can be called again, for instance after the checkpoint was dropped.
+    /// Sets how long an update waits for its layer's handles before it fails with
+    /// [`rekindle_compute::ComputeError::StillFrozen`] (15 minutes unless set). An update that failed so has changed
+    /// nothing and can be called again, for instance after the checkpoint was dropped.
     pub fn set_update_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }
 }
 
-/// Lengths of the spares that fit into `elements`, for layers in pipeline order; see [`Stage::reserve_for_checkpoints`].
+/// Lengths of the spares that fit into `elements`, for layers in pipeline order; see
+/// [`Stage::reserve_for_checkpoints`].
 fn spares(layers: &[[usize; 3]], elements: u64) -> Vec<usize> {
     let mut left = elements;
     let mut lens = Vec::new();

@@ -74,7 +74,8 @@ impl<D: Device> GradientSums<D> {
         Ok(entry)
     }
 
-    /// The sums' bytes in native (little-endian) order, for the same layer of another lane or, for a mirrored embedding, of its owner.
+    /// The sums' bytes in native (little-endian) order, for the same layer of another lane or, for a mirrored
+    /// embedding, of its owner.
     ///
     /// # Errors
     /// When the layer or the range isn't here.
@@ -123,8 +124,9 @@ impl<D: Device> GradientSums<D> {
         Ok(self.device.mean(&entry.sums, range, self.tokens)?)
     }
 
-    /// The owned shard's mean gradient as [`super::Stage::update`] takes it, before clipping, into `out`, which is as long as the shard. Once the
-    /// shard holds the sums of all lanes (and of the mirror): what the norm needs of it is made in the same pass.
+    /// The owned shard's mean gradient as [`super::Stage::update`] takes it, before clipping, into `out`, which is as
+    /// long as the shard. Once the shard holds the sums of all lanes (and of the mirror): what the norm needs of it
+    /// is made in the same pass.
     ///
     /// # Errors
     /// When the layer isn't here, or the length doesn't fit.

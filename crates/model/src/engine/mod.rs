@@ -9,11 +9,11 @@
 //! freeze_state()                                                             what a checkpoint saves, held while the next step runs
 //! ```
 //!
-//! A micro-batch may also visit embedding, blocks and head one after the other, with other stages between them (`forward_part`,
-//! `backward_part`): the same bits as at once.
+//! A micro-batch may also visit embedding, blocks and head one after the other, with other stages between them
+//! (`forward_part`, `backward_part`): the same bits as at once.
 //!
-//! The head's loss and gradient come from one pass, so the head's share of a gradient is added by `forward` (with targets); `backward`
-//! reports it. A step that is given up is dropped with `discard_gradients`.
+//! The head's loss and gradient come from one pass, so the head's share of a gradient is added by `forward` (with
+//! targets); `backward` reports it. A step that is given up is dropped with `discard_gradients`.
 
 mod api;
 mod block;

@@ -6,8 +6,9 @@
 //!   freeze_state()                          as of a stage
 //! ```
 //!
-//! The gradient travels as the floats that the update would have made of the sums, so nothing is rounded twice, and is read where it lies. A
-//! shadow has no pipeline: it can't compute gradients. Layers of which the other rank owns nothing aren't here.
+//! The gradient travels as the floats that the update would have made of the sums, so nothing is rounded twice, and
+//! is read where it lies. A shadow has no pipeline: it can't compute gradients. Layers of which the other rank owns
+//! nothing aren't here.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -43,7 +44,8 @@ pub struct Shadow<D: Device> {
 }
 
 impl<D: Device> Shadow<D> {
-    /// A shadow of the rank that has a stage of this spec, with state that is all zero; without `weights` of the moments alone.
+    /// A shadow of the rank that has a stage of this spec, with state that is all zero; without `weights` of the
+    /// moments alone.
     ///
     /// # Errors
     /// [`EngineError::Spec`] naming what is impossible, or the device's error.
@@ -65,7 +67,8 @@ impl<D: Device> Shadow<D> {
         })
     }
 
-    /// The layers of which there is something, with the elements that are here (the same of weights, if any, and moments), in pipeline order.
+    /// The layers of which there is something, with the elements that are here (the same of weights, if any, and
+    /// moments), in pipeline order.
     #[must_use]
     pub fn layers(&self) -> Vec<(LayerId, Range<usize>)> {
         let ids = self.spec.layer_ids().into_iter();
@@ -109,8 +112,8 @@ impl<D: Device> Shadow<D> {
     /// AdamW as [`super::Stage::update`] does it, on all layers, with what `of` gives for each.
     ///
     /// # Errors
-    /// Before anything is changed: [`EngineError::NoGradient`] when there is nothing of a layer, [`EngineError::Input`] when the length of its
-    /// gradient doesn't fit.
+    /// Before anything is changed: [`EngineError::NoGradient`] when there is nothing of a layer,
+    /// [`EngineError::Input`] when the length of its gradient doesn't fit.
     pub fn update<'a>(
         &mut self,
         clip: f64,

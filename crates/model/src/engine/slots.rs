@@ -1,8 +1,9 @@
 //! What a micro-batch in flight keeps for its backward pass, and the work space all of them share.
 //!
-//! Kept per block: its input, the fused queries/keys/values after rotation, attention's output and row sums, the residual stream after
-//! attention, gate and up. Normed inputs and silu(gate)*up are computed anew in the backward pass, inside passes that read their
-//! sources anyway. With `recompute` only the input is kept; all else is in one set of buffers that the blocks use in turn.
+//! Kept per block: its input, the fused queries/keys/values after rotation, attention's output and row sums, the
+//! residual stream after attention, gate and up. Normed inputs and silu(gate)*up are computed anew in the backward
+//! pass, inside passes that read their sources anyway. With `recompute` only the input is kept; all else is in one
+//! set of buffers that the blocks use in turn.
 
 use std::collections::BTreeMap;
 
@@ -84,7 +85,8 @@ pub(super) struct Slot<D: Device> {
     pub targets: D::Indices,
     /// Residual stream before each block of the stage; one for all blocks where nothing is kept.
     pub inputs: Vec<D::Buffer>,
-    /// What else is kept: one per block, or one that they use in turn (with `recompute` lent to the slot for a pass only).
+    /// What else is kept: one per block, or one that they use in turn (with `recompute` lent to the slot for a pass
+    /// only).
     pub blocks: Vec<BlockSlot<D>>,
     /// The gradient that runs backward through the stage; before that, the input of a pass without blocks.
     pub dx: D::Buffer,
@@ -159,7 +161,8 @@ impl<D: Device> Slots<D> {
         Ok(slot)
     }
 
-    /// Gives a slot back, which is free if no backward pass is to come; it stays readable until the next call that takes one.
+    /// Gives a slot back, which is free if no backward pass is to come; it stays readable until the next call that
+    /// takes one.
     pub fn put(&mut self, number: u32, slot: Slot<D>) -> Option<&Slot<D>> {
         if slot.parts.is_empty() {
             self.free.push(slot);

@@ -20,7 +20,8 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// What a step's update of a tensor without weight decay computes with, for gradients that are still to be divided by `tokens`.
+    /// What a step's update of a tensor without weight decay computes with, for gradients that are still to be
+    /// divided by `tokens`.
     pub(super) fn numbers(&self, tokens: u64, (step, lr, clip): (u64, f64, f64)) -> AdamStep {
         AdamStep {
             lr,

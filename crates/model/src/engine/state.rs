@@ -12,7 +12,8 @@ use super::gradients::check;
 use super::{AdamW, EngineError, Result};
 use crate::{StateDigest, StateKind, init};
 
-/// A layer on this rank: its weights (all of them, or in a shadow those of the shard or none), the moments of the owned shard.
+/// A layer on this rank: its weights (all of them, or in a shadow those of the shard or none), the moments of the
+/// owned shard.
 pub(super) struct LayerState<D: Device> {
     pub layout: LayerLayout,
     /// Elements of the layer that `weights` holds.
@@ -141,8 +142,8 @@ impl<D: Device> LayerState<D> {
         }
     }
 
-    /// As [`LayerState::locate`], to be written; report the write with [`LayerState::written`]. Digests of what may change are forgotten here,
-    /// so that a write that fails half-way leaves none behind.
+    /// As [`LayerState::locate`], to be written; report the write with [`LayerState::written`]. Digests of what may
+    /// change are forgotten here, so that a write that fails half-way leaves none behind.
     pub fn locate_mut(
         &mut self,
         kind: StateKind,
@@ -161,7 +162,8 @@ impl<D: Device> LayerState<D> {
         Ok((buffer, range.start - held.start..range.end - held.start))
     }
 
-    /// Makes the three buffers writable for an update. What comes back holds the values the update starts from, see [`Device::thaw`].
+    /// Makes the three buffers writable for an update. What comes back holds the values the update starts from, see
+    /// [`Device::thaw`].
     pub fn thaw(&mut self, device: &D, patience: Duration) -> Result<Before<D>> {
         if self.owned.is_empty() {
             return Ok(Before([None, None, None]));
@@ -226,8 +228,8 @@ impl<D: Device> LayerState<D> {
         Ok(device.adamw_with(target, source, gradient, step, &parts)?)
     }
 
-    /// AdamW on the owned shard (weight decay is for matrices only), with the sums of the whole layer. With `hash`, the digests
-    /// of what it leaves are kept, if the device makes hashes.
+    /// AdamW on the owned shard (weight decay is for matrices only), with the sums of the whole layer. With `hash`,
+    /// the digests of what it leaves are kept, if the device makes hashes.
     pub fn update(
         &mut self,
         device: &D,

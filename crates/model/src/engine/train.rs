@@ -1,7 +1,8 @@
 //! Forward and backward of micro-batches, through a whole stage or a part of it.
 //!
-//! The parts of a stage that a micro-batch visits one after the other share its slot: the embedding keeps its tokens there, the blocks their
-//! activations; `dx` passes between them, as the embedding's output, the head's input and gradient, and the gradient of the blocks.
+//! The parts of a stage that a micro-batch visits one after the other share its slot: the embedding keeps its tokens
+//! there, the blocks their activations; `dx` passes between them, as the embedding's output, the head's input and
+//! gradient, and the gradient of the blocks.
 
 use std::borrow::Cow;
 
@@ -29,13 +30,15 @@ impl<D: Device> Stage<D> {
         self.forward_part(micro_batch, Part::Whole, input, targets)
     }
 
-    /// Runs a micro-batch forward through a part of the stage and keeps what its backward pass needs in slot `micro_batch`.
+    /// Runs a micro-batch forward through a part of the stage and keeps what its backward pass needs in slot
+    /// `micro_batch`.
     ///
-    /// With the head, `targets` (one per row) gives the loss, and the head's gradients are added at once (see the module).
+    /// With the head, `targets` (one per row) gives the loss, and the head's gradients are added at once (see the
+    /// module).
     ///
     /// # Errors
-    /// [`EngineError::Order`] when the slot has this part already, the stage hasn't, or targets are missing, [`EngineError::Input`] for a wrong
-    /// length or kind, and a token outside the vocabulary by its position.
+    /// [`EngineError::Order`] when the slot has this part already, the stage hasn't, or targets are missing,
+    /// [`EngineError::Input`] for a wrong length or kind, and a token outside the vocabulary by its position.
     pub fn forward_part(
         &mut self,
         micro_batch: u32,
@@ -197,10 +200,10 @@ impl<D: Device> Stage<D> {
         self.backward_part(micro_batch, Part::Whole, grad_output, layer_done)
     }
 
-    /// Runs a micro-batch backward through a part of the stage; with the last part its slot is free. `grad_output` is the gradient of the
-    /// part's output (`[rows, hidden]`, None with the head). `layer_done` is called for each of the part's layers, last first, as soon as
-    /// its sums hold this micro-batch; a mirrored embedding's are complete when the head is reported. Returns the gradient of the input,
-    /// None with the embedding.
+    /// Runs a micro-batch backward through a part of the stage; with the last part its slot is free. `grad_output` is
+    /// the gradient of the part's output (`[rows, hidden]`, None with the head). `layer_done` is called for each of
+    /// the part's layers, last first, as soon as its sums hold this micro-batch; a mirrored embedding's are complete
+    /// when the head is reported. Returns the gradient of the input, None with the embedding.
     ///
     /// # Errors
     /// [`EngineError::Order`] without a forward pass, [`EngineError::Input`] for a wrong length.

@@ -5,7 +5,8 @@ use super::{AverageError, Result};
 /// `sum of share * slice`, element by element, in `f64` and rounded once. One source of share 1 is copied bit for bit.
 ///
 /// # Errors
-/// [`AverageError::Length`] for slices of different lengths, [`AverageError::NotFinite`] naming the element that isn't finite.
+/// [`AverageError::Length`] for slices of different lengths, [`AverageError::NotFinite`] naming the element that
+/// isn't finite.
 pub fn blend(sources: &[(&[f32], f64)]) -> Result<Vec<f32>> {
     let Some(((first, share), rest)) = sources.split_first() else {
         return Ok(Vec::new());

@@ -1,7 +1,7 @@
 //! The raised learning rate of a rebuilt stage.
 //!
-//! The paper multiplies it by 1.1 at each recovery; its code doesn't compound and never takes it back. Both are expressed here: the cap
-//! says how far several recoveries may add up, the decay how soon the rate is back.
+//! The paper multiplies it by 1.1 at each recovery; its code doesn't compound and never takes it back. Both are
+//! expressed here: the cap says how far several recoveries may add up, the decay how soon the rate is back.
 
 use serde::Serialize;
 

@@ -1,8 +1,10 @@
-//! What a loss-aware recovery chooses from: the better of the neighbours by what the model then says of a micro-batch, not by a rule.
+//! What a loss-aware recovery chooses from: the better of the neighbours by what the model then says of a
+//! micro-batch, not by a rule.
 //!
-//! Copies of the neighbours, blends in several proportions, the blend by gradient norms, and a stage that passes its input through: the even
-//! blend with both output projections 0, so that its blocks add nothing at first but can learn. No paper's: beside CheckFree's rule, which is
-//! among the candidates, so that on the micro-batch the choice is never worse.
+//! Copies of the neighbours, blends in several proportions, the blend by gradient norms, and a stage that passes its
+//! input through: the even blend with both output projections 0, so that its blocks add nothing at first but can
+//! learn. No paper's: beside CheckFree's rule, which is among the candidates, so that on the micro-batch the choice
+//! is never worse.
 
 use std::ops::Range;
 
@@ -24,8 +26,8 @@ pub struct Candidate {
     pub bypass: bool,
 }
 
-/// All candidates for a stage with these sources, in the order in which they are tried; of equally good ones the first counts. `weighted` is the
-/// blend by the job's rule.
+/// All candidates for a stage with these sources, in the order in which they are tried; of equally good ones the
+/// first counts. `weighted` is the blend by the job's rule.
 #[must_use]
 pub fn candidates(source: Source, weighted: &Mix) -> Vec<Candidate> {
     let (mut mixes, even) = match source {

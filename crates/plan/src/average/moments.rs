@@ -1,7 +1,8 @@
 //! What becomes of Adam's moments.
 //!
-//! The paper says nothing about them; its code starts a new Adam (both moments 0, count 0). A new second moment makes the first steps of
-//! every weight as long as the learning rate whatever the gradient, so blending the neighbours' is offered, too.
+//! The paper says nothing about them; its code starts a new Adam (both moments 0, count 0). A new second moment makes
+//! the first steps of every weight as long as the learning rate whatever the gradient, so blending the neighbours' is
+//! offered, too.
 
 use rekindle_types::spec::Moments;
 
@@ -33,8 +34,8 @@ pub struct StartingMoments {
 
 /// The starting moments of a layer of `numel` elements.
 ///
-/// The count is the smallest of the sources': a second moment of few steps is too small for a large count, and the updates would be
-/// too long; the other way round they are too short, which is harmless.
+/// The count is the smallest of the sources': a second moment of few steps is too small for a large count, and the
+/// updates would be too long; the other way round they are too short, which is harmless.
 ///
 /// # Errors
 /// As [`blend`].

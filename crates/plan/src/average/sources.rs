@@ -1,8 +1,8 @@
 //! Who stands in for whom, and in which order swapped micro-batches visit the stages.
 //!
-//! Inner stages are blended from both neighbours. An edge has one neighbour and is copied from it. With swapped micro-batches (CheckFree+)
-//! the two first and the two last stages have learned each other's work and are copied from each other; the paper says so of the edges
-//! alone, its code does it both ways.
+//! Inner stages are blended from both neighbours. An edge has one neighbour and is copied from it. With swapped
+//! micro-batches (CheckFree+) the two first and the two last stages have learned each other's work and are copied
+//! from each other; the paper says so of the edges alone, its code does it both ways.
 
 use rekindle_types::spec::Weighting;
 
@@ -75,7 +75,8 @@ pub fn source_of(stage: usize, facts: &[StageFacts], swapped: bool) -> Result<So
     Ok(source)
 }
 
-/// The stage before `stage` (behind it for the first), checked as [`source_of`] does: the plain copy that averages are compared with.
+/// The stage before `stage` (behind it for the first), checked as [`source_of`] does: the plain copy that averages
+/// are compared with.
 ///
 /// # Errors
 /// As [`source_of`].
@@ -133,7 +134,8 @@ fn check_swap(stages: usize) -> Result<()> {
     Ok(())
 }
 
-/// The block stages in the order in which a micro-batch visits them; `swapped`: the two first and the two last change places.
+/// The block stages in the order in which a micro-batch visits them; `swapped`: the two first and the two last change
+/// places.
 ///
 /// # Errors
 /// [`AverageError::TooFewToSwap`] below 4 stages.

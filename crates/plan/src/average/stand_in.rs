@@ -1,13 +1,15 @@
 //! Which blocks of its neighbours a lost stage of a plan is made of.
 //!
-//! In: a plan, the ranks whose state nobody has, the norms of the stages' last gradients. Out: for each of these ranks the ranks that it
-//! is a mean of; or why there is no such mean. Stages of a plan needn't have equally many blocks: block `j` of `n` is made of the block at the
-//! same relative place of a neighbour, which with equally many is its block `j`.
+//! In: a plan, the ranks whose state nobody has, the norms of the stages' last gradients. Out: for each of these
+//! ranks the ranks that it is a mean of; or why there is no such mean. Stages of a plan needn't have equally many
+//! blocks: block `j` of `n` is made of the block at the same relative place of a neighbour, which with equally many
+//! is its block `j`.
 //!
-//! Where another lane of the stage lives, its weights are the lost ones, and only what the rank alone had, moments, has to be made up.
+//! Where another lane of the stage lives, its weights are the lost ones, and only what the rank alone had, moments,
+//! has to be made up.
 //!
-//! An end of the pipeline that no lane has is a copy of the stage beside it where micro-batches are swapped ([`crate::swap`]), its
-//! embedding or head left out: these have no like.
+//! An end of the pipeline that no lane has is a copy of the stage beside it where micro-batches are swapped
+//! ([`crate::swap`]), its embedding or head left out: these have no like.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -19,13 +21,13 @@ use crate::guard::twins;
 
 use super::{AverageError, Result, Source, StageFacts, refuse_adjacent, source_of};
 
-/// What each of the `lost` ranks is a mean of: another lane of its stage, whose weights are the same, or else the ranks of its lane on the
-/// stages beside it; an end with `swaps` the rank of the one stage beside it. `part` are ranks of which only what they own can be had.
-/// `norms` are those of the stages' last gradients; empty: not known.
+/// What each of the `lost` ranks is a mean of: another lane of its stage, whose weights are the same, or else the
+/// ranks of its lane on the stages beside it; an end with `swaps` the rank of the one stage beside it. `part` are
+/// ranks of which only what they own can be had. `norms` are those of the stages' last gradients; empty: not known.
 ///
 /// # Errors
-/// [`AverageError::NoSource`] for an end of the pipeline that no lane has, but with `swaps`; [`AverageError::Adjacent`],
-/// [`AverageError::DeadSource`] for stages next to each other.
+/// [`AverageError::NoSource`] for an end of the pipeline that no lane has, but with `swaps`;
+/// [`AverageError::Adjacent`], [`AverageError::DeadSource`] for stages next to each other.
 pub fn means(
     plan: &Plan,
     swaps: bool,
@@ -147,8 +149,8 @@ pub fn blocks(plan: &Plan) -> Range<u32> {
     1..plan.stages.last().map_or(1, |last| last.end.saturating_sub(1))
 }
 
-/// The layer of stage `source` that layer `layer` of stage `lost` is made of; both are ranges of layers in pipeline order, `blocks` those that
-/// are blocks.
+/// The layer of stage `source` that layer `layer` of stage `lost` is made of; both are ranges of layers in pipeline
+/// order, `blocks` those that are blocks.
 #[must_use]
 pub fn like(layer: u32, lost: &Range<u32>, source: &Range<u32>, blocks: &Range<u32>) -> Option<u32> {
     let of = |stage: &Range<u32>| stage.start.max(blocks.start)..stage.end.min(blocks.end);

@@ -42,8 +42,9 @@ impl Mix {
     }
 }
 
-/// The shares of two neighbours whose last gradients have these L2 norms. A norm that isn't known yet (nothing was trained) counts as 1.
-/// `epsilon` is added to each weight (0 in the paper, 1e-4 in its code). Two weights of 0 share equally.
+/// The shares of two neighbours whose last gradients have these L2 norms. A norm that isn't known yet (nothing was
+/// trained) counts as 1. `epsilon` is added to each weight (0 in the paper, 1e-4 in its code). Two weights of 0 share
+/// equally.
 ///
 /// # Errors
 /// [`AverageError::Norm`] for a norm that is negative or not finite.

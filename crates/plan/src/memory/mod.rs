@@ -1,14 +1,15 @@
 //! What a rank takes of its device's memory, by what it is for.
 //!
-//! In: a job, its plan, a rank, a kind of device. Out: bytes. The buffers are those that the stage engine allocates (`Stage::new`, `Slots`, `Scratch`
-//! in `rekindle-model`), one by one, and the work space of the device's operations; a test in `rekindle-worker` trains and holds the sum against
-//! what the device counted.
+//! In: a job, its plan, a rank, a kind of device. Out: bytes. The buffers are those that the stage engine allocates
+//! (`Stage::new`, `Slots`, `Scratch` in `rekindle-model`), one by one, and the work space of the device's operations;
+//! a test in `rekindle-worker` trains and holds the sum against what the device counted.
 //!
-//! The figures of a CUDA device are derived from the code in the same way, from the device's own sizes ([`Sizes`], compared with the device's by
-//! a test). What was never held against a GPU: these figures. What isn't in them: a context, code, and what cuBLASLt takes by itself.
+//! The figures of a CUDA device are derived from the code in the same way, from the device's own sizes ([`Sizes`],
+//! compared with the device's by a test). What was never held against a GPU: these figures. What isn't in them: a
+//! context, code, and what cuBLASLt takes by itself.
 //!
-//! Deliberately absent: memory of the host. Shadows, parities and what goes from rank to rank lie there (see [`mod@crate::survival`]), the copies that
-//! a CUDA device makes of frozen state, too.
+//! Deliberately absent: memory of the host. Shadows, parities and what goes from rank to rank lie there (see
+//! [`mod@crate::survival`]), the copies that a CUDA device makes of frozen state, too.
 
 mod stage;
 mod table;
@@ -96,9 +97,11 @@ pub struct Memory {
     pub moments: u64,
     /// What micro-batches in flight keep for their backward passes.
     pub activations: u64,
-    /// What one pass works in: the block at work, logits, the largest gradient of a matrix; and evaluation's activations.
+    /// What one pass works in: the block at work, logits, the largest gradient of a matrix; and evaluation's
+    /// activations.
     pub scratch: u64,
-    /// Buffers that updates go on in while the state before them is held (on a CPU; a CUDA device copies that to the host).
+    /// Buffers that updates go on in while the state before them is held (on a CPU; a CUDA device copies that to the
+    /// host).
     pub spares: u64,
     /// Work space of operations and of the library of matrix products.
     pub workspace: u64,

@@ -1,5 +1,5 @@
-//! The buffers of a stage, one by one: in a job, a plan and a rank, out bytes of each use ([`super::Memory`]). What holds them is the engine
-//! (`rekindle_model`), in the same words; a test of whole trainers holds the two together.
+//! The buffers of a stage, one by one: in a job, a plan and a rank, out bytes of each use ([`super::Memory`]). What
+//! holds them is the engine (`rekindle_model`), in the same words; a test of whole trainers holds the two together.
 
 use rekindle_types::spec::RecoverySource;
 use rekindle_types::{Dtype, JobSpec, LayerId, Plan, Rank, Recompute, shard_range};
@@ -148,8 +148,8 @@ impl<'a> StageShape<'a> {
         narrow + self.wide(self.rows * self.heads()) + 2 * self.wide(self.rows)
     }
 
-    /// One micro-batch's activations, of so many blocks: their inputs, what else they keep, the gradient that runs back, token ids. On a CUDA
-    /// device rows are grouped by token for the embedding's gradient, too.
+    /// One micro-batch's activations, of so many blocks: their inputs, what else they keep, the gradient that runs
+    /// back, token ids. On a CUDA device rows are grouped by token for the embedding's gradient, too.
     pub fn slot(&self, blocks: u64) -> u64 {
         let kept = match self.spec.training.recompute {
             Recompute::None => blocks * self.block(),
@@ -215,8 +215,8 @@ impl<'a> StageShape<'a> {
         self.slot(one) + lent
     }
 
-    /// One spare for every buffer that an update replaces, where the last state is kept in memory; and what of the checkpoints' pool whole
-    /// layers fill, the last ones first.
+    /// One spare for every buffer that an update replaces, where the last state is kept in memory; and what of the
+    /// checkpoints' pool whole layers fill, the last ones first.
     pub fn spares(&self) -> u64 {
         if self.on == On::Cuda {
             return 0;
@@ -241,8 +241,8 @@ impl<'a> StageShape<'a> {
         FLOAT_BYTES * (whole + pooled)
     }
 
-    /// What a CPU's operations take beside their operands: packed heads and tiles of scores for each thread that attends, and a norm's
-    /// partial sums.
+    /// What a CPU's operations take beside their operands: packed heads and tiles of scores for each thread that
+    /// attends, and a norm's partial sums.
     pub fn beside_operands(&self, threads: u32) -> u64 {
         let model = &self.spec.model;
         let tasks = u64::from(self.spec.training.micro_batch) * u64::from(model.num_key_value_heads);

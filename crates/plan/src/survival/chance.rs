@@ -1,5 +1,5 @@
-//! How likely losses are to take what nobody else has, by the model of [`super`]: in a job, a plan and how much is expected to be lost while a state is
-//! exposed, out probabilities of one loss being one too many.
+//! How likely losses are to take what nobody else has, by the model of [`super`]: in a job, a plan and how much is
+//! expected to be lost while a state is exposed, out probabilities of one loss being one too many.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,8 +3,8 @@
 use super::*;
 use crate::schedule::grid;
 
-/// Runs the programs, each rank one operation after the other, as far as they get: the stops of each micro-batch in the order in which
-/// they were made, forward and back.
+/// Runs the programs, each rank one operation after the other, as far as they get: the stops of each micro-batch in
+/// the order in which they were made, forward and back.
 fn run(stages: u32, micro_batches: &[u32]) -> Vec<[Vec<Stop>; 2]> {
     let programs: Vec<_> = (0..stages)
         .map(|stage| swapped_program(stage, stages, micro_batches))

@@ -1,5 +1,5 @@
-//! A small disk for tests that fill it: a tmpfs, which only root may mount. Elsewhere that is said and the test left out; with
-//! `REKINDLE_REQUIRE_TMPFS=1` it fails.
+//! A small disk for tests that fill it: a tmpfs, which only root may mount. Elsewhere that is said and the test left
+//! out; with `REKINDLE_REQUIRE_TMPFS=1` it fails.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,12 +1,13 @@
-//! Checks the real NCCL on a machine with one GPU or more, a process for each rank: meet, transfer, abort of a transfer that hangs, split, shrink,
-//! grow, and the transport; each with its time.
+//! Checks the real NCCL on a machine with one GPU or more, a process for each rank: meet, transfer, abort of a
+//! transfer that hangs, split, shrink, grow, and the transport; each with its time.
 //!
 //! ```text
 //! nccl_check [RANKS [MIB]]    3 ranks unless said otherwise (what needs fewer uses the first ones), transfers of 64 MiB
 //! ```
 //!
-//! Where there are fewer devices than ranks they share them, which NCCL does from 2.30 on for two processes a device, and may or may not for
-//! more. Prints a line for each step; the exit status is 1 when one failed, and 2 when NCCL or a device is missing.
+//! Where there are fewer devices than ranks they share them, which NCCL does from 2.30 on for two processes a device,
+//! and may or may not for more. Prints a line for each step; the exit status is 1 when one failed, and 2 when NCCL or
+//! a device is missing.
 
 mod pipe;
 mod steps;

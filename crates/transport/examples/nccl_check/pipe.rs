@@ -35,7 +35,8 @@ impl Drop for Ranks {
     }
 }
 
-/// Starts the ranks, passes rounds on until all have ended, and prints what rank 0 says about a step. Whether none of those failed.
+/// Starts the ranks, passes rounds on until all have ended, and prints what rank 0 says about a step. Whether none of
+/// those failed.
 pub fn lead(ranks: u32, mebibytes: u32, devices: &[i32]) -> Result<bool, Error> {
     let mut children = Ranks(Vec::new());
     let mut lines = Vec::new();

@@ -62,7 +62,8 @@ pub(super) fn an_edit_keeps_links_of_those_that_stay(harness: &dyn EditHarness) 
     }
 }
 
-/// Rank 3 is gone; 0 learns of it, 1 waits for 0, 2 for 1. One that gives up frees the one that waits for it, and all go on.
+/// Rank 3 is gone; 0 learns of it, 1 waits for 0, 2 for 1. One that gives up frees the one that waits for it, and all
+/// go on.
 pub(super) fn an_edit_frees_those_that_wait_for_each_other(harness: &dyn EditHarness) {
     let mut mesh = harness.mesh(4, &Options::default());
     let waiting = AtomicUsize::new(0);
@@ -90,7 +91,8 @@ pub(super) fn an_edit_frees_those_that_wait_for_each_other(harness: &dyn EditHar
     all_hear_all(&mesh.members(), Epoch(6));
 }
 
-/// Large frames are under way in both directions, and nobody takes them: what was begun is finished, so that what follows is understood.
+/// Large frames are under way in both directions, and nobody takes them: what was begun is finished, so that what
+/// follows is understood.
 pub(super) fn an_edit_amid_large_frames_stays_in_step(harness: &dyn EditHarness) {
     let mut mesh = harness.mesh(2, &small_queues());
     for epoch in 6..16 {

@@ -1,6 +1,6 @@
 //! What every transport must do, as functions over a [`Harness`] that makes connected transports. A new
-//! implementation runs all of [`ALL`], one that goes over to other epochs all of [`EDITS`], too (see `tests/conformance.rs`); each function panics with what went
-//! wrong.
+//! implementation runs all of [`ALL`], one that goes over to other epochs all of [`EDITS`], too (see
+//! `tests/conformance.rs`); each function panics with what went wrong.
 //!
 //! In: a harness. Out: nothing, or a panic. No assertion is about time: waits that must be freed have a
 //! deadline far away, and the check is that they end with another error than the deadline's.
@@ -61,8 +61,8 @@ pub trait Mesh: Send {
     /// The members in rank order.
     fn members(&self) -> Vec<&dyn Transport>;
 
-    /// All go over to `epoch`, at once; those in `replaced` are other processes from then on. For each the peers whose links it kept, in
-    /// rank order.
+    /// All go over to `epoch`, at once; those in `replaced` are other processes from then on. For each the peers
+    /// whose links it kept, in rank order.
     fn edit(&mut self, epoch: Epoch, replaced: &[RankId]) -> Vec<Result<BTreeSet<RankId>, TransportError>>;
 }
 

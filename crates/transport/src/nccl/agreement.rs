@@ -8,7 +8,8 @@
 //!  Ready, or why not                <──>     Ready, or why not
 //! ```
 //!
-//! Ids are made by the answering end, and only where they are needed: NCCL listens for those that come under each until the process ends.
+//! Ids are made by the answering end, and only where they are needed: NCCL listens for those that come under each
+//! until the process ends.
 //!
 //! In and out: values and their bytes. Bytes that make no sense are an error, which names what.
 

@@ -1,8 +1,9 @@
-//! The way of a link's payloads through NCCL: two communicators of two ranks, one for each direction, so that neither waits for the other.
+//! The way of a link's payloads through NCCL: two communicators of two ranks, one for each direction, so that neither
+//! waits for the other.
 //!
-//! Payloads come from the host's memory and go there, through a piece of the device's memory, in chunks. Both ends cut alike. The pieces are
-//! had before anything moves and freed after: the driver may wait for all of a device's work before it frees, and so for a transfer that
-//! waits for this very thread.
+//! Payloads come from the host's memory and go there, through a piece of the device's memory, in chunks. Both ends
+//! cut alike. The pieces are had before anything moves and freed after: the driver may wait for all of a device's
+//! work before it frees, and so for a transfer that waits for this very thread.
 //!
 //! Deliberately absent: payloads in the device's memory; two chunks at once.
 
@@ -93,8 +94,8 @@ impl Channel {
         self.stop.store(false, Ordering::Relaxed);
     }
 
-    /// Begins to abort both directions. Nobody uses them any more, but for a thread that was left behind inside NCCL; it aborts its own when it
-    /// comes back.
+    /// Begins to abort both directions. Nobody uses them any more, but for a thread that was left behind inside NCCL;
+    /// it aborts its own when it comes back.
     pub(crate) fn begin_abort(&self) -> Vec<Aborting> {
         self.stop.store(true, Ordering::Relaxed);
         [&self.out, &self.into]

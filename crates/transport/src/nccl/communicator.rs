@@ -1,9 +1,12 @@
-//! One communicator: what is asked of it in the right order, waited for with bounds, and aborted in the end if it doesn't go well.
+//! One communicator: what is asked of it in the right order, waited for with bounds, and aborted in the end if it
+//! doesn't go well.
 //!
-//! In: [`Calls`], who meets, pieces of memory. Out: transfers that have happened, or a [`Fault`]; after one the communicator is broken.
-//! Dropping it aborts it, without a panic and within a bound. NCCL's own threads and the device work meanwhile; this one looks now and then.
+//! In: [`Calls`], who meets, pieces of memory. Out: transfers that have happened, or a [`Fault`]; after one the
+//! communicator is broken. Dropping it aborts it, without a panic and within a bound. NCCL's own threads and the
+//! device work meanwhile; this one looks now and then.
 //!
-//! Deliberately absent: several threads (a communicator is `&mut` for whoever uses it), and the plan's ranks (see [`Group`](super::Group)).
+//! Deliberately absent: several threads (a communicator is `&mut` for whoever uses it), and the plan's ranks (see
+//! [`Group`](super::Group)).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -272,7 +275,8 @@ impl Communicator {
         }
     }
 
-    /// Begins to abort it, on a thread of its own, so that several are aborted at once: one that waits for another's end would hang.
+    /// Begins to abort it, on a thread of its own, so that several are aborted at once: one that waits for another's
+    /// end would hang.
     pub(crate) fn begin_abort(&mut self) -> Option<Aborting> {
         if !self.life.allows(Act::Abort) {
             return None;

@@ -2,7 +2,8 @@
 //!
 //! In: what [`TcpEndpoint::connect`] takes, and NCCL where there is some. Out: an [`NcclTransport`].
 //!
-//! All ranks of a world connect in this way, also those without NCCL: an end that doesn't answer is waited for until the deadline.
+//! All ranks of a world connect in this way, also those without NCCL: an end that doesn't answer is waited for until
+//! the deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -102,7 +103,8 @@ impl NcclEndpoint {
         }
     }
 
-    /// Changes the bounds from the next epoch on; communicators that are kept go on with those that they were made with, but for the least length.
+    /// Changes the bounds from the next epoch on; communicators that are kept go on with those that they were made
+    /// with, but for the least length.
     pub fn set_options(&mut self, options: NcclOptions) {
         self.options = options;
     }
@@ -186,7 +188,8 @@ impl NcclEndpoint {
         Ok([id()?, id()?])
     }
 
-    /// Makes the channels, all at once, and hears from each peer whether it could. A link gets its channel before its peer may use it.
+    /// Makes the channels, all at once, and hears from each peer whether it could. A link gets its channel before its
+    /// peer may use it.
     fn stand(
         &self,
         linked: &TcpTransport,

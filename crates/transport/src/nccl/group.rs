@@ -1,7 +1,8 @@
-//! A communicator of several of a plan's ranks under the plan's numbers, which splits, shrinks and grows where NCCL can.
+//! A communicator of several of a plan's ranks under the plan's numbers, which splits, shrinks and grows where NCCL
+//! can.
 //!
-//! In: who is in it. Out: another group, or a [`Fault`] and the old one as it is. All members that are meant to call, do so at about the same
-//! time, with the same arguments.
+//! In: who is in it. Out: another group, or a [`Fault`] and the old one as it is. All members that are meant to call,
+//! do so at about the same time, with the same arguments.
 //!
 //! Deliberately absent: finding out who is lost, and passing ids on (both are the control plane's), collectives.
 
@@ -138,7 +139,8 @@ impl Group {
     /// An id for others to join this group under. One member calls it, before all of them call [`Group::grow`].
     ///
     /// # Errors
-    /// [`Fault::Missing`] before NCCL 2.29; [`Fault::Ranks`] in a group of one, which can't grow: meet anew; [`Fault::Code`].
+    /// [`Fault::Missing`] before NCCL 2.29; [`Fault::Ranks`] in a group of one, which can't grow: meet anew;
+    /// [`Fault::Code`].
     pub fn grow_id(&self) -> Result<UniqueId, Fault> {
         self.can_grow()?;
         self.communicator.grow_id()

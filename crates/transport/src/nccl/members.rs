@@ -1,7 +1,7 @@
 //! Which of the plan's ranks a communicator has, and NCCL's numbers for them. Pure.
 //!
-//! NCCL numbers the ranks of a communicator from 0 on without holes: those that stay move up when one leaves, and whoever joins comes last. So a
-//! plan's rank is never NCCL's; this list is what lies between.
+//! NCCL numbers the ranks of a communicator from 0 on without holes: those that stay move up when one leaves, and
+//! whoever joins comes last. So a plan's rank is never NCCL's; this list is what lies between.
 
 use std::collections::BTreeSet;
 

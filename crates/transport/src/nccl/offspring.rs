@@ -22,8 +22,8 @@ impl Communicator {
         self.child(Act::Use, call, comm, code)
     }
 
-    /// The same where `make` may block and this communicator may be broken: it is called on a thread of its own, which is left behind when it
-    /// doesn't come back.
+    /// The same where `make` may block and this communicator may be broken: it is called on a thread of its own,
+    /// which is left behind when it doesn't come back.
     pub(crate) fn rescue(
         &mut self,
         call: &'static str,

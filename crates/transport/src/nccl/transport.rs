@@ -14,8 +14,8 @@ use crate::{
     TransportError,
 };
 
-/// Made by [`NcclEndpoint`](super::NcclEndpoint). Dropping it closes it; channels that are at rest then stay with the endpoint for the next
-/// epoch, the others are aborted.
+/// Made by [`NcclEndpoint`](super::NcclEndpoint). Dropping it closes it; channels that are at rest then stay with the
+/// endpoint for the next epoch, the others are aborted.
 pub struct NcclTransport {
     // Dropped first: its threads use the channels.
     linked: TcpTransport,

@@ -51,8 +51,9 @@ impl Outbox {
         awaited
     }
 
-    /// The writer has announced a payload apart: waits until the peer is ready for it, and meanwhile says by `tell` what is owed to the
-    /// peer, which may wait for that. False when the link has ended. What the peer was ready for before that still goes.
+    /// The writer has announced a payload apart: waits until the peer is ready for it, and meanwhile says by `tell`
+    /// what is owed to the peer, which may wait for that. False when the link has ended. What the peer was ready for
+    /// before that still goes.
     pub(crate) fn await_ready(&self, mut tell: impl FnMut() -> std::io::Result<()>) -> std::io::Result<bool> {
         let mut state = self.lock();
         loop {

@@ -104,8 +104,8 @@ impl Connection {
         self.serving.turn(Arc::clone(link));
     }
 
-    /// Whether the peer has followed to the link's epoch and is still there: one that came first and gave up meanwhile has left a fence, and the
-    /// end of the stream behind it.
+    /// Whether the peer has followed to the link's epoch and is still there: one that came first and gave up
+    /// meanwhile has left a fence, and the end of the stream behind it.
     pub(crate) fn stands(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
         let looks = libc::MSG_PEEK | libc::MSG_DONTWAIT;

@@ -5,8 +5,9 @@
 //!   theirs that end or stay silent, and all others  --sever-->                             dialled and accepted, as at the start
 //! ```
 //!
-//! In: the transport of the epoch before, the next plan's identity, addresses and links, and which peers are the same processes. Out: a
-//! transport of the next epoch. The one before is aborted and has no connections any more; nothing of it is delivered in the next (TR-5).
+//! In: the transport of the epoch before, the next plan's identity, addresses and links, and which peers are the same
+//! processes. Out: a transport of the next epoch. The one before is aborted and has no connections any more; nothing
+//! of it is delivered in the next (TR-5).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -50,8 +51,9 @@ impl Edit<'_> {
 }
 
 impl TcpEndpoint {
-    /// Goes over to another epoch. Returns once all links of this rank stand, with the peers whose connections were kept. A peer that isn't there
-    /// yet is awaited; one whose connection ends or that isn't heard within [`Options::handshake`] is connected anew.
+    /// Goes over to another epoch. Returns once all links of this rank stand, with the peers whose connections were
+    /// kept. A peer that isn't there yet is awaited; one whose connection ends or that isn't heard within
+    /// [`Options::handshake`] is connected anew.
     ///
     /// # Errors
     /// As [`TcpEndpoint::connect`]; `before` is aborted in any case but that of `Options`.

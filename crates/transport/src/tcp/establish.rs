@@ -5,9 +5,9 @@
 //!  accept loop, thread per caller:   hello -> judge -> welcome or refusal
 //! ```
 //!
-//! In: the listener, whom to dial, whom to expect, connections that may be kept. Out: one stream per link that had to be made. All threads are scoped and end
-//! before this returns; strangers that connect and say nothing hold nobody up, and only so many of them are
-//! listened to at a time.
+//! In: the listener, whom to dial, whom to expect, connections that may be kept. Out: one stream per link that had to
+//! be made. All threads are scoped and end before this returns; strangers that connect and say nothing hold nobody
+//! up, and only so many of them are listened to at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write};

@@ -1,9 +1,9 @@
 //! Reads frames from one connection into the inbox of the link that it serves.
 //!
-//! In: a byte stream nobody trusts. Out: frames in the inbox, and how the stream ended. Generic over the
-//! stream, so that tests feed it garbage. Order per frame: header, gate, room in the inbox, only then memory
-//! for the payload (TR-3). Which link it is for is asked after its header came: so a frame of the epoch before is never taken for one of the
-//! next (TR-5), however late it comes.
+//! In: a byte stream nobody trusts. Out: frames in the inbox, and how the stream ended. Generic over the stream, so
+//! that tests feed it garbage. Order per frame: header, gate, room in the inbox, only then memory for the payload
+//! (TR-3). Which link it is for is asked after its header came: so a frame of the epoch before is never taken for one
+//! of the next (TR-5), however late it comes.
 
 use std::io::{BufReader, ErrorKind, Read};
 
@@ -59,8 +59,9 @@ impl<R: Read> Reading<'_, R> {
         Header::decode(&bytes).map_err(End::Protocol)
     }
 
-    /// While a payload comes another way: takes what the peer says about those that go to it, up to any other frame, which waits. The peer may
-    /// need to be told of both directions before either gets on. Returns whether the peer's side is at its end.
+    /// While a payload comes another way: takes what the peer says about those that go to it, up to any other frame,
+    /// which waits. The peer may need to be told of both directions before either gets on. Returns whether the peer's
+    /// side is at its end.
     fn look_ahead(&mut self, link: &Link) -> bool {
         while self.ahead.is_none() && (!self.stream.buffer().is_empty() || self.glance.readable()) {
             match self.header() {

@@ -5,9 +5,10 @@
 //!                                      reader: drops frames of e until the peer's fence, then takes those of e+1
 //! ```
 //!
-//! The peer may be ahead: its fence is then found while the link is still that of e, which it ends; the reader stands still until its rank
-//! follows or closes the connection, and TCP holds the peer back. In: turns, fences, ends. Out: the link that counts now. No waits of callers are
-//! here: the two threads that wait are owned by the connection and end with [`Serving::close`] or [`Serving::is_over`].
+//! The peer may be ahead: its fence is then found while the link is still that of e, which it ends; the reader stands
+//! still until its rank follows or closes the connection, and TCP holds the peer back. In: turns, fences, ends. Out:
+//! the link that counts now. No waits of callers are here: the two threads that wait are owned by the connection and
+//! end with [`Serving::close`] or [`Serving::is_over`].
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -62,7 +63,8 @@ impl Serving {
         (Arc::clone(&state.link), state.met)
     }
 
-    /// From now on the connection is for `link`, of a newer epoch. The link before has ended, and `link`'s outbox is held.
+    /// From now on the connection is for `link`, of a newer epoch. The link before has ended, and `link`'s outbox is
+    /// held.
     pub(crate) fn turn(&self, link: Arc<Link>) {
         let mut state = self.lock();
         (state.link, state.met) = (link, false);

@@ -24,7 +24,8 @@ pub(crate) fn write_frame(mut stream: impl Write, bytes: &[u8]) -> Result<(), Er
     stream.write_all(bytes)
 }
 
-/// Writes until the outbox ends. `Ok(true)` after a goodbye, `Ok(false)` when the link ended otherwise; what was written are whole frames.
+/// Writes until the outbox ends. `Ok(true)` after a goodbye, `Ok(false)` when the link ended otherwise; what was
+/// written are whole frames.
 pub(crate) fn write_all(link: &Link, mut stream: impl Write, glance: &dyn Glance) -> Result<bool, Error> {
     loop {
         match link.outbox.take(BATCH_FRAMES, BATCH_BYTES) {

@@ -1,5 +1,5 @@
-//! Traffic between all ranks while something goes wrong at a moment and in a way that a seed draws: every call ends, nothing is called that could
-//! deadlock, and what arrives is what was sent.
+//! Traffic between all ranks while something goes wrong at a moment and in a way that a seed draws: every call ends,
+//! nothing is called that could deadlock, and what arrives is what was sent.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
-//! The NCCL transport over the bindings of the real NCCL, with a device for each rank: NCCL refuses two ranks of one process on one device. What
-//! fewer devices can show is in `examples/nccl_check`, which has a process for each rank.
+//! The NCCL transport over the bindings of the real NCCL, with a device for each rank: NCCL refuses two ranks of one
+//! process on one device. What fewer devices can show is in `examples/nccl_check`, which has a process for each rank.
 //!
-//! Where NCCL or devices are missing this says that it did not run; with REKINDLE_REQUIRE_NCCL=1 that is a failure. The bindings themselves are
-//! run everywhere: `stand_in.c` has the functions of CUDA's driver and of NCCL that they call, and both this test and the example run over it.
+//! Where NCCL or devices are missing this says that it did not run; with REKINDLE_REQUIRE_NCCL=1 that is a failure.
+//! The bindings themselves are run everywhere: `stand_in.c` has the functions of CUDA's driver and of NCCL that they
+//! call, and both this test and the example run over it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod stand_in;

@@ -148,7 +148,8 @@ impl JobSpec {
         }
     }
 
-    /// The checkpoint that `model.init_from` names: its last part is `step-` and digits. A Hugging Face folder isn't called so.
+    /// The checkpoint that `model.init_from` names: its last part is `step-` and digits. A Hugging Face folder isn't
+    /// called so.
     #[must_use]
     pub fn init_checkpoint(&self) -> Option<&str> {
         self.init_from.as_deref().filter(|url| is_checkpoint_url(url))

@@ -1,7 +1,8 @@
 //! The job file: sections as data ([`JobSpec`]), parsing with helpful errors, validation of relations between keys.
 //!
-//! In: TOML text ([`JobFile::parse`]), then a base model where the file names one ([`JobFile::into_spec`]). Out: a [`JobSpec`]
-//! that needs no further checking against itself, or every violation found, each with the key it is about.
+//! In: TOML text ([`JobFile::parse`]), then a base model where the file names one ([`JobFile::into_spec`]). Out: a
+//! [`JobSpec`] that needs no further checking against itself, or every violation found, each with the key it is
+//! about.
 //!
 //! Invariants
 //! - TY-3 A key that is not in [`keys::KEYS`] is refused, with the nearest known key named.

@@ -10,31 +10,36 @@ use crate::FailureClass;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecoverySource {
-    /// A trainer that dies leaves its state in its worker's memory: all ranks go on from the last step that all of them have there, at
-    /// most the step in flight is run again. Exact. Costs as much memory again as weights and moments take.
+    /// A trainer that dies leaves its state in its worker's memory: all ranks go on from the last step that all of
+    /// them have there, at most the step in flight is run again. Exact. Costs as much memory again as weights and
+    /// moments take.
     Local,
-    /// Every rank has a guard on another worker that repeats its updates: ranks whose machine was lost with its memory go on from there, on
-    /// another worker. Exact. Needs `local` for the ranks that weren't lost. Costs 4 bytes per parameter and step on the network, and
-    /// as much memory as `local` again.
+    /// Every rank has a guard on another worker that repeats its updates: ranks whose machine was lost with its
+    /// memory go on from there, on another worker. Exact. Needs `local` for the ranks that weren't lost. Costs 4
+    /// bytes per parameter and step on the network, and as much memory as `local` again.
     Shadow,
-    /// Where more lanes than one have a stage's weights, guards keep moments alone: a rank whose machine was lost gets these from a guard and the
-    /// weights from another lane. Exact. Needs `shadow` with fewer guards than there are lanes, and takes a third off its memory.
+    /// Where more lanes than one have a stage's weights, guards keep moments alone: a rank whose machine was lost
+    /// gets these from a guard and the weights from another lane. Exact. Needs `shadow` with fewer guards than there
+    /// are lanes, and takes a third off its memory.
     Replica,
-    /// Groups of ranks on different workers keep parities of each other's states as of every few steps: when a few of them were lost with their
-    /// memory, all ranks go back to the newest such step and run those after it again. Exact. Needs `local`. Costs that state twice over in
-    /// memory with its parities, and what it takes to exchange it now and then ([`ParitySpec`]).
+    /// Groups of ranks on different workers keep parities of each other's states as of every few steps: when a few of
+    /// them were lost with their memory, all ranks go back to the newest such step and run those after it again.
+    /// Exact. Needs `local`. Costs that state twice over in memory with its parities, and what it takes to exchange
+    /// it now and then ([`ParitySpec`]).
     Parity,
-    /// All ranks go back to the newest valid checkpoint (without one: to the beginning) and run the steps after it again. Exact.
+    /// All ranks go back to the newest valid checkpoint (without one: to the beginning) and run the steps after it
+    /// again. Exact.
     Checkpoint,
-    /// An inner stage that nobody has the state of gets the mean of the stages beside it, and no step is run again (CheckFree, arXiv
-    /// 2506.15461); where another lane of it lives, that lane's weights, and only moments start anew. Approximate. Needs `local` for the
-    /// ranks that weren't lost. Costs nothing while nothing fails. Where it stands before `checkpoint` in the list, it is taken rather than
-    /// to go back.
+    /// An inner stage that nobody has the state of gets the mean of the stages beside it, and no step is run again
+    /// (CheckFree, arXiv 2506.15461); where another lane of it lives, that lane's weights, and only moments start
+    /// anew. Approximate. Needs `local` for the ranks that weren't lost. Costs nothing while nothing fails. Where it
+    /// stands before `checkpoint` in the list, it is taken rather than to go back.
     NeighbourAverage,
-    /// Makes the ends of the pipeline recoverable, too (CheckFree+): odd micro-batches visit the two first and the two last stages in the
-    /// other order, so that these learn each other's work, and a lost end is a copy of the stage beside it, which also keeps the embedding
-    /// or the head of it, exactly. Approximate. Needs `neighbour_average`. The losses then depend on `parallelism.pipeline`. Costs 4 bytes
-    /// on the network and 24 of memory for each parameter of embedding and head, and time in the pipeline.
+    /// Makes the ends of the pipeline recoverable, too (CheckFree+): odd micro-batches visit the two first and the
+    /// two last stages in the other order, so that these learn each other's work, and a lost end is a copy of the
+    /// stage beside it, which also keeps the embedding or the head of it, exactly. Approximate. Needs
+    /// `neighbour_average`. The losses then depend on `parallelism.pipeline`. Costs 4 bytes on the network and 24 of
+    /// memory for each parameter of embedding and head, and time in the pipeline.
     Swap,
 }
 
@@ -55,8 +60,8 @@ pub enum Weighting {
 
 /// How Adam's moments of a rebuilt stage start.
 ///
-/// The paper says nothing about them; its code starts a new Adam. A new second moment makes the first steps of every weight as long as the
-/// learning rate whatever the gradient, so blending the neighbours' is offered, too.
+/// The paper says nothing about them; its code starts a new Adam. A new second moment makes the first steps of every
+/// weight as long as the learning rate whatever the gradient, so blending the neighbours' is offered, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Moments {
@@ -76,15 +81,16 @@ pub struct RecoverySpec {
     /// What is allowed; empty: a loss fails the job. Without `[checkpoint]` a lost worker fails the job.
     #[serde(default = "defaults::sources")]
     pub sources: Vec<RecoverySource>,
-    /// With `shadow`: how many guards a rank has, each on another worker. So many workers may be lost at once, whichever they are. Every one of
-    /// them costs as much as the first.
+    /// With `shadow`: how many guards a rank has, each on another worker. So many workers may be lost at once,
+    /// whichever they are. Every one of them costs as much as the first.
     #[serde(default = "defaults::guards")]
     pub guards: u32,
-    /// Restarts without progress that lasts (a checkpoint, or a step committed from memory) in between; one more loss fails the job.
+    /// Restarts without progress that lasts (a checkpoint, or a step committed from memory) in between; one more loss
+    /// fails the job.
     #[serde(default = "defaults::max_restarts")]
     pub max_restarts: u32,
-    /// The same for losses of one class, beside the sum of all; 0: such a loss fails the job. Classes that aren't named have the sum's bound
-    /// alone.
+    /// The same for losses of one class, beside the sum of all; 0: such a loss fails the job. Classes that aren't
+    /// named have the sum's bound alone.
     #[serde(default)]
     pub max_restarts_of: BTreeMap<FailureClass, u32>,
     /// `[recovery.parity]`
@@ -93,7 +99,8 @@ pub struct RecoverySpec {
     /// `neighbour_average`: what the neighbours count.
     #[serde(default)]
     pub average_weights: Weighting,
-    /// `neighbour_average`: whether other shares of the neighbours are tried, too, and those with the lowest loss on a micro-batch taken.
+    /// `neighbour_average`: whether other shares of the neighbours are tried, too, and those with the lowest loss on
+    /// a micro-batch taken.
     #[serde(default)]
     pub average_by_loss: bool,
     /// `neighbour_average`: how the moments start.
@@ -138,7 +145,8 @@ impl RecoverySpec {
         }
     }
 
-    /// How many workers may be lost at once with all that lies in their memory, while training goes on from that of the others.
+    /// How many workers may be lost at once with all that lies in their memory, while training goes on from that of
+    /// the others.
     #[must_use]
     pub fn losses_at_once(&self) -> u32 {
         let if_allowed = |source, losses| if self.allows(source) { losses } else { 0 };
@@ -156,7 +164,8 @@ pub struct ParitySpec {
     pub every: u64,
     /// Members of a group that may be lost at once.
     pub losses: u32,
-    /// Members of a group at most, unless others would be too few: more take less memory each and are lost more often together.
+    /// Members of a group at most, unless others would be too few: more take less memory each and are lost more often
+    /// together.
     pub group: u32,
 }
 

@@ -13,7 +13,8 @@ pub struct JobSpec {
     pub job: JobSection,
     /// `[model]`, completed from `config` or `init_from` where the file names one.
     pub model: ModelConfig,
-    /// Hugging Face folder the weights start from, or a checkpoint (`…/step-00000050`) the run goes on from; none: seeded random weights.
+    /// Hugging Face folder the weights start from, or a checkpoint (`…/step-00000050`) the run goes on from; none:
+    /// seeded random weights.
     pub init_from: Option<String>,
     /// `[data]`
     pub data: DataSpec,
@@ -118,11 +119,13 @@ pub enum Recompute {
     /// Nothing: what the backward pass needs of a block is kept.
     #[default]
     None,
-    /// Only the input of a block is kept; the block is run forward again before its backward pass. The bits are the same.
+    /// Only the input of a block is kept; the block is run forward again before its backward pass. The bits are the
+    /// same.
     Block,
 }
 
-/// What activations and the operands of matrix products are stored as. Weights, moments, sums and checkpoints are 32-bit floats in either.
+/// What activations and the operands of matrix products are stored as. Weights, moments, sums and checkpoints are
+/// 32-bit floats in either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
@@ -260,7 +263,8 @@ pub enum TransportKind {
     /// TCP connections.
     #[default]
     Tcp,
-    /// Long payloads go through NCCL where both ends of a link compute on CUDA devices and have it, everything else through TCP.
+    /// Long payloads go through NCCL where both ends of a link compute on CUDA devices and have it, everything else
+    /// through TCP.
     Nccl,
 }
 

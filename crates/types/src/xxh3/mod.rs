@@ -1,7 +1,8 @@
 //! xxh3_128 with the widest vectors this processor has.
 //!
-//! The library is compiled for the vectors that every processor has. State is hashed in bulk, much of it while it is in the cache, and there
-//! wider ones are twice as fast. Short inputs, and all of them where there are no wider vectors, go to the library.
+//! The library is compiled for the vectors that every processor has. State is hashed in bulk, much of it while it is
+//! in the cache, and there wider ones are twice as fast. Short inputs, and all of them where there are no wider
+//! vectors, go to the library.
 
 #[cfg(target_arch = "x86_64")]
 mod wide;
@@ -16,7 +17,8 @@ const SHORT: usize = 240;
 #[cfg(target_arch = "x86_64")]
 type Hash = fn(&[u8], u64, bool) -> u128;
 
-/// xxh3_128 of a block, with a seed, and how many bytes right after it will be hashed next: memory that is far away is asked for in time.
+/// xxh3_128 of a block, with a seed, and how many bytes right after it will be hashed next: memory that is far away
+/// is asked for in time.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn xxh3_128(block: &[u8], seed: u64, next: usize) -> u128 {
     static BEST: std::sync::OnceLock<Option<Hash>> = std::sync::OnceLock::new();

@@ -1,7 +1,8 @@
 //! xxh3_128 of inputs of more than 240 bytes with AVX-512 or AVX2, on x86-64.
 //!
-//! Plain loops, compiled for each of the two and chosen at run time. They follow the specification (Collet, `doc/xxhash_spec.md` of the xxHash
-//! project, XXH3 for inputs of more than 240 bytes); a test holds them equal to the library's over lengths and seeds.
+//! Plain loops, compiled for each of the two and chosen at run time. They follow the specification (Collet,
+//! `doc/xxhash_spec.md` of the xxHash project, XXH3 for inputs of more than 240 bytes); a test holds them equal to
+//! the library's over lengths and seeds.
 
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 

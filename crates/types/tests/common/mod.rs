@@ -27,7 +27,8 @@ micro_batch = 2
 lr = 1e-3
 "#;
 
-/// `JOB` with the line that starts with `key =` in `section` replaced by `line` (empty: taken out), or `line` added there.
+/// `JOB` with the line that starts with `key =` in `section` replaced by `line` (empty: taken out), or `line` added
+/// there.
 #[must_use]
 pub fn with(section: &str, key: &str, line: &str) -> String {
     let mut out = Vec::new();

@@ -1,8 +1,8 @@
-//! A systematic Reed-Solomon code: parities that are sums of data symbols times constants, such that any as many symbols as there are data
-//! determine all.
+//! A systematic Reed-Solomon code: parities that are sums of data symbols times constants, such that any as many
+//! symbols as there are data determine all.
 //!
-//! The constants are 1 / (x_q + y_d) for distinct x and y (a Cauchy matrix: every square part of it can be inverted), column d divided by its first
-//! entry, which leaves that so. The first parity is thus the XOR of the data.
+//! The constants are 1 / (x_q + y_d) for distinct x and y (a Cauchy matrix: every square part of it can be inverted),
+//! column d divided by its first entry, which leaves that so. The first parity is thus the XOR of the data.
 
 use super::ParityError;
 use super::field::{div, mul};
@@ -50,7 +50,8 @@ impl Code {
         div(y as u8, (parity ^ y) as u8)
     }
 
-    /// The constants with which the symbols of `present` add up to data symbol `lost`, which isn't among them. They are different ones.
+    /// The constants with which the symbols of `present` add up to data symbol `lost`, which isn't among them. They
+    /// are different ones.
     ///
     /// # Errors
     /// [`ParityError::TooManyLosses`], with the data symbols that are lost, when there are fewer symbols than data.
@@ -81,8 +82,8 @@ impl Code {
         Ok(from_data.chain(from_parities).collect())
     }
 
-    /// The weights with which `parities` add up to 1 times data symbol `lost` and none of the others that are `missing`. Elimination with a row for
-    /// each missing symbol and a column for each parity.
+    /// The weights with which `parities` add up to 1 times data symbol `lost` and none of the others that are
+    /// `missing`. Elimination with a row for each missing symbol and a column for each parity.
     fn solve(&self, lost: usize, missing: &[usize], parities: &[usize]) -> Option<Vec<u8>> {
         let row = |data: &usize| -> Vec<u8> {
             let factors = parities.iter().map(|parity| self.factor(*parity, *data));

@@ -1,7 +1,8 @@
 //! Arithmetic of GF(2^8), polynomial x^8 + x^4 + x^3 + x^2 + 1: bytes; a sum is XOR, a product goes by logarithms.
 //!
-//! What is done to much memory is `into += factor * from` ([`add_scaled`]). Factor 1 is XOR by words. Others take the product of each half of a
-//! byte from a table of 16 entries, which AVX2 does for 32 bytes at once (Plank, Greenan and Miller 2013); without AVX2 byte by byte.
+//! What is done to much memory is `into += factor * from` ([`add_scaled`]). Factor 1 is XOR by words. Others take the
+//! product of each half of a byte from a table of 16 entries, which AVX2 does for 32 bytes at once (Plank, Greenan
+//! and Miller 2013); without AVX2 byte by byte.
 
 const POLYNOMIAL: u16 = 0x11D;
 /// Powers of 2, twice over, so that sums of logarithms need no reduction.

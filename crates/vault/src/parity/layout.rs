@@ -1,10 +1,11 @@
 //! Which piece of whose state goes into whose parity.
 //!
-//! Member i of n takes part in stripe j by its distance (i - j) mod n: below r it keeps that parity of the stripe, else it gives the piece of its
-//! state with that number, less r. So each member gives every piece to another stripe, and keeps each of the r parities of one.
+//! Member i of n takes part in stripe j by its distance (i - j) mod n: below r it keeps that parity of the stripe,
+//! else it gives the piece of its state with that number, less r. So each member gives every piece to another stripe,
+//! and keeps each of the r parities of one.
 //!
-//! Pieces are rounded up to [`ALIGN`] bytes; states may be of different sizes, none at all included: what lies behind a state's end counts
-//! as zeros, and travels nowhere.
+//! Pieces are rounded up to [`ALIGN`] bytes; states may be of different sizes, none at all included: what lies behind
+//! a state's end counts as zeros, and travels nowhere.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -241,7 +242,8 @@ fn cut(range: Range<u64>, into: &Range<u64>) -> Range<u64> {
 mod tests {
     use super::*;
 
-    /// Every piece goes into as many parities as losses, none of them its owner's; and no two symbols of a stripe lie with one member.
+    /// Every piece goes into as many parities as losses, none of them its owner's; and no two symbols of a stripe lie
+    /// with one member.
     #[test]
     fn each_piece_is_covered_by_others_only() {
         for members in 2..=9 {

@@ -233,8 +233,8 @@ fn send(child: &tokio::process::Child, signal: libc::c_int) {
     let Some(pid) = child.id().and_then(|pid| libc::pid_t::try_from(pid).ok()) else {
         return;
     };
-    // SAFETY: kill has no memory effects. The pid is that of a child of ours which wasn't reaped yet (`id` is none after that), so
-    // that it isn't reused.
+    // SAFETY: kill has no memory effects. The pid is that of a child of ours which wasn't reaped yet (`id` is none
+    // after that), so that it isn't reused.
     unsafe { libc::kill(pid, signal) };
 }
 

@@ -1,4 +1,5 @@
-//! The worker's shell: one task owns the machine of `rekindle-worker-core`, everything else feeds it events and carries out effects.
+//! The worker's shell: one task owns the machine of `rekindle-worker-core`, everything else feeds it events and
+//! carries out effects.
 //!
 //! ```text
 //!   session task (gRPC) --events--> +-----------+ --effects--> session task, child tasks
@@ -7,8 +8,10 @@
 //! ```
 //!
 //! Invariants
-//! - WK-4 Events of a session that was dropped never reach the machine: every session has a generation, older ones are ignored.
-//! - WK-5 Every child process is owned by one task, which reads all its output before it reports the exit; dropping it kills the child.
+//! - WK-4 Events of a session that was dropped never reach the machine: every session has a generation, older ones
+//!   are ignored.
+//! - WK-5 Every child process is owned by one task, which reads all its output before it reports the exit; dropping
+//!   it kills the child.
 
 mod child;
 mod lines;
@@ -160,7 +163,8 @@ struct Shell {
     session: Option<Session>,
     generation: u64,
     children: BTreeMap<TrainerKey, Child>,
-    /// What processes were started as that were edited since, and what they are now: the tasks that listen to them know the former.
+    /// What processes were started as that were edited since, and what they are now: the tasks that listen to them
+    /// know the former.
     edited: BTreeMap<TrainerKey, TrainerKey>,
     vault: Option<VaultFolder>,
     sender: mpsc::Sender<Incoming>,

@@ -1,12 +1,12 @@
 //! The worker's folder on a memory file system, in which its trainers' state lies.
 //!
-//! In: the parent folder, the coordinator's URL, the worker's name and incarnation. Out: a folder of its own, locked as long as the worker
-//! lives, and the jobs whose state a dead worker of this name left there.
+//! In: the parent folder, the coordinator's URL, the worker's name and incarnation. Out: a folder of its own, locked
+//! as long as the worker lives, and the jobs whose state a dead worker of this name left there.
 //!
 //! - WK-6 A worker takes over the folder of a dead one of its name and coordinator, never that of a living one.
 //!
-//! A worker that leaves in order removes its folder. Folders of workers that were killed and didn't come back are marked by the next worker
-//! that starts on the machine, and removed by one that finds the mark an hour old.
+//! A worker that leaves in order removes its folder. Folders of workers that were killed and didn't come back are
+//! marked by the next worker that starts on the machine, and removed by one that finds the mark an hour old.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -33,8 +33,8 @@ pub struct VaultFolder {
 }
 
 impl VaultFolder {
-    /// Makes the folder, or takes over that of a dead worker of this name. None, and a warning, where that can't be done: trainers then keep
-    /// nothing.
+    /// Makes the folder, or takes over that of a dead worker of this name. None, and a warning, where that can't be
+    /// done: trainers then keep nothing.
     pub fn make(parent: &Path, coordinator: &str, worker: &str, incarnation: u64) -> Option<Self> {
         let cluster = xxh3_64(coordinator.as_bytes());
         let name = format!("{NAME}{cluster:016x}-{worker}");

@@ -1,7 +1,7 @@
 //! When to save: every so many steps, or as often as pays by what saving was measured to cost.
 //!
-//! In: how long steps took, and whether a checkpoint was being written meanwhile. Out: whether a step's state is to be saved. Rank 0
-//! decides; the others hear of it at the commit point, so that all save the same steps.
+//! In: how long steps took, and whether a checkpoint was being written meanwhile. Out: whether a step's state is to
+//! be saved. Rank 0 decides; the others hear of it at the commit point, so that all save the same steps.
 
 use std::collections::VecDeque;
 
@@ -139,7 +139,8 @@ mod tests {
         }
         assert!(schedule.is_due(10));
         schedule.began(10);
-        // Two steps of half a second more each: a checkpoint costs 1 s, Young's interval is sqrt(2 * 1 * 20000) = 200 s.
+        // Two steps of half a second more each: a checkpoint costs 1 s, Young's interval is sqrt(2 * 1 * 20000) = 200
+        // s.
         schedule.took(1.5, true);
         schedule.took(1.5, true);
         assert_eq!(schedule.durable(10, 2.0), Some(200));

@@ -1,4 +1,5 @@
-//! Which mean of its neighbours a stage becomes that nobody has, by what the model then says: several are tried, the one with the lowest loss stays.
+//! Which mean of its neighbours a stage becomes that nobody has, by what the model then says: several are tried, the
+//! one with the lowest loss stays.
 //!
 //! ```text
 //!   for each such stage, in pipeline order, the others being what they are by then:
@@ -6,9 +7,9 @@
 //!     the losses go to all ranks; the stage's ranks, of all lanes, become the best
 //! ```
 //!
-//! The micro-batch is the first of the last committed step: text that is at hand, and that a rule which is among the candidates can't do
-//! better on. In: a pipeline whose stages all stand ([`super::mean`]). Moments stay what the rule made them. What was chosen is in the log of
-//! the stage's trainers.
+//! The micro-batch is the first of the last committed step: text that is at hand, and that a rule which is among the
+//! candidates can't do better on. In: a pipeline whose stages all stand ([`super::mean`]). Moments stay what the rule
+//! made them. What was chosen is in the log of the stage's trainers.
 //!
 //! Deliberately absent: choosing for stages of one source.
 
@@ -26,7 +27,8 @@ use super::{Engine, TrainerError};
 /// Tells candidates' frames from those of evaluations.
 const PART: u32 = 2;
 
-/// Tries other shares for all stages that are to be chosen for. `sources` are the weights that this rank's was made of, if it is one of them.
+/// Tries other shares for all stages that are to be chosen for. `sources` are the weights that this rank's was made
+/// of, if it is one of them.
 ///
 /// # Errors
 /// [`TrainerError`] when a peer is lost, or what it has isn't finite.
@@ -72,7 +74,8 @@ fn first_share(shares: &[Share]) -> f64 {
     shares.first().map_or(1.0, |share| share.share)
 }
 
-/// The loss with a candidate, on the last stage of the first lane; 0 elsewhere. One that isn't finite is worse than any.
+/// The loss with a candidate, on the last stage of the first lane; 0 elsewhere. One that isn't finite is worse than
+/// any.
 fn score(trainer: &mut Trainer, batch: &Batch, stage: u32, candidate: usize) -> Result<i128, TrainerError> {
     let m = match trainer.context.micro_batches().first() {
         Some(m) if trainer.context.rank.lane == 0 => *m,

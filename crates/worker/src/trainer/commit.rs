@@ -1,4 +1,5 @@
-//! The commit point of a step: every rank learns the sums that decide the update, and by that that every rank has its gradients.
+//! The commit point of a step: every rank learns the sums that decide the update, and by that that every rank has its
+//! gradients.
 //!
 //! In: this rank's sums. Out: those of all ranks, the same bits everywhere, because they are sums of integers.
 //!
@@ -97,7 +98,8 @@ impl Sums {
     }
 }
 
-/// The factor that brings a gradient of this norm down to `max_norm` (0: no clipping), as PyTorch's `clip_grad_norm_` has it.
+/// The factor that brings a gradient of this norm down to `max_norm` (0: no clipping), as PyTorch's `clip_grad_norm_`
+/// has it.
 #[must_use]
 pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
     if max_norm == 0.0 {

@@ -61,8 +61,8 @@ impl Endpoint {
         format!("{host}:{}", address.port())
     }
 
-    /// Connects to every rank this one exchanges frames with; `before` is the gang of the epoch before, if this process was in it and its
-    /// connections can be kept. Returns what can be kept of this one.
+    /// Connects to every rank this one exchanges frames with; `before` is the gang of the epoch before, if this
+    /// process was in it and its connections can be kept. Returns what can be kept of this one.
     ///
     /// # Errors
     /// [`TrainerError`] naming who is missing, or refused.
@@ -192,7 +192,8 @@ fn resolve(address: &str) -> Result<SocketAddr, TrainerError> {
         .ok_or_else(|| bad("has no address; check the worker's --data-host".to_owned()))
 }
 
-/// Bounds large enough for the largest layer's gradient (8 bytes an element), a micro-batch's activations, and what is on its way to guards.
+/// Bounds large enough for the largest layer's gradient (8 bytes an element), a micro-batch's activations, and what
+/// is on its way to guards.
 fn options(context: &Context) -> Options {
     let spec = &context.spec;
     let layer = spec

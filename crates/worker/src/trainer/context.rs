@@ -28,8 +28,8 @@ pub struct Context {
     pub start: Option<StartPoint>,
     /// The step whose state it took from the worker's memory instead.
     pub memory_step: Option<u64>,
-    /// The guards of each rank; none where the job wants no shadows. In a job that swaps, of the ends of the pipeline, for their embedding
-    /// or head.
+    /// The guards of each rank; none where the job wants no shadows. In a job that swaps, of the ends of the
+    /// pipeline, for their embedding or head.
     pub guards: BTreeMap<RankId, Vec<RankId>>,
     /// Ranks whose own worker's memory doesn't have the state they start from, and where they get it from.
     pub refills: BTreeMap<RankId, Refill>,
@@ -125,7 +125,8 @@ impl Context {
         }
     }
 
-    /// The other ranks of this rank's group that keeps parities, and of the groups whose sets it gives or takes something from.
+    /// The other ranks of this rank's group that keeps parities, and of the groups whose sets it gives or takes
+    /// something from.
     fn in_groups(&self) -> Vec<RankId> {
         let me = self.id();
         let settings = &self.spec.recovery.parity;

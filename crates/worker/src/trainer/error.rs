@@ -103,7 +103,8 @@ impl TrainerError {
         }
     }
 
-    /// Whether the epoch can't go on for want of its peers, or was ended from outside: nothing is wrong with this process.
+    /// Whether the epoch can't go on for want of its peers, or was ended from outside: nothing is wrong with this
+    /// process.
     #[must_use]
     pub fn gives_up(&self) -> bool {
         match self {

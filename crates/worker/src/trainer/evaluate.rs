@@ -13,8 +13,8 @@ use super::step::Trainer;
 /// Tells evaluation's frames from those of the step's digest (index 0).
 const FIRST_INDEX: u32 = 1;
 
-/// Evaluates on the first sequences of the held-out text, the same ones every time (from the start again where the text has
-/// fewer than `evaluation.sequences`). The keepers of lines return the mean loss, nats a token.
+/// Evaluates on the first sequences of the held-out text, the same ones every time (from the start again where the
+/// text has fewer than `evaluation.sequences`). The keepers of lines return the mean loss, nats a token.
 ///
 /// # Errors
 /// [`TrainerError`] when a peer is lost, or the loss is not a finite number.
@@ -52,8 +52,8 @@ fn count(context: &Context) -> u32 {
     }
 }
 
-/// Takes micro-batch `m` through this rank's stage of its lane, forward only, in frames of this tag. The last stage returns the loss summed over
-/// tokens, others 0.
+/// Takes micro-batch `m` through this rank's stage of its lane, forward only, in frames of this tag. The last stage
+/// returns the loss summed over tokens, others 0.
 ///
 /// # Errors
 /// [`TrainerError`] when a peer is lost; [`TrainerError::NonFinite`] when the loss is not a finite number.

@@ -1,4 +1,5 @@
-//! Shared memory of the worker in which the last two steps of a state lie, without a copy: a rank's own, or one that it guards.
+//! Shared memory of the worker in which the last two steps of a state lie, without a copy: a rank's own, or one that
+//! it guards.
 //!
 //! ```text
 //!   update of step s writes beside the state of s-1; then publish(s): the table says where the state of s is
@@ -32,8 +33,8 @@ pub fn pages(elements: usize) -> u64 {
 #[derive(Debug)]
 struct Memory(Arc<Arena>);
 
-// SAFETY: an arena gives zeroed memory from a page's start on, each piece once, inside a mapping that lives as long as the arena, which this
-// value keeps alive. No other process writes to the file: it is made anew for this trainer.
+// SAFETY: an arena gives zeroed memory from a page's start on, each piece once, inside a mapping that lives as long
+// as the arena, which this value keeps alive. No other process writes to the file: it is made anew for this trainer.
 unsafe impl StateMemory for Memory {
     fn take(&self, bytes: usize) -> Option<NonNull<u8>> {
         self.0.take(bytes)

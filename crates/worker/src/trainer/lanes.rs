@@ -1,5 +1,5 @@
-//! Data parallelism over the lanes of a stage: interleaved ZeRO-1 (Rajbhandari et al. 2020, section 5.1; rank d owns part d of
-//! every layer).
+//! Data parallelism over the lanes of a stage: interleaved ZeRO-1 (Rajbhandari et al. 2020, section 5.1; rank d owns
+//! part d of every layer).
 //!
 //! ```text
 //!   layer's gradient is final --send_gradient--> each lane gets the part it owns   (overlaps the rest of the backward)
@@ -35,7 +35,8 @@ impl Lanes<'_> {
         Tag::new(kind, step, self.context.index_of(layer))
     }
 
-    /// Sends every other lane the part of the layer's gradient which that lane owns. `bytes(range)` reads the accumulators.
+    /// Sends every other lane the part of the layer's gradient which that lane owns. `bytes(range)` reads the
+    /// accumulators.
     ///
     /// # Errors
     /// [`TrainerError::Transport`] when a lane is lost.

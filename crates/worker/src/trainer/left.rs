@@ -1,7 +1,8 @@
 //! What trainers that died left in the worker's shared memory: their own state, and that of ranks they guarded.
 //!
-//! In: the worker's folder and where this trainer stands. Out: snapshots that can be used, and their bytes. The names of the files, too:
-//! `JOB+rR+eE` is the state of rank R as of epoch E, `JOB+sR+eE` its shadow, `JOB+pR+eE` its sets ([`super::parity`]).
+//! In: the worker's folder and where this trainer stands. Out: snapshots that can be used, and their bytes. The names
+//! of the files, too: `JOB+rR+eE` is the state of rank R as of epoch E, `JOB+sR+eE` its shadow, `JOB+pR+eE` its sets
+//! ([`super::parity`]).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -105,7 +106,8 @@ pub fn forget_older(folder: &Path, context: &Context, which: impl Fn(Whose) -> b
     }
 }
 
-/// Whether this rank's state of older epochs is still being written, or held, by somebody, after a while: whoever goes on without it would lose steps.
+/// Whether this rank's state of older epochs is still being written, or held, by somebody, after a while: whoever
+/// goes on without it would lose steps.
 #[must_use]
 pub fn held(folder: &Path, context: &Context) -> bool {
     let by = Instant::now() + WRITER_ENDS;
@@ -144,8 +146,9 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Looks for this rank's own state and, with `shadows`, for that of all ranks that were guarded there: of each the file of the newest epoch
-    /// that offers anything. And for this rank's sets, of all epochs: those of the newest may not be whole at other ranks.
+    /// Looks for this rank's own state and, with `shadows`, for that of all ranks that were guarded there: of each
+    /// the file of the newest epoch that offers anything. And for this rank's sets, of all epochs: those of the
+    /// newest may not be whole at other ranks.
     #[must_use]
     pub fn find(folder: &Path, context: &Context, shadows: bool) -> Self {
         let parity = context.spec.recovery.allows(RecoverySource::Parity);
@@ -273,7 +276,8 @@ pub struct Pieces<'a> {
 }
 
 impl Pieces<'_> {
-    /// Fills the engine with all there is, which has to be some of all its layers and kinds. The tied mirror is left as it is.
+    /// Fills the engine with all there is, which has to be some of all its layers and kinds. The tied mirror is left
+    /// as it is.
     ///
     /// # Errors
     /// [`TrainerError::Lost`] when the state isn't there after all. It isn't offered again then.

@@ -1,7 +1,7 @@
 //! This rank's state where a successor finds it: in shared memory of the worker, without a copy.
 //!
-//! A layer of which this rank owns nothing has its weights written in place, by the lanes that own it; those (a norm of a few elements, with
-//! many lanes) are copied, in turns. A tied mirror isn't kept: its owner sends it again.
+//! A layer of which this rank owns nothing has its weights written in place, by the lanes that own it; those (a norm
+//! of a few elements, with many lanes) are copied, in turns. A tied mirror isn't kept: its owner sends it again.
 //!
 //! Deliberately absent: state on a CUDA device. It lies in the device's memory, which goes with the process.
 
@@ -36,7 +36,8 @@ struct Copied {
 unsafe impl Send for Copied {}
 
 impl Local {
-    /// Shared memory for this trainer's state; none where the job doesn't want it, or it can't be had or used, which is logged.
+    /// Shared memory for this trainer's state; none where the job doesn't want it, or it can't be had or used, which
+    /// is logged.
     #[must_use]
     pub fn new(folder: Option<&Path>, context: &Context, device: DeviceId) -> Option<Self> {
         let folder = folder?;
@@ -94,7 +95,8 @@ impl Local {
         let mut entries = Vec::with_capacity(self.copies.len());
         for copied in &self.copies {
             let source = engine.weight_bytes(copied.layer, 0..copied.bytes / 4)?;
-            // SAFETY: the place has this many bytes and belongs to this value; the step that it held before was retired two updates ago.
+            // SAFETY: the place has this many bytes and belongs to this value; the step that it held before was
+            // retired two updates ago.
             let place = unsafe {
                 std::slice::from_raw_parts_mut(copied.places[(step % 2) as usize].as_ptr(), copied.bytes)
             };

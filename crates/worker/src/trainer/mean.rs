@@ -1,15 +1,17 @@
-//! Stages that nobody has the state of, made of the stages beside them before the first step of the new epoch, and ranks of whose state another
-//! lane has the weights (`rekindle_plan::average`).
+//! Stages that nobody has the state of, made of the stages beside them before the first step of the new epoch, and
+//! ranks of whose state another lane has the weights (`rekindle_plan::average`).
 //!
 //! ```text
 //!   each rank of a mean: weights of its blocks, and moments where those are blended  --State-->  the lost rank: blends, and has a state
 //! ```
 //!
-//! In: the coordinator's decision ([`Context::refills`]), an engine with its state at the step on every rank that sends. Out: a state on every
-//! rank. One layer at a time, all ranks in the same order, so that a rank holds the frames of one layer.
+//! In: the coordinator's decision ([`Context::refills`]), an engine with its state at the step on every rank that
+//! sends. Out: a state on every rank. One layer at a time, all ranks in the same order, so that a rank holds the
+//! frames of one layer.
 //!
 //! Invariant
-//! - WK-8 What is read for a mean is finite, or the trainer fails: nothing is made of the state of a rank that is broken.
+//! - WK-8 What is read for a mean is finite, or the trainer fails: nothing is made of the state of a rank that is
+//!   broken.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -62,8 +64,8 @@ impl Means<'_> {
         Ok(())
     }
 
-    /// Ranks whose stage nobody has are made of the stages beside it, all lanes alike; of an end the blocks. Returns the weights that this
-    /// one was made of, if other shares of them are to be tried ([`super::choose`]).
+    /// Ranks whose stage nobody has are made of the stages beside it, all lanes alike; of an end the blocks. Returns
+    /// the weights that this one was made of, if other shares of them are to be tried ([`super::choose`]).
     ///
     /// # Errors
     /// [`TrainerError`] when a peer is lost, or what it has isn't finite.
@@ -103,7 +105,8 @@ impl Means<'_> {
         Ok(sources)
     }
 
-    /// Whether layer `index` of a rank is made of the shares: another lane has all, other stages the like of blocks alone.
+    /// Whether layer `index` of a rank is made of the shares: another lane has all, other stages the like of blocks
+    /// alone.
     fn is_made(&self, rank: RankId, shares: &[Share], index: u32) -> bool {
         let is_lane = |share: &Share| self.stage(share.rank) == self.stage(rank);
         shares.iter().all(is_lane) || blocks(&self.context.plan).contains(&index)

@@ -9,10 +9,12 @@
 //!
 //! The coordinator is not on this path: between Connect and Finished a trainer talks to its peers only.
 //!
-//! A trainer that goes over to another epoch has kept its process, its text, its endpoint and its connections. Its state it finds as another
-//! process would: where it left it, in the worker's memory. So what an epoch that was given up left half done can't matter.
+//! A trainer that goes over to another epoch has kept its process, its text, its endpoint and its connections. Its
+//! state it finds as another process would: where it left it, in the worker's memory. So what an epoch that was given
+//! up left half done can't matter.
 //!
-//! Deliberately absent: recovery. What the next epoch is, and from which step it goes on, is the coordinator's decision.
+//! Deliberately absent: recovery. What the next epoch is, and from which step it goes on, is the coordinator's
+//! decision.
 
 mod batch;
 mod cadence;
@@ -227,8 +229,8 @@ fn in_memory(vault: Option<&Path>, context: &Context) -> Memory {
     vault.map_or_else(Memory::default, |folder| Memory::find(folder, context, shadows))
 }
 
-/// Fills the engine from the worker's memory, or with what the plan starts from. A rank that has nothing there gets its state from another
-/// one once it has met it ([`Trainer::begin`]).
+/// Fills the engine from the worker's memory, or with what the plan starts from. A rank that has nothing there gets
+/// its state from another one once it has met it ([`Trainer::begin`]).
 fn load_state(
     mut context: Context,
     engine: &mut Engine,

@@ -1,7 +1,7 @@
 //! What became of this rank's checkpoints, given out in the order of steps.
 //!
-//! Threads that write side by side may end a checkpoint before an older one. Whoever hears of them takes a newer one for the end of all older
-//! ones, so it hears of that one when they have ended, too; each ends in bounded time.
+//! Threads that write side by side may end a checkpoint before an older one. Whoever hears of them takes a newer one
+//! for the end of all older ones, so it hears of that one when they have ended, too; each ends in bounded time.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! Whole trainers that lose as many workers with their memory as their groups outlive, and go on with the bits of an undisturbed run.
+//! Whole trainers that lose as many workers with their memory as their groups outlive, and go on with the bits of an
+//! undisturbed run.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! The trainer's line to its worker: JSON lines on stdin and stdout.
 //!
 //! Invariant
-//! - WK-3 A trainer never outlives its worker: the end of stdin, like `Stop`, ends the process at once. So does `Halt` where there is no epoch to
-//!   give up yet.
+//! - WK-3 A trainer never outlives its worker: the end of stdin, like `Stop`, ends the process at once. So does
+//!   `Halt` where there is no epoch to give up yet.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};

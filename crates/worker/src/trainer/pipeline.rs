@@ -1,8 +1,8 @@
-//! The forwards and backwards of one step on one rank: its program ([`Context::program`]) against the transport. Swapped micro-batches
-//! visit a rank at an end of the pipeline twice, each time a part of its stage.
+//! The forwards and backwards of one step on one rank: its program ([`Context::program`]) against the transport.
+//! Swapped micro-batches visit a rank at an end of the pipeline twice, each time a part of its stage.
 //!
-//! In: the step's tokens (at the ends of the pipeline), the peers' frames. Out: accumulated gradients in the engine, the
-//! loss of this lane on its last stage, final gradients in the reduction.
+//! In: the step's tokens (at the ends of the pipeline), the peers' frames. Out: accumulated gradients in the engine,
+//! the loss of this lane on its last stage, final gradients in the reduction.
 //!
 //! Frames arrive in the background while this thread computes; it waits only for what it needs next.
 

@@ -1,6 +1,7 @@
 //! How far this trainer is, for whoever looks at it from another thread: counters that cost a store where work is done.
 //!
-//! In: the beginning and the end of a step, each pass of a micro-batch. Out: what [`super::watch`] makes a watermark of.
+//! In: the beginning and the end of a step, each pass of a micro-batch. Out: what [`super::watch`] makes a watermark
+//! of.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

@@ -1,4 +1,5 @@
-//! From a layer's gradient in this lane to the reduced gradient of what this rank owns of it, which its guard gets at once.
+//! From a layer's gradient in this lane to the reduced gradient of what this rank owns of it, which its guard gets at
+//! once.
 //!
 //! ```text
 //!   backward of the last micro-batch:  is_final(layer)  -> parts of the other lanes leave; of all layers so far, parts that have come are added;
@@ -6,8 +7,8 @@
 //!   after it:                          finish()         -> waits for the rest
 //! ```
 //!
-//! So both transfers hide behind the backward of earlier layers. Nothing here waits for a peer while this rank still has to compute, but for
-//! room to send.
+//! So both transfers hide behind the backward of earlier layers. Nothing here waits for a peer while this rank still
+//! has to compute, but for room to send.
 //!
 //! Invariant
 //! - WK-9 The parts of a layer are added in the order of lanes, so sums of floats don't depend on when they came.

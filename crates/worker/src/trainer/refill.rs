@@ -1,4 +1,5 @@
-//! Ranks whose machine took their state with it get it from the workers of their guards, before the first step of the new epoch.
+//! Ranks whose machine took their state with it get it from the workers of their guards, before the first step of the
+//! new epoch.
 //!
 //! ```text
 //!   rank G: the shadow of rank R that lies in its worker's memory  --State-->  rank R: weights and moments of what it owns (of an end of the
@@ -7,7 +8,8 @@
 //!   where guards keep moments alone: all weights from another lane that has them
 //! ```
 //!
-//! Who sends to whom is the coordinator's decision ([`Context::refills`]). Deliberately absent: states that nobody has ([`super::mean`]).
+//! Who sends to whom is the coordinator's decision ([`Context::refills`]). Deliberately absent: states that nobody
+//! has ([`super::mean`]).
 
 use rekindle_plan::twins;
 use rekindle_transport::TagKind;
@@ -34,8 +36,8 @@ pub struct Refill<'a> {
 }
 
 impl Refill<'_> {
-    /// Sends what other ranks need, takes what this one needs. Nothing where every rank has its own state. Returns what other shares can be tried
-    /// of ([`Means::of_neighbours`]).
+    /// Sends what other ranks need, takes what this one needs. Nothing where every rank has its own state. Returns
+    /// what other shares can be tried of ([`Means::of_neighbours`]).
     ///
     /// # Errors
     /// [`TrainerError`] when a peer is lost, or its state isn't there after all.
@@ -104,7 +106,8 @@ impl Refill<'_> {
         Ok(engine.set_state_bytes(layer, kind, owned, frame.bytes())?)
     }
 
-    /// Ranks of which guards have moments alone get all weights from the first lane of their stage that has its own state.
+    /// Ranks of which guards have moments alone get all weights from the first lane of their stage that has its own
+    /// state.
     fn copy_weights(&self, engine: &mut Engine) -> Result<(), TrainerError> {
         let (context, transport, me) = (self.context, self.transport, self.context.id());
         if !context.guards_keep_moments_alone() {

@@ -48,7 +48,8 @@ fn hex(digest: u128) -> String {
     format!("{digest:032x}")
 }
 
-/// Adds one number of every rank, wrapping, on each of `receivers`, without anybody waiting for them. `index` tells sums of a step apart.
+/// Adds one number of every rank, wrapping, on each of `receivers`, without anybody waiting for them. `index` tells
+/// sums of a step apart.
 ///
 /// # Errors
 /// [`TrainerError::Transport`] when a rank is lost.

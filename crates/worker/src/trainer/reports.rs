@@ -1,17 +1,19 @@
-//! The newest steps' reports, where a successor finds them: what a killed worker or a lost machine never passed on is told again.
+//! The newest steps' reports, where a successor finds them: what a killed worker or a lost machine never passed on is
+//! told again.
 //!
 //! ```text
 //!   step s: its report is written here, then its state is kept, then rank 0 tells it    so whoever goes on from s has its report
 //!   successor: reports up to the step it goes on from, but for those that the coordinator has heard, are told again, and written
 //! ```
 //!
-//! Keepers ([`rekindle_plan::line_keepers`]) write them: rank 0, and ranks on other workers, for when rank 0's machine is lost. On every worker that
-//! has some, whoever wrote them, its first rank takes them over. Lines of JSON in a file of the worker's folder, [`MOST`] at least and twice as many at
-//! most: steps may be committed for long while nobody hears of them, and what is told again is only what wasn't heard.
+//! Keepers ([`rekindle_plan::line_keepers`]) write them: rank 0, and ranks on other workers, for when rank 0's
+//! machine is lost. On every worker that has some, whoever wrote them, its first rank takes them over. Lines of JSON
+//! in a file of the worker's folder, [`MOST`] at least and twice as many at most: steps may be committed for long
+//! while nobody hears of them, and what is told again is only what wasn't heard.
 //!
 //! Invariant
-//! - WK-12 Where a keeper's own state of a step that it committed is in its worker's memory, the step's report is, too, unless it couldn't be
-//!   written, which is logged.
+//! - WK-12 Where a keeper's own state of a step that it committed is in its worker's memory, the step's report is,
+//!   too, unless it couldn't be written, which is logged.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -53,8 +55,9 @@ impl Reports {
         })
     }
 
-    /// Takes over what trainers of older epochs kept: the newest reports up to the step that this one goes on from in memory, in order of
-    /// steps, which the coordinator hasn't heard. Those of an epoch that went back to a checkpoint are of no use.
+    /// Takes over what trainers of older epochs kept: the newest reports up to the step that this one goes on from in
+    /// memory, in order of steps, which the coordinator hasn't heard. Those of an epoch that went back to a
+    /// checkpoint are of no use.
     #[must_use]
     pub fn take_over(&mut self, context: &Context) -> Vec<StepReport> {
         let found = context.memory_step.map(|step| left(&self.folder, context, step));
@@ -106,7 +109,8 @@ fn left(folder: &Path, context: &Context, step: u64) -> Vec<StepReport> {
     let mut all = BTreeMap::new();
     for path in older(folder, context) {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
-        // A line that was being written when its writer died is no report. The newest are last: few are looked at where most were heard.
+        // A line that was being written when its writer died is no report. The newest are last: few are looked at
+        // where most were heard.
         let reports = text
             .lines()
             .rev()

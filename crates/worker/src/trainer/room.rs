@@ -1,11 +1,13 @@
-//! Memory of the device: what the plan says is had before anything lies there, or the trainer ends at once and says what it wanted.
+//! Memory of the device: what the plan says is had before anything lies there, or the trainer ends at once and says
+//! what it wanted.
 //!
 //! ```text
 //!   a CUDA device --reserve, in one piece--> buffers come out of that, and can't be refused later
 //!   refused, now or later, on any device --explain--> OOM_DEVICE, with what the plan wants for what, and what would do with less
 //! ```
 //!
-//! A CPU's memory isn't reserved: pages cost nothing before they are touched, and what lies in shared memory is reserved there.
+//! A CPU's memory isn't reserved: pages cost nothing before they are touched, and what lies in shared memory is
+//! reserved there.
 //!
 //! Deliberately absent: how much is needed ([`rekindle_plan::memory`]).
 

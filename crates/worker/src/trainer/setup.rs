@@ -1,4 +1,5 @@
-//! From a plan to a trainer that is ready to meet its peers: layers with weights, text where the pipeline's ends need it.
+//! From a plan to a trainer that is ready to meet its peers: layers with weights, text where the pipeline's ends need
+//! it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,8 +69,8 @@ pub fn context(start: StartTrainer, patience: std::time::Duration) -> Result<Con
     })
 }
 
-/// The layers of this rank, without any state yet. On a CPU their state is to lie in `memory`, if there is one; on a CUDA device all that the plan
-/// says is reserved first.
+/// The layers of this rank, without any state yet. On a CPU their state is to lie in `memory`, if there is one; on a
+/// CUDA device all that the plan says is reserved first.
 ///
 /// # Errors
 /// [`TrainerError`] when the device can't be had or the shape can't be built.

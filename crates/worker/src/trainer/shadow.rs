@@ -8,15 +8,17 @@
 //! ```
 //!
 //! Invariant
-//! - WK-7 A rank adds its sums at the commit point of a step only when it has its wards' gradients of that step and has published their state
-//!   before it. So VA-2 holds for what a rank owns at its guards as well as at the rank (if that computes on a CPU).
+//! - WK-7 A rank adds its sums at the commit point of a step only when it has its wards' gradients of that step and
+//!   has published their state before it. So VA-2 holds for what a rank owns at its guards as well as at the rank (if
+//!   that computes on a CPU).
 //!
-//! State is sent and taken in turns, piece by piece, every rank in the same order: so a guard holds at most a few pieces that it hasn't asked
-//! for. Gradients come unasked while the guard computes: its inbox has room for all that a ward owns (4 bytes an element), and a ward's outbox,
-//! too ([`super::connect`]), so nobody waits with one for a guard that waits for something behind it. With those that its updater reads a guard
-//! holds 8 bytes an element at most.
-//! Shadows lie in shared memory and are updated by the processor, also where the ranks compute on CUDA devices: AdamW has the same bits on both.
-//! A rank on such a device keeps no state of its own there ([`super::local`]), so that its guards' are the only ones that outlive it.
+//! State is sent and taken in turns, piece by piece, every rank in the same order: so a guard holds at most a few
+//! pieces that it hasn't asked for. Gradients come unasked while the guard computes: its inbox has room for all that
+//! a ward owns (4 bytes an element), and a ward's outbox, too ([`super::connect`]), so nobody waits with one for a
+//! guard that waits for something behind it. With those that its updater reads a guard holds 8 bytes an element at
+//! most. Shadows lie in shared memory and are updated by the processor, also where the ranks compute on CUDA devices:
+//! AdamW has the same bits on both. A rank on such a device keeps no state of its own there ([`super::local`]), so
+//! that its guards' are the only ones that outlive it.
 //!
 //! In a job that swaps micro-batches only the ends of the pipeline have guards, for the embedding and the head alone
 //! ([`Context::guarded_layers`]).
@@ -69,7 +71,8 @@ pub fn pieces(context: &Context, rank: RankId) -> Vec<(LayerId, StateKind)> {
         .collect()
 }
 
-/// What of that its guards keep: where other lanes have the weights, moments alone; in a job that swaps, embedding and head alone.
+/// What of that its guards keep: where other lanes have the weights, moments alone; in a job that swaps, embedding
+/// and head alone.
 pub fn guarded_pieces(context: &Context, rank: RankId) -> Vec<(LayerId, StateKind)> {
     let mut all = pieces(context, rank);
     all.retain(|(_, kind)| *kind != StateKind::Weights || !context.guards_keep_moments_alone());
@@ -154,8 +157,8 @@ impl Shadows {
         Ok(())
     }
 
-    /// Before the sums of the commit point of `step`: the wards' states of the step before are published, and their gradients of this one are
-    /// here (WK-7).
+    /// Before the sums of the commit point of `step`: the wards' states of the step before are published, and their
+    /// gradients of this one are here (WK-7).
     ///
     /// # Errors
     /// [`TrainerError`] when the update of the step before failed, or a peer is lost.
@@ -206,8 +209,8 @@ impl Shadows {
             .map_or(Ok(()), |updater| updater.wait(context.patience))
     }
 
-    /// After the first commit of an epoch every rank and every guard has published a state of it: what older ones left on this worker, of any
-    /// rank, can go.
+    /// After the first commit of an epoch every rank and every guard has published a state of it: what older ones
+    /// left on this worker, of any rank, can go.
     pub fn forget_older(&self, context: &Context) {
         if let Some(folder) = self.folder.as_ref().filter(|_| !context.guards.is_empty()) {
             // Sets of parities serve until there are newer ones.
@@ -235,7 +238,8 @@ fn to_guards(
     Ok(())
 }
 
-/// The guards get the mean gradient of what this rank owns of `layer`. Nothing where it has none, or they don't keep that layer.
+/// The guards get the mean gradient of what this rank owns of `layer`. Nothing where it has none, or they don't keep
+/// that layer.
 ///
 /// # Errors
 /// [`TrainerError`] when a guard is lost.

@@ -5,8 +5,9 @@
 //!            connections stand, aborted                                             --Connect--> those to peers that stay are kept
 //! ```
 //!
-//! A peer stays that listens where it did: a process that takes another one's place has another address. In: messages of the worker, the ends
-//! of epochs. Out: what the next epoch begins with. Deliberately absent: keeping the engine, which would save copying the state, not finding it.
+//! A peer stays that listens where it did: a process that takes another one's place has another address. In: messages
+//! of the worker, the ends of epochs. Out: what the next epoch begins with. Deliberately absent: keeping the engine,
+//! which would save copying the state, not finding it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -84,7 +85,8 @@ impl Standing {
         }
     }
 
-    /// Connects to every rank that this one exchanges frames with, over the connections there are where the peer is the one it was.
+    /// Connects to every rank that this one exchanges frames with, over the connections there are where the peer is
+    /// the one it was.
     ///
     /// # Errors
     /// [`TrainerError`] naming who is missing, or refused.
@@ -99,7 +101,8 @@ impl Standing {
         Ok(transport)
     }
 
-    /// The epoch has ended. Peers of one that is through hear a goodbye, so that they don't take the end of this process for a loss.
+    /// The epoch has ended. Peers of one that is through hear a goodbye, so that they don't take the end of this
+    /// process for a loss.
     pub fn leave(&mut self, end: End, trainer: &mut Trainer) {
         self.text = Some(trainer.text.take());
         if end == End::Through {

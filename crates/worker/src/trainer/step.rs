@@ -60,8 +60,9 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Before the first step: ranks whose own state is lost get it from where it is in `memory`, the mirror of a tied matrix takes what isn't
-    /// kept there, the state it starts from is kept, given to the guard, and saved where a checkpoint of it is owed.
+    /// Before the first step: ranks whose own state is lost get it from where it is in `memory`, the mirror of a tied
+    /// matrix takes what isn't kept there, the state it starts from is kept, given to the guard, and saved where a
+    /// checkpoint of it is owed.
     ///
     /// # Errors
     /// [`TrainerError`] when a peer is lost.
@@ -96,7 +97,8 @@ impl Trainer {
         }
     }
 
-    /// Runs and commits step `step` (1-based). `save`: this rank wants the state after it to be saved. Rank 0 returns the step's report.
+    /// Runs and commits step `step` (1-based). `save`: this rank wants the state after it to be saved. Rank 0 returns
+    /// the step's report.
     ///
     /// # Errors
     /// [`TrainerError`]; the step was then not committed by this rank.

@@ -1,7 +1,8 @@
 //! Standing still until storage has taken what it was given, without being taken for a trainer that hangs.
 //!
-//! In: an attempt that ends after [`SIGN`] where a checkpoint that is being written still holds what it needs. Out: its result. The worker hears
-//! of every such wait, every [`SIGN`]; whoever writes gives up after its own retries, and then the wait ends.
+//! In: an attempt that ends after [`SIGN`] where a checkpoint that is being written still holds what it needs. Out:
+//! its result. The worker hears of every such wait, every [`SIGN`]; whoever writes gives up after its own retries,
+//! and then the wait ends.
 
 use std::time::{Duration, Instant};
 

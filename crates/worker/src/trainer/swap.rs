@@ -1,5 +1,5 @@
-//! What swapped micro-batches make of a rank's place ([`Context`]): its program, whom a micro-batch comes from and goes to, and what is kept of the
-//! ends of the pipeline by the ranks beside them.
+//! What swapped micro-batches make of a rank's place ([`Context`]): its program, whom a micro-batch comes from and
+//! goes to, and what is kept of the ends of the pipeline by the ranks beside them.
 
 use rekindle_plan::{Op, Stop, is_swapped, program, route, swapped_program};
 use rekindle_types::{LayerId, Part, Rank, RankId, Refill, Share};
@@ -37,7 +37,8 @@ impl Context {
         ]
     }
 
-    /// The ranks of this lane that swapped micro-batches come from or go to here; none in a job that doesn't swap but its neighbours.
+    /// The ranks of this lane that swapped micro-batches come from or go to here; none in a job that doesn't swap but
+    /// its neighbours.
     #[must_use]
     pub fn beside_when_swapped(&self) -> Vec<RankId> {
         let stops = self.route(true);

@@ -1,8 +1,9 @@
 //! A tied embedding that lives at both ends of the pipeline.
 //!
-//! The first stage owns the matrix and its moments; the last stage holds a mirror to compute with. Each lane's mirror sends its
-//! gradient to its own lane's owner, which adds it (integers, so the sum is that of one stage holding both); the owner sends the
-//! updated matrix back. The mirror takes it only when it next needs it, so the transfer hides behind the start of the step.
+//! The first stage owns the matrix and its moments; the last stage holds a mirror to compute with. Each lane's mirror
+//! sends its gradient to its own lane's owner, which adds it (integers, so the sum is that of one stage holding
+//! both); the owner sends the updated matrix back. The mirror takes it only when it next needs it, so the transfer
+//! hides behind the start of the step.
 
 use rekindle_transport::{Tag, TagKind};
 use rekindle_types::LayerId;

@@ -5,8 +5,9 @@
 //!   wait()                  <- when that is done, or why it failed
 //! ```
 //!
-//! Owned by [`super::shadow::Shadows`]. One update is under way at most; who drops the owner waits for it, so that a trainer which gives up
-//! leaves the last committed step. A process that is killed meanwhile leaves the step before, which every rank still has then (WK-7).
+//! Owned by [`super::shadow::Shadows`]. One update is under way at most; who drops the owner waits for it, so that a
+//! trainer which gives up leaves the last committed step. A process that is killed meanwhile leaves the step before,
+//! which every rank still has then (WK-7).
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};

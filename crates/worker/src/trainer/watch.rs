@@ -5,9 +5,10 @@
 //!   the next step begins, or it waits no more --> a last one, where a wait was told
 //! ```
 //!
-//! In: the counters of [`super::progress`], what the transport says that it is blocked on. Out: [`FromTrainer::Watermark`]. "A while" is twice
-//! the longest of the last steps, within bounds: what is said costs little and decides nothing, so it may come early, and one that is slow
-//! but well must be heard within the upper bound. Nothing here is on the way of a step: the thread looks every [`LOOK`].
+//! In: the counters of [`super::progress`], what the transport says that it is blocked on. Out:
+//! [`FromTrainer::Watermark`]. "A while" is twice the longest of the last steps, within bounds: what is said costs
+//! little and decides nothing, so it may come early, and one that is slow but well must be heard within the upper
+//! bound. Nothing here is on the way of a step: the thread looks every [`LOOK`].
 //!
 //! Deliberately absent: a verdict on who is at fault. That needs what the others say (the coordinator's `hang`).
 
@@ -27,7 +28,8 @@ use super::progress::{Progress, Seen};
 const LOOK: Duration = Duration::from_millis(500);
 /// A step that doesn't last so long is not worth a word, nor is such a wait.
 const SHORTEST: Duration = Duration::from_secs(2);
-/// A step that lasts so long is, however long the ones before took. With `SAY_AGAIN` well within the coordinator's `Config::silence`.
+/// A step that lasts so long is, however long the ones before took. With `SAY_AGAIN` well within the coordinator's
+/// `Config::silence`.
 const LONGEST: Duration = Duration::from_secs(5);
 /// What lasts is said again.
 const SAY_AGAIN: Duration = Duration::from_secs(3);

@@ -15,7 +15,8 @@ use crate::problem::Problem;
 /// What `rekindle bench` can do.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
-    /// Train a model of random weights on random tokens in this process: tokens a second, and the share of the device's peak
+    /// Train a model of random weights on random tokens in this process: tokens a second, and the share of the
+    /// device's peak
     Train(Box<train::TrainArgs>),
 }
 

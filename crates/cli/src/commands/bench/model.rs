@@ -69,8 +69,9 @@ impl ModelArgs {
     }
 }
 
-/// Floating-point operations of a token's forward and backward pass: six for each weight that is multiplied with, and the two products of
-/// causal attention (Chowdhery et al. 2022, appendix B, with half of their attention for the mask).
+/// Floating-point operations of a token's forward and backward pass: six for each weight that is multiplied with, and
+/// the two products of causal attention (Chowdhery et al. 2022, appendix B, with half of their attention for the
+/// mask).
 pub fn flops_per_token(model: &ModelConfig, seq: u32) -> f64 {
     let embedding = u64::from(model.vocab_size) * u64::from(model.hidden_size);
     let multiplied = model.parameters() - if model.tie_word_embeddings { 0 } else { embedding };

@@ -59,7 +59,8 @@ impl Kernel {
 }
 
 impl Report {
-    /// (device, precision, sums), (parameters, tokens of a step), (steps, operations of a token, operations a second of the device).
+    /// (device, precision, sums), (parameters, tokens of a step), (steps, operations of a token, operations a second
+    /// of the device).
     pub fn new(
         (device, dtype, numerics): (String, String, String),
         (parameters, tokens): (u64, u64),

@@ -53,7 +53,8 @@ pub struct TrainArgs {
     /// Say how long each kind of kernel takes, in steps of their own (CUDA)
     #[arg(long)]
     kernels: bool,
-    /// Capture the whole state after each step, in steps of their own (CUDA): what a checkpoint at every step would cost without a store
+    /// Capture the whole state after each step, in steps of their own (CUDA): what a checkpoint at every step would
+    /// cost without a store
     #[arg(long)]
     capture: bool,
     #[command(flatten, next_help_heading = "Model")]

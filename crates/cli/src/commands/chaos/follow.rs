@@ -1,7 +1,7 @@
 //! A job that is followed while faults come: whether it has ended, and its history for the report.
 //!
-//! The coordinator may be away at any time, and with `rekindle run` it is gone for good soon after the job's end. So the history is read
-//! from the run's folder; where this machine can't read that, the coordinator is asked.
+//! The coordinator may be away at any time, and with `rekindle run` it is gone for good soon after the job's end. So
+//! the history is read from the run's folder; where this machine can't read that, the coordinator is asked.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -42,8 +42,8 @@ pub struct RunArgs {
     /// How many times faster than it was recorded a trace goes by
     #[arg(long, value_name = "TIMES", default_value_t = 1.0, requires = "trace", value_parser = positive)]
     time_scale: f64,
-    /// What goes wrong: kill-trainer, kill-worker, stop-trainer, cut-session, kill-coordinator [default: all but the last; with --trace
-    /// kill-worker]
+    /// What goes wrong: kill-trainer, kill-worker, stop-trainer, cut-session, kill-coordinator [default: all but the
+    /// last; with --trace kill-worker]
     #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = fault_kind, conflicts_with = "schedule")]
     kinds: Vec<FaultKind>,
     /// How long a stopped trainer or a cut session stays away at most

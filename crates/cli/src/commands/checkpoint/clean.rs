@@ -18,7 +18,8 @@ pub struct GcArgs {
     /// Valid checkpoints to keep, the newest ones
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep_last: u32,
-    /// What no manifest names (unfinished checkpoints, uploads) goes when it is older than this; a running job may be writing younger ones
+    /// What no manifest names (unfinished checkpoints, uploads) goes when it is older than this; a running job may be
+    /// writing younger ones
     #[arg(long, default_value_t = 24.0, value_name = "HOURS")]
     unfinished_older_than: f64,
     /// Only say what would be deleted

@@ -32,8 +32,8 @@ pub enum CheckpointCommand {
     ExportHf(convert::ExportArgs),
     /// Write a Hugging Face folder as the checkpoint of step 0, for model.init_from
     ImportHf(convert::ImportArgs),
-    /// Delete what isn't kept: old checkpoints and what writers that died left; never the newest, nor one with a pin (pin one elsewhere that a
-    /// run started from by model.init_from)
+    /// Delete what isn't kept: old checkpoints and what writers that died left; never the newest, nor one with a pin
+    /// (pin one elsewhere that a run started from by model.init_from)
     Gc(clean::GcArgs),
     /// Keep a checkpoint whatever cleans up; without a step: list the pins
     Pin(pin::PinArgs),

@@ -17,8 +17,9 @@ pub struct DemoJob<'a> {
 }
 
 impl DemoJob<'_> {
-    /// The job file's text. About 1.3 million parameters: large enough to learn what the text looks like, small enough for a
-    /// minute on two processor cores. State is saved often enough that a loss costs few steps, however short the run is.
+    /// The job file's text. About 1.3 million parameters: large enough to learn what the text looks like, small
+    /// enough for a minute on two processor cores. State is saved often enough that a loss costs few steps, however
+    /// short the run is.
     #[must_use]
     pub fn toml(&self) -> String {
         let mut data = String::new();

@@ -1,5 +1,5 @@
-//! `rekindle demo`: a cluster, a small model, text this machine has, processes that are killed on the way, the comparison with a run that
-//! nobody disturbed, a sample of what was learned.
+//! `rekindle demo`: a cluster, a small model, text this machine has, processes that are killed on the way, the
+//! comparison with a run that nobody disturbed, a sample of what was learned.
 
 mod job;
 mod proof;

@@ -1,7 +1,9 @@
-//! What the demo proves: two processes are killed on the way, and the run still ends with the bits of a run that nobody disturbed.
+//! What the demo proves: two processes are killed on the way, and the run still ends with the bits of a run that
+//! nobody disturbed.
 //!
-//! In: the demo's job. Out: when to kill what, and the job of the undisturbed run: the same model, data, seed and steps on one worker,
-//! from the first step to the last, without checkpoints, so that nothing of the disturbed run gets into it.
+//! In: the demo's job. Out: when to kill what, and the job of the undisturbed run: the same model, data, seed and
+//! steps on one worker, from the first step to the last, without checkpoints, so that nothing of the disturbed run
+//! gets into it.
 
 use rekindle_types::spec::{Auto, CheckpointSpec, ParallelismSpec, RecoverySpec};
 use rekindle_types::{FaultKind, JobSpec};
@@ -27,7 +29,8 @@ pub struct Undisturbed {
     pub same: bool,
 }
 
-/// A trainer after a third of the steps, a whole worker after two thirds. A run of a single step has nothing in between.
+/// A trainer after a third of the steps, a whole worker after two thirds. A run of a single step has nothing in
+/// between.
 pub fn kills(steps: u64) -> Vec<Kill> {
     let all = [
         (steps / 3, FaultKind::KillTrainer),
@@ -74,7 +77,8 @@ pub async fn compare(
     }))
 }
 
-/// One stage, and a lane for each core as far as the micro-batches can be dealt out evenly: faster than threads in a model so small.
+/// One stage, and a lane for each core as far as the micro-batches can be dealt out evenly: faster than threads in a
+/// model so small.
 fn undisturbed(spec: &JobSpec, cores: usize) -> JobSpec {
     let most = u32::try_from(cores).unwrap_or(1).clamp(1, spec.micro_batches());
     let lanes = (1..=most)

@@ -1,4 +1,5 @@
-//! What an AdamW step takes the mean gradient from: accumulators, which it zeroes as it goes, or floats that it only reads.
+//! What an AdamW step takes the mean gradient from: accumulators, which it zeroes as it goes, or floats that it only
+//! reads.
 
 use bytemuck::Zeroable;
 

@@ -4,7 +4,8 @@ use crate::cpu::pool::Chunks;
 use crate::cpu::sums::TASK;
 use crate::{BlockHash, Float, Hashing};
 
-/// Elements of the largest block that a step out of place copies to hash it: what three of them take fits the nearest cache.
+/// Elements of the largest block that a step out of place copies to hash it: what three of them take fits the nearest
+/// cache.
 pub(super) const COPIED: usize = 1024;
 
 /// Hashes cut into tasks.

@@ -1,8 +1,10 @@
-//! AdamW, element by element, so shard borders and threads can't show, nor whether it runs in place or from other memory.
+//! AdamW, element by element, so shard borders and threads can't show, nor whether it runs in place or from other
+//! memory.
 //!
-//! Goes through memory once: tasks of a fixed size, in them blocks where those are hashed, in them parts that decay alike. A block is hashed
-//! while it is in the nearest cache; what goes past the caches, because it is written out of place, leaves a copy there for that. Memory has
-//! nothing to do meanwhile, so the beginning of what comes next is asked for first.
+//! Goes through memory once: tasks of a fixed size, in them blocks where those are hashed, in them parts that decay
+//! alike. A block is hashed while it is in the nearest cache; what goes past the caches, because it is written out of
+//! place, leaves a copy there for that. Memory has nothing to do meanwhile, so the beginning of what comes next is
+//! asked for first.
 
 mod factors;
 mod gradient;
@@ -160,8 +162,8 @@ impl<F: Float> Step<F> {
     }
 }
 
-/// A part of a task; call [`stream::done`] after the last one. Lanes are loaded, computed and stored whole, so one loop serves every way to run
-/// without hindering vector code.
+/// A part of a task; call [`stream::done`] after the last one. Lanes are loaded, computed and stored whole, so one
+/// loop serves every way to run without hindering vector code.
 fn step_chunk<F: Float, G: Gradient<Float = F>>(
     factors: Factors<F>,
     [mut weights, mut exp_avg, mut exp_avg_sq]: [Operand<'_, F>; 3],

@@ -66,8 +66,8 @@ impl<'a, F: Float> Operand<'a, F> {
         }
     }
 
-    /// The same, such that [`Operand::left`] is in the nearest cache after the step: in `copy` where the target isn't. A target for which `copy`
-    /// is too short is written through the caches.
+    /// The same, such that [`Operand::left`] is in the nearest cache after the step: in `copy` where the target
+    /// isn't. A target for which `copy` is too short is written through the caches.
     pub(super) fn read_soon<'b>(self, copy: &'b mut [F]) -> Operand<'b, F>
     where
         'a: 'b,

@@ -139,7 +139,8 @@ impl Cuda {
         stored(op, view)?.holding(Precision::F32, op, what)
     }
 
-    /// What is overwritten as it is stored; waits in the stream for copies of what is there. Weights that have a rounded copy are refused.
+    /// What is overwritten as it is stored; waits in the stream for copies of what is there. Weights that have a
+    /// rounded copy are refused.
     pub(super) fn overwrites(
         &self,
         op: &'static str,

@@ -91,7 +91,8 @@ impl Upload {
         host.slice_mut()[..bytes.len()].copy_from_slice(bytes);
         stream.copy_in_later(device.at(), &host, bytes.len())?;
         let copied = stream.event()?;
-        // What was there before goes after the copy into the new place was given. Its users come first in the same stream (CP-6).
+        // What was there before goes after the copy into the new place was given. Its users come first in the same
+        // stream (CP-6).
         self.0 = Some((host, device, copied));
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! The CUDA device: one stream of work, cuBLASLt for products, kernels for the rest.
 //!
-//! Weights and moments are kept in single precision. In [`Precision::Bf16`] activations are rounded, and weights have a rounded copy beside
-//! them, which AdamW refreshes as it goes; sums, norms and the gradients of weights stay in single precision.
+//! Weights and moments are kept in single precision. In [`Precision::Bf16`] activations are rounded, and weights have
+//! a rounded copy beside them, which AdamW refreshes as it goes; sums, norms and the gradients of weights stay in
+//! single precision.
 //!
 //! Invariants
-//! - CP-8 Work of a device is in one stream, in the order of the calls; work space is shared by operations because of that. The only other
-//!   stream of a device copies frozen state to the host; communicators have their own, on contexts of their own.
+//! - CP-8 Work of a device is in one stream, in the order of the calls; work space is shared by operations because of
+//!   that. The only other stream of a device copies frozen state to the host; communicators have their own, on
+//!   contexts of their own.
 //!
 //! Deliberately absent: several devices in one process; communication.
 
@@ -107,8 +109,9 @@ impl Cuda {
         self.stream.context().memory()
     }
 
-    /// Takes so much of the device's memory in one piece, out of which buffers are given from now on, so that they can't be refused later. `space`
-    /// bytes of it are for the work space at once, which then has no reason to grow and to leave a gap.
+    /// Takes so much of the device's memory in one piece, out of which buffers are given from now on, so that they
+    /// can't be refused later. `space` bytes of it are for the work space at once, which then has no reason to grow
+    /// and to leave a gap.
     ///
     /// # Errors
     /// [`ComputeError::OutOfMemory`] when the device doesn't have it.
@@ -172,8 +175,8 @@ impl Cuda {
         self.stream.take_spans()
     }
 
-    /// Room for `numbers` in memory of the host that a kernel writes to by itself. A copy would wait in the one engine that also makes the
-    /// copies of frozen state, behind all that are due.
+    /// Room for `numbers` in memory of the host that a kernel writes to by itself. A copy would wait in the one
+    /// engine that also makes the copies of frozen state, behind all that are due.
     fn answers(&self, numbers: usize) -> Result<Answers<'_>> {
         let bytes = numbers * size_of::<f64>();
         let mut held = self.answers.lock().unwrap_or_else(PoisonError::into_inner);

@@ -124,7 +124,8 @@ impl Context {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes `bytes` of the device's memory in one piece, for [`super::Memory`] from now on. Once; it stays as long as the context.
+    /// Takes `bytes` of the device's memory in one piece, for [`super::Memory`] from now on. Once; it stays as long
+    /// as the context.
     ///
     /// # Errors
     /// [`crate::ComputeError::OutOfMemory`] when the device doesn't have it.

@@ -136,14 +136,16 @@ impl Pinned {
         self.bytes
     }
 
-    /// Where kernels find it: with one address space for host and device, which every 64-bit system has, pinned memory has the same address in both.
+    /// Where kernels find it: with one address space for host and device, which every 64-bit system has, pinned
+    /// memory has the same address in both.
     pub fn at(&self) -> u64 {
         self.at as u64
     }
 
     /// The bytes. A copy into them must have ended.
     pub fn slice(&self) -> &[u8] {
-        // SAFETY: `bytes` initialised bytes that live as long as this; copies into it want `&mut` and are waited for by their callers.
+        // SAFETY: `bytes` initialised bytes that live as long as this; copies into it want `&mut` and are waited for
+        // by their callers.
         unsafe { std::slice::from_raw_parts(self.at, self.bytes) }
     }
 

@@ -1,11 +1,12 @@
 //! The driver: contexts, memory, streams, events, code and launches, each freed by the value that owns it.
 //!
-//! In: sizes, addresses, bytes. Out: the same, or an error that names the driver's call. Every call makes its context current on the calling
-//! thread first, so that values may be used and dropped on any thread.
+//! In: sizes, addresses, bytes. Out: the same, or an error that names the driver's call. Every call makes its context
+//! current on the calling thread first, so that values may be used and dropped on any thread.
 //!
 //! Invariants
-//! - CP-6 Memory that a kernel or a copy in flight uses stays allocated: the driver finishes a device's work before it frees, and what is given
-//!   back to the piece that was reserved is used again only by work that comes later in the same stream.
+//! - CP-6 Memory that a kernel or a copy in flight uses stays allocated: the driver finishes a device's work before
+//!   it frees, and what is given back to the piece that was reserved is used again only by work that comes later in
+//!   the same stream.
 //!
 //! Deliberately absent: what kernels compute. Calls of the driver that do work are in this module alone.
 

@@ -185,8 +185,9 @@ impl Stream {
         self.synchronize()
     }
 
-    /// Copies to the host, later and in pieces: one engine of the device makes all copies to the host, one after another, and what another stream
-    /// wants copied meanwhile should wait for a piece only. `to` isn't touched before an event after this has come.
+    /// Copies to the host, later and in pieces: one engine of the device makes all copies to the host, one after
+    /// another, and what another stream wants copied meanwhile should wait for a piece only. `to` isn't touched
+    /// before an event after this has come.
     ///
     /// # Errors
     /// [`ComputeError::Device`].
@@ -235,7 +236,8 @@ impl Stream {
         unsafe { result::event::record(event.raw, self.raw) }.named("cuEventRecord")
     }
 
-    /// Launches a kernel over `grid` blocks of `threads`, with `memory` bytes of launch memory. The arguments are those the kernel declares.
+    /// Launches a kernel over `grid` blocks of `threads`, with `memory` bytes of launch memory. The arguments are
+    /// those the kernel declares.
     ///
     /// # Errors
     /// [`ComputeError::Device`].
@@ -261,7 +263,8 @@ impl Stream {
         let (grid, memory) = ((size(grid[0])?, size(grid[1])?, size(grid[2])?), size(memory)?);
         let mut pointers: Vec<*mut c_void> = args.iter().map(Arg::pointer).collect();
         self.named(kernel.name, || {
-            // SAFETY: callers give what the kernel declares, over memory they own; the driver copies the arguments before it returns.
+            // SAFETY: callers give what the kernel declares, over memory they own; the driver copies the arguments
+            // before it returns.
             unsafe {
                 result::launch_kernel(kernel.raw, grid, (threads, 1, 1), memory, self.raw, &mut pointers)
             }

@@ -1,6 +1,7 @@
 //! NCCL on one device: its calls, made with the device's context current.
 //!
-//! Every communicator has a stream of its own, so that what hangs in one holds up no other, nor the work of [`Cuda`](crate::cuda::Cuda).
+//! Every communicator has a stream of its own, so that what hangs in one holds up no other, nor the work of
+//! [`Cuda`](crate::cuda::Cuda).
 
 use std::ffi::c_int;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use crate::cuda::driver::{Context, Memory, Stream};
 const BYTES: c_int = 0;
 /// `NCCL_SPLIT_NOCOLOR`.
 const NO_COLOUR: c_int = -1;
-/// How long what an aborted communicator's stream uses is kept, waiting for the stream, before it is left allocated for good.
+/// How long what an aborted communicator's stream uses is kept, waiting for the stream, before it is left allocated
+/// for good.
 const STOP: Duration = Duration::from_secs(60);
 
 /// NCCL on a device of this process.
@@ -111,8 +113,8 @@ impl Nccl {
         };
         self.on(comm, |raw, stream, using| {
             using.push(piece.clone());
-            // SAFETY: the communicator lives and no other thread calls it; the memory has `bytes`, and is kept until the stream is idle or,
-            // after an abort, done with it. The stream is this communicator's own.
+            // SAFETY: the communicator lives and no other thread calls it; the memory has `bytes`, and is kept until
+            // the stream is idle or, after an abort, done with it. The stream is this communicator's own.
             unsafe { call(piece.at(), bytes, BYTES, number(peer), raw, stream.raw().cast()) }
         })
     }
@@ -161,7 +163,8 @@ impl Calls for Nccl {
     fn split(&self, parent: Comm, colour: Option<u32>, key: u32) -> (Comm, Code) {
         let colour = colour.map_or(NO_COLOUR, number);
         self.child(parent, |raw, place| {
-            // SAFETY: the parent lives and no other thread calls it; the place is never freed; without settings the parent's are taken.
+            // SAFETY: the parent lives and no other thread calls it; the place is never freed; without settings the
+            // parent's are taken.
             unsafe { (self.library.split)(raw, colour, number(key), place, std::ptr::null_mut()) }
         })
     }

@@ -1,7 +1,8 @@
 //! The library itself: found, its version checked, its functions looked up once. It needs no device.
 //!
-//! Bound by hand and not through cudarc: that one looks for `libnccl.so` only, panics where a symbol is absent, and has result codes as a Rust
-//! enumeration, in which a code of a newer NCCL would be undefined behaviour. Here a code is a number.
+//! Bound by hand and not through cudarc: that one looks for `libnccl.so` only, panics where a symbol is absent, and
+//! has result codes as a Rust enumeration, in which a code of a newer NCCL would be undefined behaviour. Here a code
+//! is a number.
 //!
 //! Deliberately absent: communicators.
 
@@ -116,8 +117,9 @@ impl Library {
     }
 
     fn look_up(found: &Found, version: i32) -> raw::Answer<Self> {
-        // SAFETY: each field has the C type of its function in nccl.h (2.18 to 2.32), with results as numbers and addresses of the device as
-        // 64-bit numbers, which are passed as pointers are on every platform that CUDA supports.
+        // SAFETY: each field has the C type of its function in nccl.h (2.18 to 2.32), with results as numbers and
+        // addresses of the device as 64-bit numbers, which are passed as pointers are on every platform that CUDA
+        // supports.
         unsafe {
             Ok(Self {
                 version,
@@ -163,7 +165,8 @@ impl Library {
     pub fn explain(&self, code: Code) -> String {
         // SAFETY: takes any number, and gives a text that is never freed.
         let meaning = text(unsafe { (self.error_string)(code.0) });
-        // SAFETY: the communicator may be null; the text is NCCL's own, which another thread's failure may overwrite but not unmap.
+        // SAFETY: the communicator may be null; the text is NCCL's own, which another thread's failure may overwrite
+        // but not unmap.
         let last = text(unsafe { (self.last_error)(std::ptr::null_mut()) });
         match last.trim() {
             "" => format!("{} ({meaning})", code.0),

@@ -1,15 +1,17 @@
 //! NCCL, which moves bytes between the memories of devices: its calls as a trait, and the library behind it.
 //!
-//! In: names of communicators ([`Comm`]) and pieces of memory. Out: NCCL's own result codes, as numbers, whatever they are. The calls are few,
-//! and each is safe to make at any time: a name is never used twice, and one that has ended is refused with [`Code::INVALID_ARGUMENT`]. What
-//! order of calls makes sense, and which wait may hang, is the caller's business (`rekindle-transport` has that logic, and runs it against
-//! a simulated NCCL that implements [`Calls`], too).
+//! In: names of communicators ([`Comm`]) and pieces of memory. Out: NCCL's own result codes, as numbers, whatever
+//! they are. The calls are few, and each is safe to make at any time: a name is never used twice, and one that has
+//! ended is refused with [`Code::INVALID_ARGUMENT`]. What order of calls makes sense, and which wait may hang, is the
+//! caller's business (`rekindle-transport` has that logic, and runs it against a simulated NCCL that implements
+//! [`Calls`], too).
 //!
 //! Invariants
-//! - CP-9 Memory, stream and place of a communicator outlive whatever NCCL or the device may still do with them: where that can't be known in
-//!   time they are left allocated.
+//! - CP-9 Memory, stream and place of a communicator outlive whatever NCCL or the device may still do with them:
+//!   where that can't be known in time they are left allocated.
 //!
-//! Deliberately absent: collectives, registered memory, windows, `ncclCommRevoke` (it waits for a stream that may be stuck).
+//! Deliberately absent: collectives, registered memory, windows, `ncclCommRevoke` (it waits for a stream that may be
+//! stuck).
 
 mod device;
 mod library;
@@ -89,7 +91,8 @@ impl Piece {
     /// `bytes` at the device's address `at`.
     ///
     /// # Safety
-    /// As long as `keep` lives they are memory of the device (or of the simulated one) that the receiving [`Calls`] works on.
+    /// As long as `keep` lives they are memory of the device (or of the simulated one) that the receiving [`Calls`]
+    /// works on.
     #[must_use]
     pub unsafe fn new(at: u64, bytes: usize, keep: Arc<dyn Any + Send + Sync>) -> Self {
         Self { at, bytes, keep }
@@ -114,8 +117,9 @@ impl Piece {
     }
 }
 
-/// The calls of NCCL that are made, on one device. Communicators don't block: a call that returns [`Code::IN_PROGRESS`] is over when
-/// [`Calls::state`] says something else. Calls on one communicator are made by one thread at a time, whoever calls.
+/// The calls of NCCL that are made, on one device. Communicators don't block: a call that returns
+/// [`Code::IN_PROGRESS`] is over when [`Calls::state`] says something else. Calls on one communicator are made by one
+/// thread at a time, whoever calls.
 pub trait Calls: Send + Sync {
     /// NCCL's version: 10000 × major + 100 × minor + patch.
     fn version(&self) -> i32;
@@ -129,8 +133,9 @@ pub trait Calls: Send + Sync {
     /// Begins to meet the `ranks` of `id` as `rank`.
     fn init(&self, ranks: u32, rank: u32, id: &UniqueId) -> (Comm, Code);
 
-    /// Begins to make a communicator of those of `parent` that give the same `colour`, in the order of their keys; without a colour this
-    /// rank only takes part in the call. All ranks of the parent call it. The parent is in progress until it is over.
+    /// Begins to make a communicator of those of `parent` that give the same `colour`, in the order of their keys;
+    /// without a colour this rank only takes part in the call. All ranks of the parent call it. The parent is in
+    /// progress until it is over.
     fn split(&self, parent: Comm, colour: Option<u32>, key: u32) -> (Comm, Code);
 
     /// Begins to make a communicator of all of `parent` but these ranks (2.27), which don't call it.
@@ -169,8 +174,8 @@ pub trait Calls: Send + Sync {
     /// Frees a communicator that was finalized. Its name has ended.
     fn destroy(&self, comm: Comm) -> Code;
 
-    /// Stops whatever the communicator is doing, and frees it. Its name has ended. May block for as long as the device doesn't stop. Of a
-    /// communicator and one that is being made of it, the older is aborted first.
+    /// Stops whatever the communicator is doing, and frees it. Its name has ended. May block for as long as the
+    /// device doesn't stop. Of a communicator and one that is being made of it, the older is aborted first.
     fn abort(&self, comm: Comm) -> Code;
 
     /// What a code means, and what NCCL says about its last failure.

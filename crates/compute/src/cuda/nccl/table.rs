@@ -10,8 +10,8 @@ use super::library::Raw;
 use super::{Comm, Piece};
 use crate::cuda::driver::Stream;
 
-/// Where NCCL writes a communicator, from a thread of its own, and perhaps only after the call that makes it was given up. So it is never
-/// freed: 8 bytes for each communicator that a process makes.
+/// Where NCCL writes a communicator, from a thread of its own, and perhaps only after the call that makes it was
+/// given up. So it is never freed: 8 bytes for each communicator that a process makes.
 #[derive(Clone, Copy)]
 pub(super) struct Place(&'static AtomicPtr<std::ffi::c_void>);
 

@@ -1,9 +1,10 @@
 //! A simulated NCCL: several processes of one world, in one process, without devices.
 //!
-//! It has NCCL's ways as far as they matter here: ranks meet when all have come, what begins is in progress for a few looks, sends and
-//! receives pair up in the order of each communicator's stream, ranks are numbered anew by split, shrink and grow, an abort frees only the
-//! one that calls it. On demand a process freezes, dies (with a word of it to the others or without), meets codes nobody knows, or hangs in an
-//! abort. Whatever would deadlock or is undefined in NCCL is noted as a violation.
+//! It has NCCL's ways as far as they matter here: ranks meet when all have come, what begins is in progress for a few
+//! looks, sends and receives pair up in the order of each communicator's stream, ranks are numbered anew by split,
+//! shrink and grow, an abort frees only the one that calls it. On demand a process freezes, dies (with a word of it
+//! to the others or without), meets codes nobody knows, or hangs in an abort. Whatever would deadlock or is undefined
+//! in NCCL is noted as a violation.
 
 mod calls;
 mod world;

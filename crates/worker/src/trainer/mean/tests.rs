@@ -16,7 +16,8 @@ const STEP: u64 = 7;
 /// A rank's state after another rank's was made of it, or its own was made.
 type State = BTreeMap<(LayerId, StateKind), Vec<f32>>;
 
-/// Three stages of two lanes; the middle one of both is lost. Blocks 1 and 2 of 0 to 5 are on stage 0, 3 and 4 in the middle.
+/// Three stages of two lanes; the middle one of both is lost. Blocks 1 and 2 of 0 to 5 are on stage 0, 3 and 4 in the
+/// middle.
 fn ranks(moments: Moments) -> Vec<State> {
     let mean = |a, b| Refill::Mean(vec![share(a, 0.25), share(b, 0.75)]);
     let refills = [(RankId(1), mean(0, 2)), (RankId(4), mean(3, 5))];

@@ -1,7 +1,9 @@
-//! The thread beside training: copies a state that training has taken hold of, exchanges pieces of it with the group, seals and publishes the set.
+//! The thread beside training: copies a state that training has taken hold of, exchanges pieces of it with the group,
+//! seals and publishes the set.
 //!
-//! Its orders come through a bounded queue whose end ends it. It holds the state only while it copies it, waits in slices between which it looks
-//! whether the trainer ends, and gives up a set at any error: a peer that is lost is training's to report.
+//! Its orders come through a bounded queue whose end ends it. It holds the state only while it copies it, waits in
+//! slices between which it looks whether the trainer ends, and gives up a set at any error: a peer that is lost is
+//! training's to report.
 
 use std::ops::Range;
 use std::sync::Arc;

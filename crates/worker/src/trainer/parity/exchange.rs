@@ -4,8 +4,9 @@
 //!   turn t:  to each partner the chunk number t of what it asks of me, then from each its chunk number t of what I ask of it, added up
 //! ```
 //!
-//! Two members are partners as long as either still has a chunk for the other; then both send a frame every turn, if an empty one. So nobody is
-//! more than a turn ahead of a partner, and what waits for a member that is slow is at most two chunks from each of the others.
+//! Two members are partners as long as either still has a chunk for the other; then both send a frame every turn, if
+//! an empty one. So nobody is more than a turn ahead of a partner, and what waits for a member that is slow is at
+//! most two chunks from each of the others.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,7 +21,8 @@ use super::group::Members;
 use crate::trainer::TrainerError;
 use crate::trainer::context::SharedTransport;
 
-/// Bytes of a frame: short, as frames of the step in flight wait behind it. Much shorter in tests, whose states are small.
+/// Bytes of a frame: short, as frames of the step in flight wait behind it. Much shorter in tests, whose states are
+/// small.
 const CHUNK: u64 = if cfg!(test) { 1000 } else { 256 << 10 };
 
 /// What members add up, by their numbers.

@@ -20,7 +20,8 @@ pub struct Members {
 }
 
 impl Members {
-    /// This rank's in its plan. A rank that is in no group is one of its own: it keeps its state, as all go back together.
+    /// This rank's in its plan. A rank that is in no group is one of its own: it keeps its state, as all go back
+    /// together.
     ///
     /// # Errors
     /// [`TrainerError::Protocol`].

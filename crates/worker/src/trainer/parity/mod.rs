@@ -1,4 +1,5 @@
-//! Parity: every few steps this rank keeps its state as of then, and its group's parities of it, in the worker's memory.
+//! Parity: every few steps this rank keeps its state as of then, and its group's parities of it, in the worker's
+//! memory.
 //!
 //! ```text
 //!   training       update of step S --freeze, no copy--> thread         (goes on; asks nothing of the thread but whether it is through)
@@ -8,14 +9,15 @@
 //! ```
 //!
 //! Invariants
-//! - WK-10 A set is let go only when a newer one is published by every rank of the plan: so there is always a step whose set all ranks have, but for the
-//!   first exchange of a job.
+//! - WK-10 A set is let go only when a newer one is published by every rank of the plan: so there is always a step
+//!   whose set all ranks have, but for the first exchange of a job.
 //! - WK-11 Whether an exchange begins is decided from sums that all ranks have: so all do, or none.
 //!
-//! The commit point carries a count, and waits for nothing. Where a rank has no memory for its sets, which its log says, no set is ever published by
-//! all of them, and nothing is exchanged after the first.
+//! The commit point carries a count, and waits for nothing. Where a rank has no memory for its sets, which its log
+//! says, no set is ever published by all of them, and nothing is exchanged after the first.
 //!
-//! Deliberately absent: spreading an exchange over the steps until the next. It goes on as fast as the group takes it, a chunk at a time.
+//! Deliberately absent: spreading an exchange over the steps until the next. It goes on as fast as the group takes
+//! it, a chunk at a time.
 
 mod beside;
 mod exchange;

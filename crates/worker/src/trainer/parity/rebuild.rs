@@ -1,11 +1,13 @@
-//! Ranks that went back to their sets, and those whose sets are lost: the latter's states are worked out from what is left of their groups.
+//! Ranks that went back to their sets, and those whose sets are lost: the latter's states are worked out from what is
+//! left of their groups.
 //!
 //! ```text
 //!   rank with a set:   its state out of that
 //!   members left       --Parity--> lost member: pieces and parities, added up as they come; what comes out has the checksum that the others sealed
 //! ```
 //!
-//! Who has what is the coordinator's decision ([`Context::parities`]). Weights that other lanes own are theirs to send afterwards.
+//! Who has what is the coordinator's decision ([`Context::parities`]). Weights that other lanes own are theirs to
+//! send afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -121,7 +121,8 @@ impl Sets {
     pub fn room(&mut self) -> Option<Room<'_>> {
         let (state, more) = self.bytes;
         let place = self.places.iter_mut().find(|place| place.step.is_none())?;
-        // SAFETY: the memory has so many bytes, is this value's alone, and isn't listed in the table: its set was retired.
+        // SAFETY: the memory has so many bytes, is this value's alone, and isn't listed in the table: its set was
+        // retired.
         let (state, more) = unsafe {
             (
                 std::slice::from_raw_parts_mut(place.state.as_ptr(), state),

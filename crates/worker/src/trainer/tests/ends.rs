@@ -1,4 +1,5 @@
-//! The ends of the pipeline in jobs that swap micro-batches: what the ranks beside them keep, and how a lost end comes back.
+//! The ends of the pipeline in jobs that swap micro-batches: what the ranks beside them keep, and how a lost end
+//! comes back.
 
 use rekindle_types::{Refill, Share};
 
@@ -56,8 +57,8 @@ fn refill(mut context: Context, transport: &SharedTransport, folder: &Path, befo
     held(&context, &engine)
 }
 
-/// Both ends of all lanes are lost after training: their blocks are those of the stages beside them, embedding and head are back to the bit, with
-/// their moments.
+/// Both ends of all lanes are lost after training: their blocks are those of the stages beside them, embedding and
+/// head are back to the bit, with their moments.
 #[test]
 fn a_lost_end_is_a_copy_of_its_twin_with_its_own_embedding_or_head() {
     const ENDS: &[u32] = &[2, 4, 6, 8];
@@ -121,7 +122,8 @@ fn a_lost_end_is_a_copy_of_its_twin_with_its_own_embedding_or_head() {
                     );
                 } else if kind == StateKind::Weights {
                     let twin = Refill::senders(&refills[&rank])[0];
-                    // Stage 0 has block 0 beside 1 and 2; stage 3 block 5 beside 3 and 4: the one at the same place, in the middle.
+                    // Stage 0 has block 0 beside 1 and 2; stage 3 block 5 beside 3 and 4: the one at the same place,
+                    // in the middle.
                     let like = if layer == LayerId::Block(0) {
                         LayerId::Block(2)
                     } else {

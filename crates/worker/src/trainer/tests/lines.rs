@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// As many other machines as may be lost at once have every line that rank 0 told, with the values that only sums over all ranks give.
+/// As many other machines as may be lost at once have every line that rank 0 told, with the values that only sums
+/// over all ranks give.
 #[test]
 fn keepers_have_the_lines_that_rank_0_told() {
     let text = folder();

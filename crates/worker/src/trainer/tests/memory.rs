@@ -1,4 +1,5 @@
-//! The plan's figure for memory against what the device counted, over whole trainers that keep states, save and evaluate.
+//! The plan's figure for memory against what the device counted, over whole trainers that keep states, save and
+//! evaluate.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -53,8 +53,9 @@ fn swapped_blocks(ends: &[u32]) -> Vec<u32> {
         .collect()
 }
 
-/// Loss, gradient norm and, where the job has one, the digest of each step of one process, whose engine holds all layers and runs those of odd
-/// micro-batches in the order that the cut gives: a second engine with the blocks in that order computes them, and has no other part.
+/// Loss, gradient norm and, where the job has one, the digest of each step of one process, whose engine holds all
+/// layers and runs those of odd micro-batches in the order that the cut gives: a second engine with the blocks in
+/// that order computes them, and has no other part.
 fn reference(spec: &JobSpec, ends: &[u32]) -> Vec<(f64, f64, Option<String>)> {
     let (context, mut usual) = alone(spec);
     let (_, mut swapped) = alone(spec);
