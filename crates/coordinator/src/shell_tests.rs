@@ -31,7 +31,7 @@ impl Store for Gate {
     }
 }
 
-fn spec(output: &str) -> JobSpec {
+pub(crate) fn spec(output: &str) -> JobSpec {
     let text = format!(
         "[job]\nname = \"a\"\noutput = \"{output}\"\n\
          [model]\nhidden_size = 8\nintermediate_size = 8\nnum_hidden_layers = 1\nnum_attention_heads = 1\n\

@@ -69,6 +69,20 @@ fn models_and_micro_batches_that_no_memory_holds_are_refused() {
         .replace("global_batch = 8", "global_batch = 4194304");
     let error = spec(&both).expect_err("too many tokens of it").to_string();
     assert!(error.contains("more than any memory holds"), "{error}");
+    let most = u32::MAX;
+    let absurd = JOB
+        .replace(
+            "num_attention_heads = 4",
+            &format!("num_attention_heads = {most}\nhead_dim = {most}"),
+        )
+        .replace("num_hidden_layers = 4", &format!("num_hidden_layers = {most}"))
+        .replace("seq_len = 32", &format!("seq_len = {most}"))
+        .replace("micro_batch = 2", &format!("micro_batch = {most}"));
+    let error = spec(&absurd).expect_err("everything out of range").to_string();
+    assert!(
+        error.contains("out of range") && error.contains("more than any memory holds"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -190,18 +190,12 @@ async fn write(order: &Commit, lines: Option<Wait>, tokens: &mut commit::Tokens)
 
 #[cfg(test)]
 mod tests {
-    use rekindle_types::{JobFile, Plan, WorkerId};
+    use rekindle_types::{Plan, WorkerId};
     use tokio::sync::watch;
 
     use super::*;
 
     fn commit(output: &str) -> Box<Commit> {
-        let text = format!(
-            "[job]\nname = \"a\"\noutput = \"{output}\"\n\
-             [model]\nhidden_size = 8\nintermediate_size = 8\nnum_hidden_layers = 1\nnum_attention_heads = 1\n\
-             [data]\ntrain = [\"/a\"]\nseq_len = 4\n[training]\nsteps = 1\nglobal_batch = 1\nmicro_batch = 1\n\
-             [optimizer]\nlr = 0.1\n[checkpoint]\nevery = 1\n"
-        );
         let plan = Plan {
             job: JobId::new("a-1").unwrap(),
             epoch: Epoch(1),
@@ -211,7 +205,7 @@ mod tests {
         };
         Box::new(Commit {
             job: plan.job.clone(),
-            spec: Arc::new(JobFile::parse(&text).unwrap().into_spec(None).unwrap()),
+            spec: Arc::new(crate::shell_tests::spec(output)),
             plan,
             writer: "a-1-e1-0".to_owned(),
             step: 1,

@@ -126,11 +126,16 @@ impl JobSpec {
 
     /// Elements of a micro-batch, had every layer one activation, as wide as the widest there is.
     fn widest_activations(&self) -> u128 {
-        let (model, rows) = (&self.model, [self.training.micro_batch, self.data.seq_len]);
+        let model = &self.model;
         let query = u128::from(model.num_attention_heads) * u128::from(model.head_dim);
         let widths = [model.hidden_size, model.intermediate_size, model.vocab_size].map(u128::from);
         let widest = widths.into_iter().fold(query, u128::max);
-        rows.map(u128::from).iter().product::<u128>() * (u128::from(model.num_hidden_layers) + 2) * widest
+        let (rows, sequence) = (self.training.micro_batch, self.data.seq_len);
+        // The model's own sizes may be out of range, too.
+        [rows, sequence, model.num_hidden_layers.saturating_add(2)]
+            .map(u128::from)
+            .into_iter()
+            .fold(widest, u128::saturating_mul)
     }
 
     fn check_optimizer(&self, found: &mut Findings) {

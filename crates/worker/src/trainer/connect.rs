@@ -109,50 +109,34 @@ impl Gang {
         peers: &BTreeMap<RankId, String>,
         before: Option<&Met>,
     ) -> Result<TcpTransport, TrainerError> {
-        let Self {
-            me,
-            links,
-            addresses,
-            options,
-        } = self;
-        let deadline = Deadline::after(MEET);
+        let (links, deadline) = (self.links.len(), Deadline::after(MEET));
         let Some(Met {
             transport,
             peers: were,
         }) = before
         else {
-            tracing::info!(links = links.len(), "connects");
-            return Ok(endpoint.connect(me, &addresses, &links, &options, deadline)?);
+            tracing::info!(links, "connects");
+            return Ok(endpoint.connect(self.me, &self.addresses, &self.links, &self.options, deadline)?);
         };
         let stays = |rank: &RankId| were.contains_key(rank) && were.get(rank) == peers.get(rank);
         let edit = Edit {
-            me,
-            peers: &addresses,
-            links: &links,
-            stay: &links.iter().copied().filter(stays).collect(),
-            options: &options,
+            me: self.me,
+            peers: &self.addresses,
+            links: &self.links,
+            stay: &self.links.iter().copied().filter(stays).collect(),
+            options: &self.options,
         };
         let (transport, kept) = endpoint.edit(transport, &edit, deadline)?;
-        tracing::info!(
-            links = links.len(),
-            kept = kept.len(),
-            "connected over the links there were"
-        );
+        tracing::info!(links, kept = kept.len(), "connected over the links there were");
         Ok(transport)
     }
 
     fn by_nccl(self, endpoint: &NcclEndpoint) -> Result<NcclTransport, TrainerError> {
-        let Self {
-            me,
-            links,
-            addresses,
-            options,
-        } = self;
-        tracing::info!(links = links.len(), "connects, by NCCL where that can be");
-        let deadline = Deadline::after(MEET_BY_NCCL);
-        let transport = endpoint.connect(me, &addresses, &links, &options, deadline)?;
+        let (links, deadline) = (self.links.len(), Deadline::after(MEET_BY_NCCL));
+        tracing::info!(links, "connects, by NCCL where that can be");
+        let transport = endpoint.connect(self.me, &self.addresses, &self.links, &self.options, deadline)?;
         let by_nccl = transport.through_nccl().count();
-        tracing::info!(links = links.len(), by_nccl, "connected");
+        tracing::info!(links, by_nccl, "connected");
         Ok(transport)
     }
 }
